@@ -1,0 +1,66 @@
+//! The one event type behind every number that anybody sees: bar, NDJSON, server stream and reports.
+
+use crate::phase::Phase;
+use crate::reading::Reading;
+use serde::{Deserialize, Serialize};
+
+/// Version of the event format, sent with every event.
+pub const EVENT_VERSION: u32 = 1;
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model said that it is done (end-of-sequence token).
+    Stop,
+    /// The token limit was reached.
+    Length,
+    /// One of the request's stop texts came.
+    StopText,
+    /// Somebody stopped it.
+    Cancelled,
+}
+
+/// One generated token of one sequence, with what was read and done at its step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenEvent {
+    /// 0-based number among the generated tokens.
+    pub index: u32,
+    /// The token's id.
+    pub token: u32,
+    /// The text that became complete with this token (may be empty inside a multi-byte character).
+    pub text: String,
+    /// The phase that the token belongs to.
+    pub phase: Phase,
+    /// Thinking tokens so far, this one included.
+    pub thinking_tokens: u32,
+    /// The reading of the state that predicted this token; present while thinking.
+    pub reading: Option<Reading>,
+    /// The alpha that was applied to this token's logits.
+    pub alpha: f32,
+    /// Whether the token was forced rather than sampled.
+    pub forced: bool,
+    /// Seconds since the sequence was submitted.
+    pub elapsed_secs: f64,
+    /// Decoding speed of this sequence so far, tokens per second.
+    pub tokens_per_sec: Option<f32>,
+}
+
+/// The end of one sequence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinishEvent {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Generated tokens, the end-of-sequence token included.
+    pub generated_tokens: u32,
+    /// Thinking tokens up to and including `</think>`.
+    pub thinking_tokens: u32,
+    /// Whether `</think>` came.
+    pub thinking_ended: bool,
+    /// Seconds from submission to the end.
+    pub elapsed_secs: f64,
+    /// Seconds from the first to the last thinking token.
+    pub thinking_secs: f64,
+}

@@ -1,0 +1,4 @@
+//! Engines that expose the final hidden state of a language model, and the one decode loop that every command uses.
+
+pub mod engine;
+pub mod error;
