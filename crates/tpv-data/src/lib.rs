@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Files and the hub: everything that is read or written, and nothing about models.
+//!
+//! Files are written all or nothing ([`atomic`]); every format states its name and version; what is read is checked,
+//! and an error names the path, what is wrong and the next step ([`error`]).
+
+pub mod atomic;
+pub mod error;
+pub mod floats;
+pub mod npy;
+pub mod problems;
+pub mod run;
+pub mod source;
+pub mod tensors;
+pub mod trace;
+pub mod vector;

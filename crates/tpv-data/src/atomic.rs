@@ -1,0 +1,212 @@
+//! The one way in which files are written: what is there is complete.
+//!
+//! A file is written beside its target under a temporary name, synced, renamed over the target, and the folder is
+//! synced. Whoever is killed in between leaves the old target as it was and a hidden temporary file, which the next
+//! write of the same target removes. The only exception is [`append_line`], for logs in which a torn last line does
+//! no harm.
+
+use crate::error::{DataError, Result};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Writes a file through `write`, all or nothing; folders on the way are made.
+pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let folder = parent_of(path);
+    create_folder(folder)?;
+    let file_name = path.file_name().ok_or_else(|| no_file_name(path))?.to_string_lossy();
+    let prefix = format!(".{file_name}.");
+    remove_leftovers(folder, &prefix);
+    replace(path, folder, &prefix, write).map_err(|source| DataError::io(path, "write the file", source))
+}
+
+/// Writes bytes as a file, all or nothing.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |writer| writer.write_all(bytes))
+}
+
+/// Writes a value as indented JSON with a final newline, all or nothing.
+pub fn write_json<T: serde::Serialize + ?Sized>(path: &Path, value: &T) -> Result<()> {
+    write_file(path, |writer| {
+        serde_json::to_writer_pretty(&mut *writer, value)?;
+        writer.write_all(b"\n")
+    })
+}
+
+/// Appends one line to a log. If a kill tore the last line, the new one still starts on its own line.
+pub fn append_line(path: &Path, line: &str) -> Result<()> {
+    create_folder(parent_of(path))?;
+    append(path, line).map_err(|source| DataError::io(path, "append to the file", source))
+}
+
+/// Makes a folder and those above it.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|source| DataError::io(folder, "create the folder", source))
+}
+
+fn no_file_name(path: &Path) -> DataError {
+    DataError::argument(format!("{}: not the name of a file", path.display()), "give a path that ends in a file name")
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn replace(
+    path: &Path,
+    folder: &Path,
+    prefix: &str,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = temporary_in(folder, prefix)?;
+    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, temporary.as_file());
+    write(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    sync_folder(folder)
+}
+
+fn temporary_in(folder: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(".tmp");
+    #[cfg(unix)]
+    {
+        // The umask applies, as to any new file; without this the file would be readable by its owner alone.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    // Some network file systems cannot sync a folder; the rename itself has succeeded.
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Removes what killed writers of the same target left. Failing to is harmless.
+fn remove_leftovers(folder: &Path, prefix: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(prefix) && name.ends_with(".tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let mut text = String::with_capacity(line.len() + 2);
+    if !ends_with_newline(&mut file)? {
+        text.push('\n');
+    }
+    text.push_str(line);
+    text.push('\n');
+    file.write_all(text.as_bytes())
+}
+
+fn ends_with_newline(file: &mut File) -> io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0u8];
+    file.read_exact(&mut last)?;
+    Ok(last[0] == b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn writes_into_folders_that_are_not_there_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/c.txt");
+        write_bytes(&path, b"one").unwrap();
+        write_bytes(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(path.parent().unwrap()), ["c.txt"]);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        write_bytes(&path, b"old").unwrap();
+        let error = write_file(&path, |w| {
+            w.write_all(&[1; 100])?;
+            Err(io::ErrorKind::Other.into())
+        });
+        assert!(error.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    /// Passes what it gets on to a device that is always full.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_named_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let error = write_file(&path, |_| OpenOptions::new().write(true).open("/dev/full")?.write_all(&[0; 4096]));
+        assert!(matches!(error, Err(DataError::DiskFull { path: ref p }) if *p == path), "{error:?}");
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn leftovers_of_killed_writers_go_with_the_next_write_of_that_file_only() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(".x.abc.tmp"), "half").unwrap();
+        fs::write(folder.path().join(".y.abc.tmp"), "another writer's").unwrap();
+        write_bytes(&folder.path().join("x"), b"whole").unwrap();
+        assert_eq!(names(folder.path()), [".y.abc.tmp", "x"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn others_may_read_what_the_umask_lets_them() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
+        write_bytes(&ours, b"").unwrap();
+        fs::write(&plain, b"").unwrap();
+        assert_eq!(fs::metadata(ours).unwrap().permissions().mode(), fs::metadata(plain).unwrap().permissions().mode());
+    }
+
+    #[test]
+    fn a_torn_last_line_does_not_swallow_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        append_line(&path, "1").unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"to").unwrap();
+        append_line(&path, "2").unwrap();
+        append_line(&path, "3").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n{\"to\n2\n3\n");
+    }
+
+    #[test]
+    fn a_path_without_a_file_name_is_refused() {
+        assert!(matches!(write_bytes(Path::new("/"), b""), Err(DataError::Argument { .. })));
+    }
+}

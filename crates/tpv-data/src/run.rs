@@ -1,0 +1,196 @@
+//! `run.json`: what a run of `generate` was asked for, so that it can be resumed and nothing else mixed into it.
+//!
+//! It holds no times: a run that was interrupted and resumed leaves the same bytes as one that was not.
+
+use crate::atomic::write_json;
+use crate::error::{DataError, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::Path;
+use tpv_core::sampling::SamplingParams;
+use tpv_core::vector::ModelIdentity;
+
+/// Name of the run format.
+pub const RUN_FORMAT: &str = "tpv-run";
+/// Version of the run format.
+pub const RUN_VERSION: u32 = 1;
+/// The file's name in the folder of a run.
+pub const RUN_FILE: &str = "run.json";
+
+/// Keys that may differ between an interrupted run and its continuation.
+const FREE_KEYS: [&str; 1] = ["tpv_version"];
+
+/// Precision in which states are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatesDtype {
+    /// Half precision, as the reference keeps them.
+    #[default]
+    F16,
+    /// Single precision.
+    F32,
+}
+
+/// Everything that determines what a run generates, but for the problems, whose range may grow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// [`RUN_FORMAT`]
+    pub format: String,
+    /// [`RUN_VERSION`]
+    pub version: u32,
+    /// The program version that started the run.
+    pub tpv_version: String,
+    /// The model.
+    pub model: ModelIdentity,
+    /// The arithmetic, e.g. `f32`, `q8_0`.
+    pub dtype: String,
+    /// The data set's name.
+    pub dataset: String,
+    /// The prompt with `{problem}` for the problem; none when the checkpoint's chat template makes the prompt.
+    pub prompt_template: Option<String>,
+    /// Whether the checkpoint's chat template makes the prompt.
+    pub chat_template: bool,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// The seed of the whole run.
+    pub seed: u64,
+    /// Token limit of each generation.
+    pub max_new_tokens: usize,
+    /// Generations of each problem.
+    pub generations_per_problem: usize,
+    /// Precision of the states kept.
+    pub states_dtype: StatesDtype,
+    /// Whether only the states of the thinking are kept.
+    pub thinking_only: bool,
+}
+
+impl Default for RunConfig {
+    /// The reference's defaults, without a model.
+    fn default() -> Self {
+        Self {
+            format: RUN_FORMAT.into(),
+            version: RUN_VERSION,
+            tpv_version: env!("CARGO_PKG_VERSION").into(),
+            model: ModelIdentity::default(),
+            dtype: "f32".into(),
+            dataset: "math500".into(),
+            prompt_template: None,
+            chat_template: false,
+            sampling: SamplingParams { temperature: 0.6, top_p: 0.95, top_k: 0 },
+            seed: 42,
+            max_new_tokens: 1024,
+            generations_per_problem: 5,
+            states_dtype: StatesDtype::F16,
+            thinking_only: false,
+        }
+    }
+}
+
+/// The first key in which two runs differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The key, with dots between levels, e.g. `sampling.temperature`.
+    pub key: String,
+    /// Its value here, as JSON.
+    pub here: String,
+    /// Its value in the other run, as JSON.
+    pub other: String,
+}
+
+impl RunConfig {
+    /// Reads the `run.json` of a folder.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(RUN_FILE);
+        let bytes = std::fs::read(&path).map_err(|source| DataError::io(&path, "read the run", source))?;
+        let damaged = |what: String| DataError::damaged(&path, what, "choose another folder or generate again");
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("not JSON ({error})")))?;
+        check_format(&value, RUN_FORMAT, RUN_VERSION).map_err(damaged)?;
+        serde_json::from_value(value).map_err(|error| damaged(format!("damaged: {error}")))
+    }
+
+    /// Writes the `run.json` of a folder.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        write_json(&folder.join(RUN_FILE), self)
+    }
+
+    /// Whether both runs generate the same; else the first key in which they differ.
+    pub fn same_run(&self, other: &Self) -> Result<(), Difference> {
+        let value = |run| serde_json::to_value(run).expect("a run is plain data and becomes JSON");
+        match first_difference("", &value(self), &value(other)) {
+            Some(difference) => Err(difference),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks the `format` and `version` of a JSON document.
+pub(crate) fn check_format(value: &Value, format: &str, version: u32) -> Result<(), String> {
+    match value.get("format").and_then(Value::as_str) {
+        Some(found) if found == format => {}
+        Some(found) => return Err(format!("its format is \"{found}\", expected \"{format}\"")),
+        None => return Err(format!("it states no format, expected \"{format}\"")),
+    }
+    match value.get("version").and_then(Value::as_u64) {
+        Some(found) if found == u64::from(version) => Ok(()),
+        Some(found) => Err(format!("version {found} of {format} is not known, expected {version}")),
+        None => Err(format!("it states no version, expected {version}")),
+    }
+}
+
+fn first_difference(key: &str, here: &Value, other: &Value) -> Option<Difference> {
+    if let (Value::Object(a), Value::Object(b)) = (here, other) {
+        let keys = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
+        return keys.filter(|name| !FREE_KEYS.contains(&name.as_str())).find_map(|name| {
+            let full = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            first_difference(&full, &here[name.as_str()], &other[name.as_str()])
+        });
+    }
+    (here != other).then(|| Difference { key: key.into(), here: here.to_string(), other: other.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trips() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunConfig { prompt_template: Some("{problem}\n<think>\n".into()), ..RunConfig::default() };
+        run.save(folder.path()).unwrap();
+        assert_eq!(RunConfig::load(folder.path()).unwrap(), run);
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let a = RunConfig::default();
+        let mut b = RunConfig { tpv_version: "99".into(), ..a.clone() };
+        assert_eq!(a.same_run(&b), Ok(()));
+        b.sampling.temperature = 0.5;
+        assert_eq!(a.same_run(&b).unwrap_err().key, "sampling.temperature");
+        b = RunConfig { prompt_template: Some("x".into()), ..a.clone() };
+        let difference = a.same_run(&b).unwrap_err();
+        assert_eq!(
+            (difference.key.as_str(), difference.here.as_str(), difference.other.as_str()),
+            ("prompt_template", "null", "\"x\"")
+        );
+    }
+
+    #[test]
+    fn damaged_and_foreign_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(RUN_FILE);
+        assert!(RunConfig::load(folder.path()).unwrap_err().to_string().contains("run.json: cannot read the run"));
+        for (text, expected) in [
+            ("", "not JSON"),
+            ("{\"format\": \"tpv-run\", \"ver", "not JSON"),
+            ("{\"format\": \"recipe\", \"version\": 1}", "its format is \"recipe\", expected \"tpv-run\""),
+            ("{\"format\": \"tpv-run\", \"version\": 7}", "version 7"),
+            ("{\"format\": \"tpv-run\", \"version\": 1}", "missing field"),
+            ("[]", "states no format"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let message = RunConfig::load(folder.path()).unwrap_err().to_string();
+            assert!(message.contains(expected) && message.contains("run.json"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Traces as `prepare` and `train` see them, whoever recorded them.
+//!
+//! A trace is one generation of one problem. Its thinking has N tokens, `</think>` included; the state that predicts
+//! the j-th of them has the label `j / N`. A source hands out headers without touching states, and the states of one
+//! thought in blocks of rows, in order.
+
+use crate::error::{DataError, Result};
+use crate::tensors::Matrix;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use tpv_core::event::FinishReason;
+
+/// Rows that are handed out at a time.
+pub const BLOCK_ROWS: usize = 256;
+
+/// Names a trace within its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TraceId {
+    /// The problem's index in its data set.
+    pub problem: usize,
+    /// The generation's number, from 0.
+    pub generation: usize,
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "problem_{}/generation_{}", self.problem, self.generation)
+    }
+}
+
+/// What is known about a trace without its states.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TraceHeader {
+    /// Which trace.
+    pub id: TraceId,
+    /// Why it ended, if known.
+    pub finish_reason: Option<FinishReason>,
+    /// Generated tokens.
+    pub generated_tokens: usize,
+    /// N: thinking tokens, up to and including `</think>`.
+    pub thinking_tokens: usize,
+    /// Whether `</think>` came.
+    pub thinking_ended: bool,
+    /// j of the first thinking state that is kept, 1-based; 2 for traces of the Python scripts.
+    pub first_position: usize,
+    /// Thinking states that are kept.
+    pub thinking_rows: usize,
+    /// The answer found in the text, if it was looked for.
+    pub answer: Option<String>,
+    /// Whether that answer is right, if known.
+    pub correct: Option<bool>,
+}
+
+/// Some rows of final hidden states of one thought, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct StateBlock<'a> {
+    /// j of the first row, 1-based within the thinking.
+    pub first_position: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// [rows, d], row-major.
+    pub hidden_post_norm: &'a [f32],
+}
+
+impl<'a> StateBlock<'a> {
+    /// The rows with their positions j.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &'a [f32])> + use<'a> {
+        let width = self.hidden_post_norm.len().checked_div(self.rows).unwrap_or(1).max(1);
+        (self.first_position..).zip(self.hidden_post_norm.chunks_exact(width))
+    }
+}
+
+/// A trace, or what should have been some, that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Which one, in the words of [`TraceId`], or the name of a file.
+    pub trace: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Takes the blocks of a thought, in order.
+pub type BlockSink<'a> = dyn FnMut(StateBlock<'_>) -> Result<()> + 'a;
+
+/// A folder of traces.
+pub trait TraceSource: fmt::Debug + Send + Sync {
+    /// The folder.
+    fn folder(&self) -> &Path;
+
+    /// The name of the model that made the traces, where the folder says so.
+    fn model_name(&self) -> Option<&str>;
+
+    /// The name of the data set, where the folder says so.
+    fn dataset(&self) -> Option<&str>;
+
+    /// Width of the states, d; `None` in a folder without traces.
+    fn hidden_size(&self) -> Option<usize>;
+
+    /// All sound traces, ordered by problem and generation.
+    fn headers(&self) -> &[TraceHeader];
+
+    /// What is in the folder but cannot be used.
+    fn left_out(&self) -> &[LeftOut];
+
+    /// Hands the thinking states of a trace to `sink`, in order, in blocks of at most [`BLOCK_ROWS`] rows.
+    ///
+    /// A state that is not a finite number is an error that names the file.
+    fn read_thinking(&self, id: TraceId, sink: &mut BlockSink<'_>) -> Result<()>;
+
+    /// The header of a trace.
+    fn header(&self, id: TraceId) -> Result<&TraceHeader> {
+        self.headers().iter().find(|header| header.id == id).ok_or_else(|| {
+            DataError::missing(
+                format!("{}: there is no trace {id}", self.folder().display()),
+                "check that the folder is the one that was prepared, and prepare it again",
+            )
+        })
+    }
+}
+
+/// Opens a folder of traces: one of `tpv generate`, or one of the Python scripts.
+pub fn open_traces(folder: &Path) -> Result<Box<dyn TraceSource>> {
+    if !folder.is_dir() {
+        let what = format!("{}: there is no such folder", folder.display());
+        return Err(DataError::missing(what, "check the path, or run `tpv generate` first"));
+    }
+    if folder.join(crate::run::RUN_FILE).is_file() {
+        return Ok(Box::new(crate::trace::TraceStore::open(folder)?));
+    }
+    Err(DataError::missing(
+        format!("{}: the folder holds no traces (no run.json, no problem_*/generation_*)", folder.display()),
+        "name the folder that `tpv generate` wrote",
+    ))
+}
+
+/// Hands rows `start..end` of a matrix to `sink`; the first of them has the position `first_position`.
+pub(crate) fn read_blocks(
+    path: &Path,
+    matrix: &Matrix<'_>,
+    rows: std::ops::Range<usize>,
+    first_position: usize,
+    sink: &mut BlockSink<'_>,
+) -> Result<()> {
+    let mut states = Vec::with_capacity(BLOCK_ROWS.min(rows.len()) * matrix.columns);
+    for start in rows.clone().step_by(BLOCK_ROWS) {
+        let end = (start + BLOCK_ROWS).min(rows.end);
+        matrix.read_rows(start, end, &mut states);
+        if let Some(at) = states.iter().position(|value| !value.is_finite()) {
+            return Err(not_finite(path, start + at / matrix.columns, states[at]));
+        }
+        let first_position = first_position + start - rows.start;
+        sink(StateBlock { first_position, rows: end - start, hidden_post_norm: &states })?;
+    }
+    Ok(())
+}
+
+fn not_finite(path: &Path, row: usize, value: f32) -> DataError {
+    DataError::damaged(
+        path,
+        format!("the state in row {row} holds {value}, not a finite number"),
+        "generate it again, with f32 states if the model's exceed the range of f16",
+    )
+}
+
+/// Splits `<prefix><number><suffix>` names of a folder's entries, ordered by number.
+pub(crate) fn numbered_entries(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, PathBuf)>> {
+    let failed = |source| DataError::io(folder, "list the folder", source);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok());
+        if let Some(number) = number {
+            found.push((number, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
