@@ -9,8 +9,12 @@
 //! source of randomness but the seeds it is given. Everything else is left to the crates above it.
 
 pub mod event;
+pub mod fit;
+pub mod gram;
 pub mod phase;
 pub mod policy;
 pub mod reading;
 pub mod sampling;
 pub mod vector;
+
+mod seed;

@@ -1,6 +1,27 @@
 //! Choosing the next token from logits: greedy, temperature, top-k, top-p; one seed per (run, problem, generation).
+//!
+//! Given logits `l` in R^V, a shift `s` in R^V with its strength `alpha`, and a few single biases `b`, a token is drawn from
+//!
+//! ```text
+//! scores = l + alpha * s + b        p_i  ~  exp((scores_i - max scores) / temperature)
+//! ```
+//!
+//! cut to the `top_k` most probable tokens, then to the nucleus of `top_p` among those.
+//!
+//! Promises:
+//! - `alpha == 0` and no shift are the same bit for bit.
+//! - One random number is used per sampled token, whatever the parameters; greedy choice uses none.
+//! - Tokens are ranked by score, the lower id first among equals. Probabilities are whole numbers (in units of 2^-44 of
+//!   the best token's), so sums are exact and the choice cannot depend on the order in which anything was added up.
+//!   Tokens whose weight is below one unit cannot be drawn; for any vocabulary under 2^19 tokens they make up less than
+//!   2^-25 of the probability.
+//! - The vocabulary is never sorted: two passes, then a partial selection among the tokens near the top.
 
+use crate::seed;
+use rand_pcg::Pcg64;
+use rand_pcg::rand_core::Rng;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -16,4 +37,394 @@ pub struct SamplingParams {
 impl SamplingParams {
     /// Always the most probable token; the lowest id among equals.
     pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0 };
+
+    /// Whether the numbers make sense: a finite temperature of at least 0 and `0 < top_p <= 1`.
+    pub fn validate(&self) -> Result<(), SamplingError> {
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return Err(SamplingError::Temperature(self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(SamplingError::TopP(self.top_p));
+        }
+        Ok(())
+    }
+}
+
+/// Why no token could be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum SamplingError {
+    /// Negative, infinite or NaN.
+    #[error("the temperature is {0}; it must be a finite number of at least 0 (0 means greedy)")]
+    Temperature(f32),
+    /// Outside (0, 1].
+    #[error("top-p is {0}; it must be above 0 and at most 1 (1 keeps all tokens)")]
+    TopP(f32),
+    /// Infinite or NaN.
+    #[error("alpha is {0}; it must be a finite number")]
+    Alpha(f32),
+    /// The shift was made for another vocabulary.
+    #[error("the shift has {got} entries, but the model has {expected} logits")]
+    ShiftLength {
+        /// Number of logits, V.
+        expected: usize,
+        /// Length of the shift.
+        got: usize,
+    },
+    /// A bias names a token that does not exist.
+    #[error("a bias names token {token}, but the model has {vocab_size} logits")]
+    BiasToken {
+        /// The token named.
+        token: u32,
+        /// Number of logits, V.
+        vocab_size: usize,
+    },
+    /// A logit, shift or bias is not a number.
+    #[error("the score of token {token} is not a number")]
+    NotANumber {
+        /// The first such token.
+        token: u32,
+    },
+    /// There are no logits, or all are minus infinity.
+    #[error("no token can be chosen: all {vocab_size} logits are minus infinity")]
+    NoCandidate {
+        /// Number of logits, V.
+        vocab_size: usize,
+    },
+}
+
+/// The seed of one sample: a function of the run's seed, the problem's index and the generation's number alone, so that a
+/// trace depends neither on the batch it was drawn in nor on the order. The mapping is fixed: SplitMix64 steps, each
+/// xor-ing in the next number.
+pub fn sample_seed(run_seed: u64, problem_index: u64, generation: u64) -> u64 {
+    seed::combine(&[run_seed, problem_index, generation])
+}
+
+/// Draws the tokens of one sequence.
+///
+/// ```
+/// use tpv_core::sampling::{Sampler, SamplingParams, sample_seed};
+/// let mut sampler = Sampler::new(SamplingParams::GREEDY, sample_seed(42, 0, 0))?;
+/// let (logits, shift) = ([0.5, 1.0, -2.0], [0.0, -1.0, 0.0]);
+/// assert_eq!(sampler.sample(&logits, None, &[])?, 1);
+/// assert_eq!(sampler.sample(&logits, Some((2.0, &shift)), &[])?, 0);
+/// assert_eq!(sampler.sample(&logits, None, &[(2, 9.0)])?, 2);
+/// # Ok::<(), tpv_core::sampling::SamplingError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: SamplingParams,
+    generator: Pcg64,
+    /// Logits with shift and biases, [V]; empty until one of them is used.
+    scores: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+impl Sampler {
+    /// A sampler whose draws are determined by `seed`, which [`sample_seed`] makes.
+    pub fn new(params: SamplingParams, seed: u64) -> Result<Self, SamplingError> {
+        params.validate()?;
+        Ok(Self { params, generator: seed::generator(seed), scores: Vec::new(), candidates: Vec::new() })
+    }
+
+    /// The parameters it was made with.
+    pub fn params(&self) -> SamplingParams {
+        self.params
+    }
+
+    /// Chooses a token from `logits` [V], optionally pushed along `shift = (alpha, W theta [V])` and with single `bias`es
+    /// `(token, value)` added. A logit of minus infinity stays out whatever the shift says; an infinite bias replaces the score.
+    pub fn sample(
+        &mut self,
+        logits: &[f32],
+        shift: Option<(f32, &[f32])>,
+        bias: &[(u32, f32)],
+    ) -> Result<u32, SamplingError> {
+        let shift = shift.filter(|&(alpha, _)| alpha != 0.0);
+        let mut buffer = std::mem::take(&mut self.scores);
+        let token = if shift.is_none() && bias.is_empty() {
+            self.choose(logits)
+        } else {
+            fill_scores(&mut buffer, logits, shift, bias).and_then(|()| self.choose(&buffer))
+        };
+        self.scores = buffer;
+        token
+    }
+
+    fn choose(&mut self, scores: &[f32]) -> Result<u32, SamplingError> {
+        let max = checked_max(scores)?;
+        if self.params.temperature == 0.0 {
+            return Ok(first_of(scores, max));
+        }
+        let random = self.generator.next_u64();
+        if max == f32::INFINITY {
+            return Ok(pick_certain(scores, random));
+        }
+        let scale = Scale { max, temperature: self.params.temperature };
+        Ok(self.draw(scores, scale, random))
+    }
+
+    /// Draws from scores whose maximum is finite.
+    fn draw(&mut self, scores: &[f32], scale: Scale, random: u64) -> u32 {
+        let SamplingParams { top_p, top_k, .. } = self.params;
+        if top_k > 0 {
+            self.collect(scores, scale, |found| found.len() >= top_k);
+            keep_best(&mut self.candidates, top_k);
+            let total = mass(&self.candidates);
+            return pick(&mut self.candidates, nucleus_bound(total, top_p), random);
+        }
+        let total = scale.total_weight(scores);
+        if top_p < 1.0 {
+            let bound = nucleus_bound(total, top_p);
+            self.collect(scores, scale, |found| mass(found) >= bound);
+            return pick(&mut self.candidates, bound, random);
+        }
+        let target = scaled(random, total);
+        self.collect(scores, scale, |found| mass(found) > target);
+        let at = crossing(&mut self.candidates, target);
+        self.candidates[at].token
+    }
+
+    /// Gathers the tokens near the top, reaching deeper until there are enough or all that carry weight are there.
+    fn collect(&mut self, scores: &[f32], scale: Scale, enough: impl Fn(&[Candidate]) -> bool) {
+        for depth in [4.0, 8.0, 16.0, DEEPEST] {
+            self.candidates.clear();
+            self.candidates.extend(scores.iter().zip(0..).filter_map(|(&score, token)| {
+                let exponent = scale.exponent(score);
+                (exponent >= -depth).then(|| Candidate { score, token, weight: weight(exponent) })
+            }));
+            if enough(&self.candidates) {
+                return;
+            }
+        }
+    }
+}
+
+/// `buffer = logits + alpha * shift + bias`, in one pass over the vocabulary.
+fn fill_scores(
+    buffer: &mut Vec<f32>,
+    logits: &[f32],
+    shift: Option<(f32, &[f32])>,
+    bias: &[(u32, f32)],
+) -> Result<(), SamplingError> {
+    buffer.clear();
+    match shift {
+        None => buffer.extend_from_slice(logits),
+        Some((alpha, _)) if !alpha.is_finite() => return Err(SamplingError::Alpha(alpha)),
+        Some((_, shift)) if shift.len() != logits.len() => {
+            return Err(SamplingError::ShiftLength { expected: logits.len(), got: shift.len() });
+        }
+        // The clamp keeps an overflowing product from meeting a logit of minus infinity as plus infinity.
+        Some((alpha, shift)) => {
+            buffer.extend(logits.iter().zip(shift).map(|(&logit, &s)| logit + (alpha * s).clamp(f32::MIN, f32::MAX)));
+        }
+    }
+    for &(token, value) in bias {
+        let score =
+            buffer.get_mut(token as usize).ok_or(SamplingError::BiasToken { token, vocab_size: logits.len() })?;
+        *score = if value.is_infinite() { value } else { *score + value };
+    }
+    Ok(())
+}
+
+/// The greatest score; an error when there is none above minus infinity or one is not a number.
+fn checked_max(scores: &[f32]) -> Result<f32, SamplingError> {
+    let (blocks, tail) = scores.as_chunks::<16>();
+    let mut best = [f32::NEG_INFINITY; 16];
+    let mut broken = [false; 16];
+    for block in blocks {
+        for lane in 0..16 {
+            broken[lane] |= block[lane].is_nan();
+            best[lane] = if block[lane] > best[lane] { block[lane] } else { best[lane] };
+        }
+    }
+    for (lane, &score) in tail.iter().enumerate() {
+        broken[lane] |= score.is_nan();
+        best[lane] = best[lane].max(score);
+    }
+    if broken.contains(&true) {
+        let token = scores.iter().zip(0..).find(|(score, _)| score.is_nan()).map_or(0, |(_, token)| token);
+        return Err(SamplingError::NotANumber { token });
+    }
+    let max = best.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY {
+        return Err(SamplingError::NoCandidate { vocab_size: scores.len() });
+    }
+    Ok(max)
+}
+
+/// The lowest id with this score.
+fn first_of(scores: &[f32], value: f32) -> u32 {
+    let position = scores.iter().position(|&score| score == value);
+    position.expect("the value was taken from these scores") as u32
+}
+
+/// One of the tokens that are certain (plus infinity), each as likely as the others.
+fn pick_certain(scores: &[f32], random: u64) -> u32 {
+    let certain = || scores.iter().zip(0..).filter(|(score, _)| **score == f32::INFINITY);
+    let number = scaled(random, certain().count() as u64);
+    let (_, token) = certain().nth(number as usize).expect("the number is below the count");
+    token
+}
+
+/// Natural logs below the best token at which a weight is certainly below one unit: 2^-44 = e^-30.5.
+const DEEPEST: f32 = 31.0;
+/// The weight of the best token; sums over 2^19 tokens still fit 64 bits.
+const WEIGHT_UNITS: f32 = (1u64 << 44) as f32;
+
+/// A token that may be chosen.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    score: f32,
+    token: u32,
+    /// Probability in units of 2^-44 of the best token's.
+    weight: u64,
+}
+
+impl Candidate {
+    /// More probable first, the lower id among equals.
+    fn rank(&self, other: &Self) -> Ordering {
+        let by_score = other.score.partial_cmp(&self.score).unwrap_or(Ordering::Equal);
+        by_score.then(self.token.cmp(&other.token))
+    }
+}
+
+/// How scores become exponents of at most 0.
+#[derive(Debug, Clone, Copy)]
+struct Scale {
+    max: f32,
+    temperature: f32,
+}
+
+impl Scale {
+    fn exponent(self, score: f32) -> f32 {
+        (score - self.max) / self.temperature
+    }
+
+    /// The exact sum of the weights of all tokens.
+    fn total_weight(self, scores: &[f32]) -> u64 {
+        let mut block = [0f32; 64];
+        let mut total = 0;
+        for chunk in scores.chunks(block.len()) {
+            for (scaled, &score) in block.iter_mut().zip(chunk) {
+                *scaled = exp_nonpositive(self.exponent(score)) * WEIGHT_UNITS;
+            }
+            total += block[..chunk.len()].iter().map(|&scaled| scaled as i64 as u64).sum::<u64>();
+        }
+        total
+    }
+}
+
+fn weight(exponent: f32) -> u64 {
+    (exp_nonpositive(exponent) * WEIGHT_UNITS) as i64 as u64
+}
+
+/// `e^x` for `x <= 0` within 2e-7 relative, flushed to about 1e-37 below -85. Plain additions and multiplications, so it
+/// vectorises and gives the same bits everywhere, which a platform's `exp` does not.
+fn exp_nonpositive(x: f32) -> f32 {
+    /// 1.5 * 2^23: adding it rounds to a whole number, which then sits in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    // ln 2 in two parts, the first with few bits, so that `n * LN2_HIGH` is exact.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x > -85.0 { x } else { -85.0 };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let series = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let power = series.into_iter().reduce(|sum, coefficient| sum * r + coefficient).unwrap_or(1.0);
+    let two_to_n = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
+    power * two_to_n
+}
+
+/// `floor(total * random / 2^64)`: uniform in `0..total`.
+fn scaled(random: u64, total: u64) -> u64 {
+    ((u128::from(random) * u128::from(total)) >> 64) as u64
+}
+
+fn mass(candidates: &[Candidate]) -> u64 {
+    candidates.iter().map(|candidate| candidate.weight).sum()
+}
+
+/// The mass that the nucleus must reach: at least 1, so that the best token is always in.
+fn nucleus_bound(total: u64, top_p: f32) -> u64 {
+    let bound = (total as f64 * f64::from(top_p)).ceil() as u64;
+    bound.clamp(1, total)
+}
+
+fn keep_best(candidates: &mut Vec<Candidate>, count: usize) {
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by(count - 1, Candidate::rank);
+        candidates.truncate(count);
+    }
+}
+
+/// Draws within the nucleus: the best candidates up to and including the one that reaches `bound`.
+fn pick(candidates: &mut [Candidate], bound: u64, random: u64) -> u32 {
+    let last = crossing(candidates, bound - 1);
+    let nucleus = &mut candidates[..=last];
+    let target = scaled(random, mass(nucleus));
+    let at = crossing(nucleus, target);
+    nucleus[at].token
+}
+
+/// Reorders so that the candidate at the returned place is the one, in rank order, at which the cumulative weight first
+/// exceeds `target`, and all before it rank higher. The total weight must exceed `target`. Linear time on average.
+fn crossing(candidates: &mut [Candidate], mut target: u64) -> usize {
+    let (mut start, mut end) = (0, candidates.len());
+    while end - start > 1 {
+        let part = &mut candidates[start..end];
+        let middle = part.len() / 2;
+        part.select_nth_unstable_by(middle, Candidate::rank);
+        let before = mass(&part[..middle]);
+        if before > target {
+            end = start + middle;
+        } else {
+            target -= before;
+            start += middle;
+        }
+    }
+    start
+}
+
+/// The entropy of `softmax(logits)` divided by `ln V`: 0 when one token is certain, 1 when all are equally likely. NaN when
+/// there is no distribution (a NaN among the logits, or all minus infinity).
+///
+/// ```
+/// use tpv_core::sampling::normalised_entropy;
+/// assert!((normalised_entropy(&[3.0; 8]) - 1.0).abs() < 1e-6);
+/// assert!(normalised_entropy(&[100.0, 0.0, 0.0]) < 1e-6);
+/// ```
+pub fn normalised_entropy(logits: &[f32]) -> f32 {
+    let Ok(max) = checked_max(logits) else { return f32::NAN };
+    if logits.len() == 1 {
+        return 0.0;
+    }
+    let log_vocab = (logits.len() as f64).ln();
+    if max == f32::INFINITY {
+        let certain = logits.iter().filter(|&&logit| logit == max).count();
+        return ((certain as f64).ln() / log_vocab) as f32;
+    }
+    // With x = l - max, Z = sum e^x:  H = ln Z - (sum x e^x) / Z.
+    let (total, weighted) = exponential_sums(logits, max);
+    ((total.ln() - weighted / total) / log_vocab).clamp(0.0, 1.0) as f32
+}
+
+/// `(sum e^x, sum x e^x)` over `x = logit - max`, each block of 64 in f32 lanes, the blocks in f64.
+fn exponential_sums(logits: &[f32], max: f32) -> (f64, f64) {
+    let (mut total, mut weighted) = (0.0, 0.0);
+    for chunk in logits.chunks(64) {
+        let mut lanes = [(0f32, 0f32); 8];
+        for eight in chunk.chunks(8) {
+            for (lane, &logit) in lanes.iter_mut().zip(eight) {
+                let x = (logit - max).max(-85.0);
+                let power = exp_nonpositive(x);
+                *lane = (lane.0 + power, lane.1 + x * power);
+            }
+        }
+        for (power, x_power) in lanes {
+            total += f64::from(power);
+            weighted += f64::from(x_power);
+        }
+    }
+    (total, weighted)
 }
