@@ -1,4 +1,10 @@
 //! Engines that expose the final hidden state of a language model, and the one decode loop that every command uses.
 
+pub mod config;
+mod decoder;
+pub mod device;
 pub mod engine;
 pub mod error;
+mod kv;
+pub mod load;
+mod weights;

@@ -1,0 +1,218 @@
+//! `y = x W^T` in f32 with a fixed order of additions.
+//!
+//! Every output is one chain of fused multiply-adds over the contraction index in ascending order, whatever the number
+//! of rows, so a row's result does not depend on its neighbours: this is what makes a trace the same alone and in a
+//! batch, bit for bit. The weights lie in panels of [`PANEL`] outputs, [panel][in][PANEL], rows are taken in tiles of
+//! 1, 2 or 4, and panels are shared out between threads.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Outputs in one panel of weights.
+const PANEL: usize = 64;
+
+/// Rows that one tile holds at most.
+const TILE: usize = 4;
+
+/// Multiply-adds below which a product stays on one thread.
+const SERIAL_PRODUCTS: usize = 1 << 19;
+
+/// A weight matrix [outputs, inputs], stored in panels.
+#[derive(Debug, Clone)]
+pub(crate) struct PackedMatrix {
+    panels: Vec<f32>,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl PackedMatrix {
+    /// Packs a matrix whose row `i` is written by `read_row(i, row)`.
+    pub fn from_rows<E>(
+        outputs: usize,
+        inputs: usize,
+        mut read_row: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut panels = vec![0.0; outputs.div_ceil(PANEL) * PANEL * inputs];
+        let mut row = vec![0.0; inputs];
+        for output in 0..outputs {
+            read_row(output, &mut row)?;
+            let panel = &mut panels[output / PANEL * PANEL * inputs..][..PANEL * inputs];
+            for (slot, &value) in panel[output % PANEL..].iter_mut().step_by(PANEL).zip(&row) {
+                *slot = value;
+            }
+        }
+        Ok(Self { panels, outputs, inputs })
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Copies row `output` of the matrix, [inputs].
+    pub fn copy_row(&self, output: usize, row: &mut [f32]) {
+        let panel = &self.panels[output / PANEL * PANEL * self.inputs..][..PANEL * self.inputs];
+        for (value, &slot) in row.iter_mut().zip(panel[output % PANEL..].iter().step_by(PANEL)) {
+            *value = slot;
+        }
+    }
+
+    /// `y = x W^T` for x [rows, inputs] and y [rows, outputs].
+    pub fn multiply(&self, x: &[f32], y: &mut [f32]) {
+        let rows = x.len() / self.inputs;
+        let tiles = pack_tiles(x, self.inputs);
+        let mut by_panel = vec![0.0; self.outputs.div_ceil(PANEL) * rows * PANEL];
+        let arch = Arch::new();
+        let panel_size = PANEL * self.inputs;
+        let product = |(out, panel): (&mut [f32], &[f32])| {
+            arch.dispatch(PanelProduct { tiles: &tiles, panel, out, inputs: self.inputs });
+        };
+        let is_alone = rayon::current_thread_index().is_none();
+        if is_alone || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
+            by_panel.chunks_mut(rows * PANEL).zip(self.panels.chunks(panel_size)).for_each(product);
+        } else {
+            by_panel.par_chunks_mut(rows * PANEL).zip(self.panels.par_chunks(panel_size)).for_each(product);
+        }
+        self.scatter(&by_panel, rows, y);
+    }
+
+    fn scatter(&self, by_panel: &[f32], rows: usize, y: &mut [f32]) {
+        for (row, y) in y.chunks_exact_mut(self.outputs).enumerate() {
+            for (panel, y) in y.chunks_mut(PANEL).enumerate() {
+                y.copy_from_slice(&by_panel[(panel * rows + row) * PANEL..][..y.len()]);
+            }
+        }
+    }
+}
+
+/// Rows regrouped as [in][height], one tile after another; the last tile is filled up with zeros.
+struct Tile {
+    height: usize,
+    rows: usize,
+    values: Vec<f32>,
+}
+
+fn pack_tiles(x: &[f32], inputs: usize) -> Vec<Tile> {
+    x.chunks(TILE * inputs)
+        .map(|rows| {
+            let count = rows.len() / inputs;
+            let height = count.next_power_of_two();
+            let mut values = vec![0.0; height * inputs];
+            for (r, row) in rows.chunks_exact(inputs).enumerate() {
+                for (slot, &value) in values[r..].iter_mut().step_by(height).zip(row) {
+                    *slot = value;
+                }
+            }
+            Tile { height, rows: count, values }
+        })
+        .collect()
+}
+
+/// The product of all tiles with one panel: `out` is [rows, PANEL].
+struct PanelProduct<'a> {
+    tiles: &'a [Tile],
+    panel: &'a [f32],
+    out: &'a mut [f32],
+    inputs: usize,
+}
+
+impl WithSimd for PanelProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (panel, _) = S::as_simd_f32s(&self.panel[..PANEL * self.inputs]);
+        let mut outs = self.out.chunks_mut(TILE * PANEL);
+        for (tile, out) in self.tiles.iter().zip(&mut outs) {
+            match (tile.height, S::F32_LANES >= 16) {
+                (1, _) => tile_product::<S, 1, 4>(simd, tile, panel, out),
+                (2, _) => tile_product::<S, 2, 4>(simd, tile, panel, out),
+                (_, true) => tile_product::<S, 4, 4>(simd, tile, panel, out),
+                (_, false) => tile_product::<S, 4, 2>(simd, tile, panel, out),
+            }
+        }
+    }
+}
+
+/// `ROWS` rows times one panel, `VECTORS` vectors of its columns at a time.
+#[inline(always)]
+fn tile_product<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    tile: &Tile,
+    panel: &[S::f32s],
+    out: &mut [f32],
+) {
+    let per_input = PANEL / S::F32_LANES;
+    let (inputs, _) = tile.values.as_chunks::<ROWS>();
+    for first in (0..per_input).step_by(VECTORS) {
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for (x, w) in inputs.iter().zip(panel.chunks_exact(per_input)) {
+            let w = &w[first..first + VECTORS];
+            for row in 0..ROWS {
+                let x = simd.splat_f32s(x[row]);
+                for vector in 0..VECTORS {
+                    sums[row][vector] = simd.mul_add_e_f32s(x, w[vector], sums[row][vector]);
+                }
+            }
+        }
+        for (row, out) in out.chunks_exact_mut(PANEL).take(tile.rows).enumerate() {
+            S::as_mut_simd_f32s(out).0[first..first + VECTORS].copy_from_slice(&sums[row]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(seed: usize) -> f32 {
+        ((seed * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
+    }
+
+    fn packed(outputs: usize, inputs: usize) -> PackedMatrix {
+        let read = |output: usize, row: &mut [f32]| {
+            for (i, slot) in row.iter_mut().enumerate() {
+                *slot = value(output * inputs + i);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        };
+        PackedMatrix::from_rows(outputs, inputs, read).unwrap()
+    }
+
+    #[test]
+    fn agrees_with_the_sum_in_f64() {
+        for (rows, outputs, inputs) in [(1, 5, 3), (2, 64, 32), (3, 65, 40), (7, 130, 33), (70, 200, 96)] {
+            let matrix = packed(outputs, inputs);
+            let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 31 + 7)).collect();
+            let mut y = vec![f32::NAN; rows * outputs];
+            matrix.multiply(&x, &mut y);
+            for (index, &got) in y.iter().enumerate() {
+                let (row, output) = (index / outputs, index % outputs);
+                let term = |i| f64::from(x[row * inputs + i]) * f64::from(value(output * inputs + i));
+                let expected: f64 = (0..inputs).map(term).sum();
+                assert!((f64::from(got) - expected).abs() < 1e-5 * inputs as f64, "{got} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_bits_in_any_company() {
+        let (outputs, inputs) = (300, 97);
+        let matrix = packed(outputs, inputs);
+        let x: Vec<f32> = (0..150 * inputs).map(|i| value(i * 17)).collect();
+        let mut together = vec![0.0; 150 * outputs];
+        matrix.multiply(&x, &mut together);
+        for rows in [1, 2, 3, 5, 8] {
+            let mut alone = vec![0.0; rows * outputs];
+            matrix.multiply(&x[6 * inputs..][..rows * inputs], &mut alone);
+            assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");
+        }
+    }
+
+    #[test]
+    fn rows_of_the_matrix_come_back() {
+        let matrix = packed(70, 9);
+        let mut row = vec![0.0; 9];
+        matrix.copy_row(66, &mut row);
+        assert_eq!(row, (0..9).map(|i| value(66 * 9 + i)).collect::<Vec<_>>());
+    }
+}

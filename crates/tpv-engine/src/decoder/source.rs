@@ -1,0 +1,90 @@
+//! Where a decoder's weights come from: a checkpoint's files, or random numbers for benchmarks.
+//!
+//! Names are those of Hugging Face checkpoints without `.weight`; other formats translate.
+
+use candle_core::quantized::QMatMul;
+use candle_core::{Device, Tensor};
+
+use super::linear::Linear;
+use super::packed::PackedMatrix;
+use crate::device::DtypeChoice;
+use crate::error::Result;
+use crate::weights::{StoredTensor, TensorFiles};
+
+/// The place and form of one linear layer's weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinearShape {
+    pub outputs: usize,
+    pub inputs: usize,
+    pub bias: bool,
+    pub dtype: DtypeChoice,
+}
+
+/// Gives out the weights of a decoder, each once.
+pub(crate) trait WeightSource {
+    /// A vector of this length.
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>>;
+
+    /// A linear layer.
+    fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear>;
+
+    /// The rows of the embedding, [vocab, width].
+    fn embedding(&self, vocab: usize, width: usize) -> Result<EmbeddingTable>;
+}
+
+/// The embedding's rows, in whatever form they lie.
+#[derive(Debug)]
+pub(crate) enum EmbeddingTable {
+    /// In a mapped file.
+    Stored(StoredTensor),
+    /// Quantised.
+    Quantised(QMatMul),
+    /// In memory, [vocab, width].
+    Dense(Vec<f32>),
+}
+
+impl EmbeddingTable {
+    /// Writes the rows of `tokens` to `out`, [tokens, width].
+    pub fn look_up(&self, tokens: &[u32], width: usize, out: &mut Vec<f32>) -> Result<()> {
+        out.resize(tokens.len() * width, 0.0);
+        let rows = tokens.iter().zip(out.chunks_exact_mut(width));
+        match self {
+            Self::Stored(tensor) => rows.for_each(|(&token, row)| tensor.copy(token as usize * width, row)),
+            Self::Dense(table) => {
+                rows.for_each(|(&token, row)| row.copy_from_slice(&table[token as usize * width..][..width]));
+            }
+            Self::Quantised(table) => {
+                *out = table.embedding(&Tensor::new(tokens, &Device::Cpu)?)?.flatten_all()?.to_vec1()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WeightSource for TensorFiles {
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        let mut vector = vec![0.0; length];
+        self.get(name, &[length])?.copy(0, &mut vector);
+        Ok(vector)
+    }
+
+    fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {
+        let LinearShape { outputs, inputs, bias, dtype } = shape;
+        let tensor = self.get(&format!("{name}.weight"), &[outputs, inputs])?;
+        let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?;
+        if dtype == DtypeChoice::Q8_0 {
+            let mut weights = vec![0.0; outputs * inputs];
+            tensor.copy(0, &mut weights);
+            return Linear::quantise(weights, inputs, bias);
+        }
+        let read_row = |output: usize, row: &mut [f32]| {
+            tensor.copy(output * inputs, row);
+            Ok(())
+        };
+        PackedMatrix::from_rows(outputs, inputs, read_row).map(|matrix| Linear::packed(matrix, inputs, bias))
+    }
+
+    fn embedding(&self, vocab: usize, width: usize) -> Result<EmbeddingTable> {
+        Ok(EmbeddingTable::Stored(self.get("model.embed_tokens.weight", &[vocab, width])?.clone()))
+    }
+}

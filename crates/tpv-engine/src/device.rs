@@ -1,0 +1,169 @@
+//! Which device and which arithmetic a model runs on, and what to say when the wish cannot be granted.
+
+use candle_core::Device;
+
+use crate::config::DecoderConfig;
+use crate::error::{EngineError, Result};
+
+/// The arithmetic of the linear layers; everything between them is f32 on CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DtypeChoice {
+    /// 32-bit floats: the reference.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// Brain floats.
+    Bf16,
+    /// 8-bit integers with one scale for 32 weights, made at load time.
+    Q8_0,
+}
+
+impl DtypeChoice {
+    /// The name that users see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU that this build can use, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU by number.
+    Cuda(usize),
+    /// An Apple GPU.
+    Metal,
+}
+
+/// Opens the device; where a GPU is asked for and there is none, the CPU is taken and a notice says so.
+pub fn open_device(choice: DeviceChoice, notices: &mut Vec<String>) -> Device {
+    let (wished, name) = match choice {
+        DeviceChoice::Cpu => return Device::Cpu,
+        DeviceChoice::Auto => return automatic_device(),
+        DeviceChoice::Cuda(ordinal) => (Device::new_cuda(ordinal), "CUDA"),
+        DeviceChoice::Metal => (Device::new_metal(0), "Metal"),
+    };
+    wished.unwrap_or_else(|error| {
+        let built = if name == "CUDA" { cfg!(feature = "cuda") } else { cfg!(feature = "metal") };
+        notices.push(if built {
+            format!("no usable {name} device ({error}): running on the CPU")
+        } else {
+            format!("this build has no {name} support: running on the CPU")
+        });
+        Device::Cpu
+    })
+}
+
+fn automatic_device() -> Device {
+    let gpu = if cfg!(feature = "cuda") {
+        Device::new_cuda(0).ok()
+    } else if cfg!(feature = "metal") {
+        Device::new_metal(0).ok()
+    } else {
+        None
+    };
+    gpu.unwrap_or(Device::Cpu)
+}
+
+/// The arithmetic for a model on a device; a choice that the device computes badly is replaced and a notice says so.
+pub fn choose_dtype(
+    choice: Option<DtypeChoice>,
+    device: &Device,
+    config: &DecoderConfig,
+    notices: &mut Vec<String>,
+) -> Result<DtypeChoice> {
+    let default = default_dtype(device, config);
+    match choice {
+        None => Ok(default),
+        Some(DtypeChoice::Q8_0) if !can_quantise(config) => Err(EngineError::Unsupported(format!(
+            "q8_0 needs widths that are multiples of 32 (hidden_size {}, intermediate_size {}): use f32",
+            config.hidden_size, config.intermediate_size
+        ))),
+        Some(half @ (DtypeChoice::F16 | DtypeChoice::Bf16)) if device.is_cpu() => {
+            notices.push(format!("{} is slow on a CPU: using {}", half.name(), default.name()));
+            Ok(default)
+        }
+        Some(choice) => Ok(choice),
+    }
+}
+
+fn default_dtype(device: &Device, config: &DecoderConfig) -> DtypeChoice {
+    if !device.is_cpu() {
+        return if device.is_cuda() { DtypeChoice::Bf16 } else { DtypeChoice::F16 };
+    }
+    if can_quantise(config) && config.hidden_size >= 512 { DtypeChoice::Q8_0 } else { DtypeChoice::F32 }
+}
+
+/// Whether all contraction lengths are whole blocks of 32.
+fn can_quantise(config: &DecoderConfig) -> bool {
+    [config.hidden_size, config.intermediate_size, config.heads * config.head_dim]
+        .iter()
+        .all(|width| width.is_multiple_of(32))
+}
+
+/// A device's name as users see it.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// Threads to compute with: the wish or the environment's, but never more than there are cores.
+pub fn thread_count(wish: Option<usize>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let from_environment = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok().filter(|&count| count > 0);
+    wish.or_else(|| from_environment("CANDLE_NUM_THREADS"))
+        .or_else(|| from_environment("RAYON_NUM_THREADS"))
+        .unwrap_or(cores)
+        .clamp(1, cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(hidden_size: usize) -> DecoderConfig {
+        let text = format!(
+            r#"{{"model_type":"llama","hidden_size":{hidden_size},"intermediate_size":64,"num_hidden_layers":1,
+            "num_attention_heads":1,"vocab_size":8}}"#
+        );
+        DecoderConfig::from_json(text.as_bytes()).unwrap()
+    }
+
+    fn chosen(choice: Option<DtypeChoice>, hidden_size: usize) -> (Result<DtypeChoice>, usize) {
+        let mut notices = Vec::new();
+        (choose_dtype(choice, &Device::Cpu, &config(hidden_size), &mut notices), notices.len())
+    }
+
+    #[test]
+    fn small_models_are_f32_and_large_ones_quantised() {
+        assert!(matches!(chosen(None, 192), (Ok(DtypeChoice::F32), 0)));
+        assert!(matches!(chosen(None, 1536), (Ok(DtypeChoice::Q8_0), 0)));
+        assert!(matches!(chosen(None, 1540), (Ok(DtypeChoice::F32), 0)));
+    }
+
+    #[test]
+    fn a_choice_is_respected_where_it_can_be_computed() {
+        assert!(matches!(chosen(Some(DtypeChoice::F32), 1536), (Ok(DtypeChoice::F32), 0)));
+        assert!(matches!(chosen(Some(DtypeChoice::Q8_0), 192), (Ok(DtypeChoice::Q8_0), 0)));
+        assert!(matches!(chosen(Some(DtypeChoice::Bf16), 1536), (Ok(DtypeChoice::Q8_0), 1)));
+        assert!(matches!(chosen(Some(DtypeChoice::Q8_0), 20), (Err(EngineError::Unsupported(_)), 0)));
+    }
+
+    #[test]
+    fn never_more_threads_than_cores() {
+        assert_eq!(thread_count(Some(1)), 1);
+        assert!(thread_count(Some(100_000)) <= std::thread::available_parallelism().unwrap().get());
+    }
+}

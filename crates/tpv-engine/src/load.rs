@@ -1,0 +1,113 @@
+//! From a checkpoint to a running engine.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::config::DecoderConfig;
+use crate::decoder::{CpuDecoder, WeightSource};
+use crate::device::{DeviceChoice, DtypeChoice, choose_dtype, open_device, thread_count};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::weights::{TensorFiles, file_error, read_file};
+
+/// Where a model's files are.
+#[derive(Debug, Clone)]
+pub enum ModelSource {
+    /// A folder with `config.json` and `model.safetensors`, or an index and shards.
+    Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
+    /// Files that are part of the program.
+    Embedded {
+        /// The content of `config.json`.
+        config: &'static [u8],
+        /// The content of `model.safetensors`.
+        weights: &'static [u8],
+    },
+}
+
+/// How a model is to be run.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// The arithmetic; `None`: what suits the device and the model.
+    pub dtype: Option<DtypeChoice>,
+    /// The device.
+    pub device: DeviceChoice,
+    /// Threads on the CPU; never more than there are cores.
+    pub threads: Option<usize>,
+    /// Bound on the KV memory, in tokens.
+    pub kv_tokens: Option<usize>,
+}
+
+/// A model that is ready to be stepped.
+pub struct Loaded {
+    /// The engine.
+    pub engine: Box<dyn Engine>,
+    /// Sentences for the user about wishes that could not be granted.
+    pub notices: Vec<String>,
+    /// SHA-256 in hexadecimal of the model's shape and of some of its weights: the same for the same weights under any
+    /// name and in any safetensors layout.
+    pub fingerprint: String,
+}
+
+/// Loads a model.
+pub fn load_model(source: &ModelSource, options: &LoadOptions) -> Result<Loaded> {
+    match source {
+        ModelSource::Folder(folder) => {
+            let config = read_config(&folder.join("config.json"))?;
+            load_tensors(config, &TensorFiles::open_folder(folder)?, options)
+        }
+        ModelSource::Embedded { config, weights } => {
+            load_tensors(DecoderConfig::from_json(config)?, &TensorFiles::embedded(weights)?, options)
+        }
+        ModelSource::Gguf(path) => Err(file_error(path, "GGUF files cannot be read yet")),
+    }
+}
+
+fn read_config(path: &Path) -> Result<DecoderConfig> {
+    DecoderConfig::from_json(&read_file(path)?).map_err(|error| match error {
+        EngineError::Unsupported(problem) => file_error(path, format!("unsupported model: {problem}")),
+        other => other,
+    })
+}
+
+fn load_tensors(config: DecoderConfig, source: &impl WeightSource, options: &LoadOptions) -> Result<Loaded> {
+    let mut notices = Vec::new();
+    let device = open_device(options.device, &mut notices);
+    let dtype = choose_dtype(options.dtype, &device, &config, &mut notices)?;
+    let fingerprint = fingerprint(&config, source)?;
+    let engine = CpuDecoder::load(config, source, dtype, options.kv_tokens, thread_count(options.threads))?;
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint })
+}
+
+/// Hashes the shape, the norms at both ends and some rows of the embedding.
+fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<String> {
+    let width = config.hidden_size;
+    let mut samples = source.vector("model.norm.weight", width)?;
+    samples.extend(source.vector("model.layers.0.input_layernorm.weight", width)?);
+    let step = config.vocab_size.div_ceil(256);
+    let tokens: Vec<u32> = (0..config.vocab_size as u32).step_by(step).collect();
+    let mut rows = Vec::new();
+    source.embedding(config.vocab_size, width)?.look_up(&tokens, width, &mut rows)?;
+    samples.extend(rows);
+    let mut hash = Sha256::new();
+    hash.update(shape_text(config));
+    for sample in samples {
+        hash.update(sample.to_le_bytes());
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        write!(text, "{byte:02x}").expect("writing to a string succeeds");
+    }
+    Ok(text)
+}
+
+fn shape_text(config: &DecoderConfig) -> String {
+    let DecoderConfig { architecture, hidden_size, intermediate_size, layers, heads, kv_heads, .. } = config;
+    format!(
+        "{architecture} {hidden_size} {intermediate_size} {layers} {heads} {kv_heads} {} {}",
+        config.head_dim, config.vocab_size
+    )
+}

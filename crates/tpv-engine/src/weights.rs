@@ -1,0 +1,237 @@
+//! Named tensors of a checkpoint in safetensors form: one file, shards with an index, or bytes in the program.
+//!
+//! Files are mapped, not read: a tensor is converted when it is asked for, row by row, so that loading never holds a
+//! model twice. Headers are checked when a file is opened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{EngineError, Result};
+
+/// The bytes of a file: mapped, or part of the program.
+#[derive(Debug, Clone)]
+enum Bytes {
+    Mapped(Arc<Mmap>),
+    Embedded(&'static [u8]),
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+/// Matrix entries in the file's own number format.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredTensor {
+    bytes: Bytes,
+    range: Range<usize>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl StoredTensor {
+    /// Converts `out.len()` entries from entry `start` on.
+    pub fn copy(&self, start: usize, out: &mut [f32]) {
+        let width = entry_bytes(self.dtype);
+        let bytes = &self.bytes.as_slice()[self.range.clone()][start * width..][..out.len() * width];
+        match self.dtype {
+            Dtype::F32 => convert(bytes, out, f32::from_le_bytes),
+            Dtype::F16 => convert(bytes, out, |raw| f16::from_le_bytes(raw).to_f32()),
+            Dtype::BF16 => convert(bytes, out, |raw| bf16::from_le_bytes(raw).to_f32()),
+            other => unreachable!("{other:?} is refused when a file is opened"),
+        }
+    }
+
+    /// The entries' bytes as stored.
+    pub fn raw(&self) -> &[u8] {
+        &self.bytes.as_slice()[self.range.clone()]
+    }
+}
+
+fn convert<const WIDTH: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; WIDTH]) -> f32) {
+    let (entries, _) = bytes.as_chunks::<WIDTH>();
+    for (out, &entry) in out.iter_mut().zip(entries) {
+        *out = decode(entry);
+    }
+}
+
+fn entry_bytes(dtype: Dtype) -> usize {
+    if dtype == Dtype::F32 { 4 } else { 2 }
+}
+
+/// All tensors of a checkpoint by name.
+#[derive(Debug)]
+pub(crate) struct TensorFiles {
+    tensors: BTreeMap<String, StoredTensor>,
+    /// Named in messages.
+    origin: PathBuf,
+}
+
+impl TensorFiles {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    pub fn open_folder(folder: &Path) -> Result<Self> {
+        let single = folder.join("model.safetensors");
+        let index = folder.join("model.safetensors.index.json");
+        let paths = if single.is_file() {
+            vec![single]
+        } else if index.is_file() {
+            shard_names(&index)?.into_iter().map(|name| folder.join(name)).collect()
+        } else {
+            let problem = "holds neither model.safetensors nor model.safetensors.index.json";
+            return Err(file_error(folder, problem));
+        };
+        let mut files = Self { tensors: BTreeMap::new(), origin: folder.to_owned() };
+        for path in paths {
+            files.add(&path, map_file(&path)?)?;
+        }
+        Ok(files)
+    }
+
+    /// Takes a safetensors file that is part of the program.
+    pub fn embedded(bytes: &'static [u8]) -> Result<Self> {
+        let origin = PathBuf::from("(embedded model)");
+        let mut files = Self { tensors: BTreeMap::new(), origin: origin.clone() };
+        files.add(&origin, Bytes::Embedded(bytes))?;
+        Ok(files)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Where the tensors come from, for messages.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// The tensor of this name, checked to have this shape.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<&StoredTensor> {
+        let tensor = self.tensors.get(name).ok_or_else(|| file_error(&self.origin, format!("no tensor `{name}`")))?;
+        if tensor.shape != shape {
+            let problem = format!("tensor `{name}` is {:?}, config.json means {shape:?}", tensor.shape);
+            return Err(file_error(&self.origin, problem));
+        }
+        Ok(tensor)
+    }
+
+    fn add(&mut self, path: &Path, bytes: Bytes) -> Result<()> {
+        let damaged = |error| file_error(path, format!("not a whole safetensors file ({error})"));
+        let content = bytes.as_slice();
+        let start = content.as_ptr() as usize;
+        for (name, view) in SafeTensors::deserialize(content).map_err(damaged)?.tensors() {
+            if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                if name.ends_with("rotary_emb.inv_freq") {
+                    continue;
+                }
+                let problem = format!("tensor `{name}` has type {:?}; F32, F16 and BF16 are read", view.dtype());
+                return Err(file_error(path, problem));
+            }
+            let first = view.data().as_ptr() as usize - start;
+            let tensor = StoredTensor {
+                bytes: bytes.clone(),
+                range: first..first + view.data().len(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+            };
+            self.tensors.insert(name, tensor);
+        }
+        Ok(())
+    }
+}
+
+/// An error about a file.
+pub(crate) fn file_error(path: &Path, problem: impl Into<String>) -> EngineError {
+    EngineError::File { path: path.to_owned(), problem: problem.into() }
+}
+
+/// Reads a small file whole.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| file_error(path, format!("cannot be read ({error})")))
+}
+
+fn map_file(path: &Path) -> Result<Bytes> {
+    let cannot = |error| file_error(path, format!("cannot be read ({error})"));
+    let file = File::open(path).map_err(cannot)?;
+    if file.metadata().map_err(cannot)?.len() == 0 {
+        return Err(file_error(path, "is empty"));
+    }
+    #[expect(unsafe_code, reason = "mapping a file needs it")]
+    // SAFETY: the map is read-only; checkpoints are not changed while they are in use.
+    let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
+    Ok(Bytes::Mapped(Arc::new(map)))
+}
+
+/// File names of the shards that an index lists.
+fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+    let foreign = || file_error(index, "is not an index of shards (no `weight_map` of file names)");
+    let json: serde_json::Value = serde_json::from_slice(&read_file(index)?).map_err(|_| foreign())?;
+    let map = json.get("weight_map").and_then(serde_json::Value::as_object).ok_or_else(foreign)?;
+    map.values().map(|name| name.as_str().map(str::to_owned).ok_or_else(foreign)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::TensorView;
+
+    fn write(path: &Path, name: &str, dtype: Dtype, bytes: &[u8], shape: Vec<usize>) {
+        let view = TensorView::new(dtype, shape, bytes).unwrap();
+        std::fs::write(path, safetensors::serialize([(name, view)], None).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn all_number_formats_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let values = [1.5f32, -2.0, 0.25, 8.0];
+        let bf: Vec<u8> = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
+        let half: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+        let full: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        for (dtype, bytes) in [(Dtype::BF16, bf), (Dtype::F16, half), (Dtype::F32, full)] {
+            write(&path, "w", dtype, &bytes, vec![2, 2]);
+            let files = TensorFiles::open_folder(folder.path()).unwrap();
+            let mut row = [0.0; 2];
+            files.get("w", &[2, 2]).unwrap().copy(2, &mut row);
+            assert_eq!(row, values[2..]);
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_refused_with_their_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let refused = || TensorFiles::open_folder(folder.path()).unwrap_err().to_string();
+        assert!(refused().contains("holds neither"));
+        for content in [&b""[..], b"<html>", &[255; 64], &[8, 0, 0, 0, 0, 0, 0, 0]] {
+            std::fs::write(&path, content).unwrap();
+            assert!(refused().contains("model.safetensors"), "{}", refused());
+        }
+        write(&path, "w", Dtype::F32, &[0; 16], vec![4]);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        assert!(refused().contains("not a whole safetensors file"));
+        write(&path, "w", Dtype::I64, &[0; 16], vec![2]);
+        assert!(refused().contains("I64"));
+    }
+
+    #[test]
+    fn a_wrong_shape_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("model.safetensors"), "w", Dtype::F32, &[0; 16], vec![4]);
+        let files = TensorFiles::open_folder(folder.path()).unwrap();
+        assert!(files.get("w", &[2, 2]).unwrap_err().to_string().contains("[2, 2]"));
+        assert!(files.get("v", &[4]).unwrap_err().to_string().contains("no tensor `v`"));
+    }
+}
