@@ -7,4 +7,7 @@ pub mod engine;
 pub mod error;
 mod kv;
 pub mod load;
+pub mod text_stream;
+pub mod tokenizer;
+pub mod tokenizer_config;
 mod weights;

@@ -1,0 +1,320 @@
+//! Text to token ids and back, as the checkpoint's `tokenizer.json` says.
+//!
+//! Encoding is that of Hugging Face `tokenizers`: special tokens inside the text are recognised, and the special
+//! tokens that the model expects at the start are added on request. Going back, each token stands for exact *bytes*
+//! ([`Tokenizer::token_bytes`]): a token may end inside a character, and the text of a list of tokens is the text of
+//! their bytes joined ([`TextStream`](crate::text_stream::TextStream) does that one token at a time).
+//!
+//! Three ways of writing bytes in a vocabulary are known: the byte-level alphabet of GPT-2 (`Ġ` for a space), the
+//! SentencePiece way (`▁` for a space, `<0xE2>` for a byte), and added tokens, which stand for their own text.
+
+use crate::error::{EngineError, Result};
+use crate::tokenizer_config::{TokenizerConfig, eos_token_ids};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::Path;
+use tpv_core::phase::ThinkingMarkers;
+
+/// The largest `tokenizer.json` that is read, in bytes; those of known models have at most 35 MB.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+/// The largest token number that a vocabulary may hold.
+const MAX_TOKEN_ID: u32 = (1 << 22) - 1;
+
+/// A checkpoint's tokenizer.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    encoder: tokenizers::Tokenizer,
+    table: ByteTable,
+    sha256: String,
+    /// What a prompt starts with beyond what `tokenizer.json` says.
+    bos: Option<BosRule>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BosRule {
+    id: u32,
+    wanted: bool,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let file = |problem: String| EngineError::File { path: path.to_path_buf(), problem };
+        let length = std::fs::metadata(path).map_err(|error| file(error.to_string()))?.len();
+        if length > MAX_FILE_BYTES {
+            return Err(file(format!("{length} bytes are too many for a tokenizer (at most {MAX_FILE_BYTES})")));
+        }
+        let json = std::fs::read(path).map_err(|error| file(error.to_string()))?;
+        Self::from_bytes(&json).map_err(|error| match error {
+            EngineError::Tokenizer(problem) => file(problem),
+            other => other,
+        })
+    }
+
+    /// Reads the bytes of a `tokenizer.json`.
+    pub fn from_bytes(json: &[u8]) -> Result<Self> {
+        let mut encoder = tokenizers::Tokenizer::from_bytes(json)
+            .map_err(|error| EngineError::Tokenizer(format!("this is no usable tokenizer.json: {error}")))?;
+        // A file may carry the cutting and padding of the run that wrote it; prompts want neither.
+        encoder.with_padding(None);
+        encoder.with_truncation(None).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
+        let table = ByteTable::of(&encoder)?;
+        Ok(Self { encoder, table, sha256: hex(&Sha256::digest(json)), bos: None })
+    }
+
+    /// Follows `tokenizer_config.json` where it overrules `tokenizer.json`: `add_bos_token`.
+    ///
+    /// `true` holds for every class; `false` for the Llama classes alone, whose transformers code rebuilds the rule
+    /// from this flag (others keep what `tokenizer.json` says).
+    pub fn with_config(mut self, config: &TokenizerConfig) -> Self {
+        let rebuilds = config.tokenizer_class.as_deref().is_some_and(|class| class.contains("Llama"));
+        let id = config.bos_token().and_then(|token| self.encoder.token_to_id(token));
+        self.bos = match (config.add_bos_token, id) {
+            (Some(wanted), Some(id)) if wanted || rebuilds => Some(BosRule { id, wanted }),
+            _ => None,
+        };
+        self
+    }
+
+    /// The token ids of a text. Special tokens inside the text are recognised; with `add_special_tokens` those that
+    /// every prompt of this model starts with are added (say `false` for a text from a chat template, which writes
+    /// them itself).
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self
+            .encoder
+            .encode_fast(text, add_special_tokens)
+            .map_err(|error| EngineError::Tokenizer(format!("the text cannot be encoded: {error}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        if add_special_tokens {
+            self.apply_bos_rule(&mut ids);
+        }
+        Ok(ids)
+    }
+
+    fn apply_bos_rule(&self, ids: &mut Vec<u32>) {
+        let Some(BosRule { id, wanted }) = self.bos else { return };
+        match (wanted, ids.first() == Some(&id)) {
+            (true, false) => ids.insert(0, id),
+            (false, true) => drop(ids.remove(0)),
+            _ => {}
+        }
+    }
+
+    /// The bytes that a token stands for; empty for a number that is no token.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.table.bytes(id)
+    }
+
+    /// The text of some tokens, special ones included; bytes that are no text become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The number of the token with this text, as the file writes it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.encoder.token_to_id(token)
+    }
+
+    /// Whether the file calls the token special (such as the end of a sequence, which is no text to show).
+    pub fn is_special(&self, id: u32) -> bool {
+        self.table.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// One more than the largest token number. The model's logits may be longer (padding) but never shorter.
+    pub fn vocab_size(&self) -> usize {
+        self.table.spans.len()
+    }
+
+    /// SHA-256 of the file, in hexadecimal.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The tokens that end a sequence, from the first source that names any: `generation_config.json`, `config.json`,
+    /// the `eos_token` of `tokenizer_config.json`. Empty when none does.
+    pub fn eos_ids(
+        &self,
+        generation_config: Option<&[u8]>,
+        model_config: Option<&[u8]>,
+        tokenizer_config: Option<&TokenizerConfig>,
+    ) -> Result<Vec<u32>> {
+        for (file_name, json) in [("generation_config.json", generation_config), ("config.json", model_config)] {
+            let ids = json.map_or(Ok(Vec::new()), |json| eos_token_ids(file_name, json))?;
+            if !ids.is_empty() {
+                return Ok(ids);
+            }
+        }
+        let token = tokenizer_config.and_then(TokenizerConfig::eos_token);
+        Ok(token.and_then(|token| self.token_id(token)).into_iter().collect())
+    }
+
+    /// The tokens that write the end of the thinking, one where the vocabulary has it as a token.
+    ///
+    /// An error when no tokens stand for its bytes.
+    pub fn end_of_thinking_ids(&self, markers: &ThinkingMarkers) -> Result<Vec<u32>> {
+        let marker = markers.end.as_str();
+        let encoded = self.encode(marker, false)?;
+        let writes_marker =
+            !encoded.is_empty() && encoded.iter().flat_map(|&id| self.token_bytes(id)).eq(marker.as_bytes());
+        let ids = if writes_marker { Some(encoded) } else { self.table.spell(marker.as_bytes()) };
+        ids.ok_or_else(|| {
+            EngineError::Tokenizer(format!(
+                "no tokens write {marker:?}, so the end of the thinking can be neither seen nor forced; \
+                 use a reasoning model, or name the text that ends its thinking"
+            ))
+        })
+    }
+
+    /// What a user should know about the end of the thinking: that it is several tokens, which theta must bring about
+    /// one after the other. `None` when it is one token.
+    pub fn end_of_thinking_notice(&self, markers: &ThinkingMarkers) -> Result<Option<String>> {
+        let count = self.end_of_thinking_ids(markers)?.len();
+        Ok((count > 1).then(|| {
+            format!(
+                "{:?} is {count} tokens in this tokenizer, not one: figures about its logit speak of the first of them",
+                markers.end
+            )
+        }))
+    }
+}
+
+/// The bytes of every token, joined, with the place of each.
+#[derive(Debug, Clone, Default)]
+struct ByteTable {
+    bytes: Vec<u8>,
+    /// Start and end in `bytes`, by token number.
+    spans: Vec<(u32, u32)>,
+    special: Vec<bool>,
+    added: Vec<bool>,
+}
+
+impl ByteTable {
+    fn of(encoder: &tokenizers::Tokenizer) -> Result<Self> {
+        let added = encoder.get_added_tokens_decoder();
+        let model_tokens = encoder.get_vocab(false);
+        let ids = model_tokens.values().chain(added.keys());
+        let Some(&last) = ids.max() else {
+            return Err(EngineError::Tokenizer("the vocabulary is empty".into()));
+        };
+        if last > MAX_TOKEN_ID {
+            return Err(EngineError::Tokenizer(format!(
+                "token number {last} is out of range (at most {MAX_TOKEN_ID})"
+            )));
+        }
+        let alphabet = Alphabet::of(encoder)?;
+        let mut texts: Vec<Option<Vec<u8>>> = vec![None; last as usize + 1];
+        for (token, id) in model_tokens {
+            texts[id as usize] = Some(alphabet.bytes(&token));
+        }
+        for (&id, token) in &added {
+            texts[id as usize] = Some(token.content.clone().into_bytes());
+        }
+        let mut table = Self { added: vec![false; texts.len()], special: vec![false; texts.len()], ..Self::default() };
+        for (&id, token) in &added {
+            table.added[id as usize] = true;
+            table.special[id as usize] = token.special;
+        }
+        texts.iter().for_each(|text| table.append(text.as_deref().unwrap_or_default()));
+        Ok(table)
+    }
+
+    fn append(&mut self, text: &[u8]) {
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(text);
+        self.spans.push((start, self.bytes.len() as u32));
+    }
+
+    fn bytes(&self, id: u32) -> &[u8] {
+        self.spans.get(id as usize).map_or(&[], |&(start, end)| &self.bytes[start as usize..end as usize])
+    }
+
+    /// Ordinary tokens that write `text`: always the longest one that fits.
+    fn spell(&self, text: &[u8]) -> Option<Vec<u32>> {
+        let mut ids = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let fits = |&id: &u32| {
+                let bytes = self.bytes(id);
+                !self.added[id as usize] && !bytes.is_empty() && rest.starts_with(bytes)
+            };
+            let longest = (0..self.spans.len() as u32).filter(fits).max_by_key(|&id| self.bytes(id).len())?;
+            rest = &rest[self.bytes(longest).len()..];
+            ids.push(longest);
+        }
+        Some(ids)
+    }
+}
+
+/// How a vocabulary writes bytes as text.
+#[derive(Debug, Clone)]
+enum Alphabet {
+    /// Every byte is one printable character (GPT-2).
+    ByteLevel(HashMap<char, u8>),
+    /// `▁` is a space and `<0xE2>` a byte (SentencePiece).
+    SentencePiece,
+}
+
+impl Alphabet {
+    fn of(encoder: &tokenizers::Tokenizer) -> Result<Self> {
+        let parts = (encoder.get_decoder(), encoder.get_pre_tokenizer(), encoder.get_normalizer());
+        let parts = serde_json::to_value(parts).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
+        let mut kinds = Vec::new();
+        collect_kinds(&parts, &mut kinds);
+        if kinds.iter().any(|kind| kind == "ByteLevel") {
+            return Ok(Self::ByteLevel(byte_level_alphabet()));
+        }
+        if let Some(kind) = kinds.iter().find(|kind| ["WordPiece", "BPEDecoder", "CTC"].contains(&kind.as_str())) {
+            return Err(EngineError::Tokenizer(format!(
+                "its {kind} decoder does not say which bytes a token stands for; \
+                 byte-level and SentencePiece tokenizers are supported"
+            )));
+        }
+        Ok(Self::SentencePiece)
+    }
+
+    fn bytes(&self, token: &str) -> Vec<u8> {
+        match self {
+            Self::ByteLevel(byte_of) => {
+                let bytes: Option<Vec<u8>> = token.chars().map(|letter| byte_of.get(&letter).copied()).collect();
+                bytes.unwrap_or_else(|| token.as_bytes().to_vec())
+            }
+            Self::SentencePiece => match byte_token(token) {
+                Some(byte) => vec![byte],
+                None => token.replace('\u{2581}', " ").into_bytes(),
+            },
+        }
+    }
+}
+
+/// The value of a byte token, `<0xE2>`.
+fn byte_token(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+        .then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// The names of all parts, nested ones included.
+fn collect_kinds(parts: &Value, kinds: &mut Vec<String>) {
+    match parts {
+        Value::Array(list) => list.iter().for_each(|part| collect_kinds(part, kinds)),
+        Value::Object(fields) => {
+            kinds.extend(fields.get("type").and_then(Value::as_str).map(String::from));
+            fields.values().for_each(|part| collect_kinds(part, kinds));
+        }
+        _ => {}
+    }
+}
+
+/// GPT-2's alphabet: bytes that print stand for themselves, the others for the characters from U+0100 on, in order.
+fn byte_level_alphabet() -> HashMap<char, u8> {
+    let prints = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let hidden = (0..=255).filter(|&byte| !prints(byte));
+    let moved = ('\u{100}'..).zip(hidden);
+    (0..=255).filter(|&byte| prints(byte)).map(|byte| (char::from(byte), byte)).chain(moved).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
