@@ -10,6 +10,7 @@
 
 pub mod event;
 pub mod fit;
+pub mod grade;
 pub mod gram;
 pub mod phase;
 pub mod policy;

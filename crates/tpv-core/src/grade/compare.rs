@@ -1,0 +1,311 @@
+//! Whether two answers say the same, and by which argument.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{Signed, ToPrimitive, Zero};
+
+use super::answer::{Answer, is_name};
+use super::node::Node;
+use super::unit::Unit;
+use super::value::{Budget, Evaluator, Likeness, Value};
+use super::verdict::{EqualBy, Why};
+
+/// Points at which expressions with variables are compared.
+const POINTS: u32 = 8;
+/// Points that both expressions must be defined at.
+const NEEDED_POINTS: usize = 4;
+/// A rounded decimal must show at least this many digits after the point, and as many significant ones.
+const ROUNDED_DIGITS: usize = 6;
+
+/// `None`: they differ.
+pub(super) type Found = Result<Option<EqualBy>, Why>;
+
+/// Compares two answers. Symmetric.
+pub(super) fn answers(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
+    budget.pay(1)?;
+    match (a, b) {
+        (Answer::Value(a), Answer::Value(b)) => values(a, b, budget),
+        (Answer::Text(a), Answer::Text(b)) => Ok(same_words(a, b).then_some(EqualBy::Text)),
+        (Answer::Matrix(a), Answer::Matrix(b)) => matrices(a, b, budget),
+        (Answer::Ordered { .. }, Answer::Ordered { .. }) => tuples(a, b, budget),
+        (Answer::Joined { sign: s, items: a }, Answer::Joined { sign: t, items: b }) => match (s, t) {
+            ('∖', '∖') => in_order(a, b, budget),
+            (s, t) if s == t => in_any_order(a, b, budget),
+            _ => Ok(None),
+        },
+        (Answer::Many { items: a, .. }, Answer::Many { items: b, .. }) => in_any_order(a, b, budget),
+        // "x < 2 or x > 3".
+        (Answer::Many { items: a, .. }, Answer::Joined { sign: '∪', items: b })
+        | (Answer::Joined { sign: '∪', items: a }, Answer::Many { items: b, .. }) => in_any_order(a, b, budget),
+        (Answer::Equation { .. }, Answer::Equation { .. }) => equations(a, b, budget),
+        (Answer::Comparison { sign: s, lhs: a, rhs: b }, Answer::Comparison { sign: t, lhs: c, rhs: d }) if s == t => {
+            proportional(&difference(a, b), &difference(c, d), *s != '≠', budget)
+        }
+        (Answer::Equation { lhs, rhs }, other) | (other, Answer::Equation { lhs, rhs }) => {
+            assigned(lhs, rhs, other, budget)
+        }
+        (Answer::Many { bare: true, items: a }, Answer::Ordered { items: b, .. })
+        | (Answer::Ordered { items: b, .. }, Answer::Many { bare: true, items: a })
+            if a.len() == b.len() =>
+        {
+            in_order(a, b, budget)
+        }
+        (Answer::Many { items, .. }, other) | (other, Answer::Many { items, .. }) if items.len() == 1 => {
+            answers(&items[0], other, budget)
+        }
+        (Answer::Matrix(rows), Answer::Ordered { items, .. })
+        | (Answer::Ordered { items, .. }, Answer::Matrix(rows)) => vector(rows, items, budget),
+        _ => Ok(None),
+    }
+}
+
+/// The loosest argument of all the parts, or that one of them differs.
+fn all(found: impl Iterator<Item = Found>) -> Found {
+    let mut loosest = EqualBy::Text;
+    for part in found {
+        match part? {
+            Some(by) => loosest = loosest.max(by),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(loosest))
+}
+
+fn in_order(a: &[Answer], b: &[Answer], budget: &mut Budget) -> Found {
+    if a.len() != b.len() {
+        return Ok(None);
+    }
+    all(a.iter().zip(b).map(|(a, b)| answers(a, b, budget)))
+}
+
+fn in_any_order(a: &[Answer], b: &[Answer], budget: &mut Budget) -> Found {
+    if a.len() != b.len() {
+        return Ok(None);
+    }
+    let mut rest: Vec<&Answer> = b.iter().collect();
+    all(a.iter().map(|a| {
+        for at in 0..rest.len() {
+            if let Some(by) = answers(a, rest[at], budget)? {
+                rest.swap_remove(at);
+                return Ok(Some(by));
+            }
+        }
+        Ok(None)
+    }))
+}
+
+fn tuples(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
+    let (Answer::Ordered { open, close, items: a }, Answer::Ordered { open: open_b, close: close_b, items: b }) =
+        (a, b)
+    else {
+        return Ok(None);
+    };
+    // Two items may be an interval, whose brackets mean something; more cannot.
+    if a.len() == 2 && (kind(*open), kind(*close)) != (kind(*open_b), kind(*close_b)) {
+        return Ok(None);
+    }
+    in_order(a, b, budget)
+}
+
+/// Angle brackets stand for round ones.
+fn kind(bracket: char) -> char {
+    match bracket {
+        '⟨' => '(',
+        '⟩' => ')',
+        other => other,
+    }
+}
+
+fn matrices(a: &[Vec<Answer>], b: &[Vec<Answer>], budget: &mut Budget) -> Found {
+    if a.len() != b.len() {
+        return Ok(None);
+    }
+    all(a.iter().zip(b).map(|(a, b)| in_order(a, b, budget)))
+}
+
+/// A matrix of one row or one column against a tuple.
+fn vector(rows: &[Vec<Answer>], items: &[Answer], budget: &mut Budget) -> Found {
+    if rows.len() > 1 && rows.iter().any(|row| row.len() != 1) {
+        return Ok(None);
+    }
+    let cells: Vec<&Answer> = rows.iter().flatten().collect();
+    if cells.len() != items.len() {
+        return Ok(None);
+    }
+    all(cells.into_iter().zip(items).map(|(a, b)| answers(a, b, budget)))
+}
+
+/// `x = 5` against `5`.
+fn assigned(lhs: &Node, rhs: &Node, other: &Answer, budget: &mut Budget) -> Found {
+    if is_name(lhs) || !lhs.has_variable() {
+        return answers(&Answer::Value(rhs.clone()), other, budget);
+    }
+    if is_name(rhs) {
+        return answers(&Answer::Value(lhs.clone()), other, budget);
+    }
+    Ok(None)
+}
+
+fn equations(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
+    let (Answer::Equation { lhs, rhs }, Answer::Equation { lhs: lhs_b, rhs: rhs_b }) = (a, b) else { return Ok(None) };
+    if lhs == lhs_b || !(lhs.has_variable() || rhs.has_variable()) {
+        return values(rhs, rhs_b, budget);
+    }
+    proportional(&difference(lhs, rhs), &difference(lhs_b, rhs_b), false, budget)
+}
+
+fn difference(a: &Node, b: &Node) -> Node {
+    Node::Sum(vec![a.clone(), Node::Negate(Box::new(b.clone()))])
+}
+
+/// Whether two expressions are the same but for a constant factor (a positive one, if so asked).
+fn proportional(a: &Node, b: &Node, positive: bool, budget: &mut Budget) -> Found {
+    let mut factor: Option<Value> = None;
+    let mut points = 0;
+    for point in 0..POINTS {
+        let mut at = Evaluator { point, floating: false, budget };
+        let Some((a, b)) = both_defined(at.value(a), at.value(b))? else { continue };
+        let ratio = Node::Quotient(Box::new(constant(a)), Box::new(constant(b)));
+        let Ok(ratio) = at.value(&ratio) else { return Ok(None) };
+        let zero = ratio.float()?.norm() < 1e-9;
+        let unlike = factor.as_ref().map(|factor| factor.likeness(&ratio)).transpose()? == Some(Likeness::Unlike);
+        if zero || unlike || positive && ratio.float()?.re < 0.0 {
+            return Ok(None);
+        }
+        factor = Some(ratio);
+        points += 1;
+    }
+    if points < NEEDED_POINTS { Err(Why::Undefined) } else { Ok(Some(EqualBy::Algebra)) }
+}
+
+/// A value as a node again. Imaginary parts are dropped: equations are compared over the reals.
+fn constant(value: Value) -> Node {
+    match value {
+        Value::Exact(value) => Node::Mixed(value),
+        Value::Approximate(value) => Node::Mixed(BigRational::from_float(value.re).unwrap_or_else(BigRational::zero)),
+    }
+}
+
+fn both_defined(a: Result<Value, Why>, b: Result<Value, Why>) -> Result<Option<(Value, Value)>, Why> {
+    match (a, b) {
+        (Err(Why::Undefined), _) | (_, Err(Why::Undefined)) => Ok(None),
+        (a, b) => Ok(Some((a?, b?))),
+    }
+}
+
+/// Two values with their units.
+fn values(a: &Node, b: &Node, budget: &mut Budget) -> Found {
+    if a == b {
+        return Ok(Some(EqualBy::Text));
+    }
+    if let (Some(a), Some(b)) = (infinite_sign(a), infinite_sign(b)) {
+        return Ok((a == b).then_some(EqualBy::Number));
+    }
+    if infinite_sign(a).is_some() || infinite_sign(b).is_some() {
+        return Ok(None);
+    }
+    if let (Node::Based { digits, base }, other) | (other, Node::Based { digits, base }) = (a, b) {
+        return based(digits, base, other);
+    }
+    let ((a, unit_a), (b, unit_b)) = (Unit::split(a), Unit::split(b));
+    let bare = numbers(&a, &b, budget)?;
+    if unit_a == unit_b {
+        return Ok(bare);
+    }
+    if unit_a.conflicts(&unit_b) {
+        return Ok(None);
+    }
+    if bare.is_some() {
+        return Ok(Some(EqualBy::Unit));
+    }
+    let in_full = |node: &Node, unit: &Unit| unit.meaning(node.clone());
+    Ok(numbers(&in_full(&a, &unit_a), &in_full(&b, &unit_b), budget)?.map(|_| EqualBy::Unit))
+}
+
+fn based(digits: &str, base: &BigInt, other: &Node) -> Found {
+    let same = match other {
+        Node::Based { digits: digits_b, base: base_b } => {
+            digits.trim_start_matches('0') == digits_b.trim_start_matches('0') && base == base_b
+        }
+        _ => false,
+    };
+    Ok(same.then_some(EqualBy::Number))
+}
+
+fn infinite_sign(node: &Node) -> Option<bool> {
+    match node {
+        Node::Infinity => Some(true),
+        Node::Negate(inner) => infinite_sign(inner).map(|sign| !sign),
+        _ => None,
+    }
+}
+
+/// Two expressions without units.
+fn numbers(a: &Node, b: &Node, budget: &mut Budget) -> Found {
+    if a.has_variable() || b.has_variable() {
+        return match identical(a, b, false, budget) {
+            Err(Why::TooLarge) => identical(a, b, true, budget),
+            found => found,
+        };
+    }
+    let mut at = Evaluator { point: 0, floating: false, budget };
+    let (value_a, value_b) = (at.value(a)?, at.value(b)?);
+    match value_a.likeness(&value_b)? {
+        Likeness::Exact => Ok(Some(EqualBy::Number)),
+        Likeness::Approximate => Ok(Some(EqualBy::Numeric)),
+        Likeness::Unlike => {
+            let rounded = is_rounding(a, &value_a, &value_b)? || is_rounding(b, &value_b, &value_a)?;
+            Ok(rounded.then_some(EqualBy::Rounding))
+        }
+    }
+}
+
+/// Whether two expressions have equal values at all points where both have one.
+fn identical(a: &Node, b: &Node, floating: bool, budget: &mut Budget) -> Found {
+    let mut points = 0;
+    for point in 0..POINTS {
+        let mut at = Evaluator { point, floating, budget };
+        let Some((a, b)) = both_defined(at.value(a), at.value(b))? else { continue };
+        if a.likeness(&b)? == Likeness::Unlike {
+            return Ok(None);
+        }
+        points += 1;
+    }
+    if points < NEEDED_POINTS { Err(Why::Undefined) } else { Ok(Some(EqualBy::Algebra)) }
+}
+
+/// Whether a decimal as written is the other value, rounded to the digits shown.
+fn is_rounding(written: &Node, value: &Value, other: &Value) -> Result<bool, Why> {
+    let literal = match written {
+        Node::Negate(inner) => inner,
+        other => other,
+    };
+    let (Node::Number(literal), Value::Exact(shown)) = (literal, value) else { return Ok(false) };
+    let significant = literal.digits.trim_start_matches('0').len();
+    if literal.fraction_digits < ROUNDED_DIGITS || significant < ROUNDED_DIGITS || shown.is_zero() {
+        return Ok(false);
+    }
+    let half = BigRational::new(BigInt::from(5), BigInt::from(10).pow(literal.fraction_digits as u32 + 1));
+    if let Value::Exact(other) = other {
+        return Ok((other - shown).abs() <= half && finer(other, literal.fraction_digits));
+    }
+    let gap = (other.float()? - value.float()?).norm();
+    Ok(gap <= half.to_f64().unwrap_or(0.0) * 1.000_001)
+}
+
+/// Whether an exact value needs more digits than were shown: two decimals of equal length are never roundings.
+fn finer(value: &BigRational, fraction_digits: usize) -> bool {
+    let scale = BigInt::from(10).pow(fraction_digits.min(400) as u32);
+    !(value * BigRational::from_integer(scale)).is_integer()
+}
+
+/// Prose is the same when its letters and digits are, articles aside.
+fn same_words(a: &str, b: &str) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        text.split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !matches!(*word, "" | "the" | "a" | "an"))
+            .map(str::to_owned)
+            .collect()
+    };
+    words(a) == words(b)
+}

@@ -1,0 +1,621 @@
+//! The words of an answer: LaTeX, plain text and the Unicode signs that stand for them, as one list of tokens.
+//!
+//! What only shapes the print (`\left`, `\!`, `$`, `\displaystyle`, fonts) is left out, so that two texts that print
+//! alike have the same tokens. Work and memory are linear in the text, which is at most [`MAX_BYTES`] long.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{One, Zero};
+
+use super::verdict::Why;
+
+/// The longest answer that is read, in bytes.
+pub(super) const MAX_BYTES: usize = 4096;
+/// The most tokens that an answer may have.
+const MAX_TOKENS: usize = 2048;
+/// The most digits of one number.
+const MAX_DIGITS: usize = 400;
+
+/// A number as it was written: its exact value and how it was spelled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Literal {
+    pub(super) value: BigRational,
+    /// Digits after the decimal point.
+    pub(super) fraction_digits: usize,
+    /// The digits alone, for numbers with a base.
+    pub(super) digits: String,
+}
+
+/// One token. Punctuation is one character, for commands the Unicode sign they stand for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Token {
+    Number(Literal),
+    /// A variable or constant: one letter or a Greek name.
+    Symbol(String),
+    /// Prose: a plain word or the content of `\text{..}`, in lower case.
+    Word(String),
+    /// A named function such as `sin`.
+    Function(&'static str),
+    /// `\frac`, `\sqrt`, `\binom`.
+    Command(&'static str),
+    /// `\begin` of a matrix-like environment; its end is `Punct('⟧')`.
+    Begin,
+    Punct(char),
+}
+
+/// A token and whether white space stood before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spaced {
+    pub(super) token: Token,
+    pub(super) space_before: bool,
+}
+
+const FUNCTIONS: &[&str] = &[
+    "arcsin", "arccos", "arctan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec",
+    "csc", "log", "ln", "lg", "exp", "gcd", "lcm", "min", "max", "abs", "floor", "ceil",
+];
+
+const GREEK: &[&str] = &[
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "varepsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "pi",
+    "rho",
+    "sigma",
+    "tau",
+    "phi",
+    "varphi",
+    "chi",
+    "psi",
+    "omega",
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Lambda",
+    "Sigma",
+    "Phi",
+    "Psi",
+    "Omega",
+    "ell",
+];
+
+/// Commands that leave no trace.
+const SILENT: &[&str] = &[
+    "left",
+    "right",
+    "big",
+    "Big",
+    "bigg",
+    "Bigg",
+    "bigl",
+    "bigr",
+    "Bigl",
+    "Bigr",
+    "displaystyle",
+    "textstyle",
+    "quad",
+    "qquad",
+    "limits",
+    "bf",
+    "rm",
+    "it",
+    "sf",
+    "tt",
+    "cal",
+    "mathbf",
+    "mathit",
+    "mathsf",
+    "boldsymbol",
+    "bm",
+    "vec",
+    "hat",
+    "bar",
+    "boxed",
+    "fbox",
+    "mathop",
+    "mathord",
+    "phantom",
+    "hspace",
+    "Large",
+    "large",
+    "small",
+    "middle",
+    "widehat",
+    "overrightarrow",
+    "overarc",
+    "underline",
+    "bold",
+    "mathcal",
+    "ensuremath",
+    "nolimits",
+];
+
+/// Commands whose braces hold prose.
+const PROSE: &[&str] =
+    &["text", "mbox", "textbf", "textit", "textrm", "mathrm", "operatorname", "hbox", "texttt", "textsf"];
+
+/// Commands that stand for one sign.
+const SIGNS: &[(&str, char)] = &[
+    ("cdot", '*'),
+    ("times", '*'),
+    ("ast", '*'),
+    ("div", '/'),
+    ("pm", '±'),
+    ("mp", '∓'),
+    ("le", '≤'),
+    ("leq", '≤'),
+    ("leqslant", '≤'),
+    ("ge", '≥'),
+    ("geq", '≥'),
+    ("geqslant", '≥'),
+    ("lt", '<'),
+    ("gt", '>'),
+    ("ne", '≠'),
+    ("neq", '≠'),
+    ("approx", '='),
+    ("equiv", '='),
+    ("colon", ':'),
+    ("in", '∈'),
+    ("cup", '∪'),
+    ("cap", '∩'),
+    ("setminus", '∖'),
+    ("backslash", '∖'),
+    ("infty", '∞'),
+    ("circ", '°'),
+    ("degree", '°'),
+    ("emptyset", '∅'),
+    ("varnothing", '∅'),
+    ("lbrace", '⦃'),
+    ("rbrace", '⦄'),
+    ("langle", '⟨'),
+    ("rangle", '⟩'),
+    ("lfloor", '⌊'),
+    ("rfloor", '⌋'),
+    ("lceil", '⌈'),
+    ("rceil", '⌉'),
+    ("vert", '|'),
+    ("lvert", '|'),
+    ("rvert", '|'),
+    ("mid", '|'),
+    ("land", ','),
+    ("wedge", ','),
+    ("lor", ','),
+    ("vee", ','),
+    ("prime", '\''),
+    ("percent", '%'),
+    ("lbrack", '['),
+    ("rbrack", ']'),
+    ("lparen", '('),
+    ("rparen", ')'),
+];
+
+/// Unicode characters and what they stand for.
+const UNICODE: &[(char, char)] = &[
+    ('−', '-'),
+    ('–', '-'),
+    ('—', '-'),
+    ('×', '*'),
+    ('·', '*'),
+    ('⋅', '*'),
+    ('∗', '*'),
+    ('∙', '*'),
+    ('÷', '/'),
+    ('⁄', '/'),
+    ('∕', '/'),
+    ('≈', '='),
+    ('º', '°'),
+    ('⟪', '⟨'),
+    ('⟫', '⟩'),
+    ('⩽', '≤'),
+    ('⩾', '≥'),
+    ('′', '\''),
+    ('’', '\''),
+    ('⊘', '∅'),
+    ('（', '('),
+    ('）', ')'),
+    ('，', ','),
+];
+
+/// Two-letter units that are not read as a product of two variables when they follow a number.
+const SHORT_UNITS: &[&str] = &[
+    "cm", "mm", "km", "dm", "kg", "mg", "ml", "mL", "in", "ft", "yd", "mi", "oz", "lb", "hr", "pm", "am", "mph", "sq",
+    "cu", "of",
+];
+
+/// Splits an answer into tokens.
+pub(super) fn tokens(text: &str) -> Result<Vec<Spaced>, Why> {
+    if text.len() > MAX_BYTES {
+        return Err(Why::TooLong);
+    }
+    let mut lexer = Lexer { chars: text.chars().collect(), at: 0, out: Vec::new(), space: false, brackets: 0 };
+    lexer.run()?;
+    lexer.trim_end();
+    Ok(lexer.out)
+}
+
+struct Lexer {
+    chars: Vec<char>,
+    at: usize,
+    out: Vec<Spaced>,
+    space: bool,
+    /// Open round, square and set brackets: inside them a comma never groups thousands.
+    brackets: usize,
+}
+
+impl Lexer {
+    fn run(&mut self) -> Result<(), Why> {
+        while let Some(c) = self.peek(0) {
+            if self.out.len() >= MAX_TOKENS {
+                return Err(Why::TooLong);
+            }
+            match c {
+                '\\' => self.command()?,
+                '0'..='9' => self.number()?,
+                '.' if self.peek(1).is_some_and(|d| d.is_ascii_digit()) => self.number()?,
+                c if c.is_ascii_alphabetic() => self.letters(),
+                c => self.sign(c)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn peek(&self, ahead: usize) -> Option<char> {
+        self.chars.get(self.at + ahead).copied()
+    }
+
+    fn push(&mut self, token: Token) {
+        match &token {
+            Token::Punct('(' | '[' | '⦃' | '⟨') => self.brackets += 1,
+            Token::Punct(')' | ']' | '⦄' | '⟩') => self.brackets = self.brackets.saturating_sub(1),
+            _ => {}
+        }
+        self.out.push(Spaced { token, space_before: std::mem::take(&mut self.space) });
+    }
+
+    /// A full stop, comma or similar at the very end belongs to the sentence around the answer.
+    fn trim_end(&mut self) {
+        while let Some(Spaced { token: Token::Punct('.' | ',' | ';' | ':'), .. }) = self.out.last() {
+            self.out.pop();
+        }
+    }
+
+    fn sign(&mut self, c: char) -> Result<(), Why> {
+        self.at += 1;
+        let c = UNICODE.iter().find(|(from, _)| *from == c).map_or(c, |(_, to)| *to);
+        match c {
+            c if c.is_whitespace() => self.space = true,
+            '$' | '£' | '€' | '\u{200b}' => {}
+            '~' => self.space = true,
+            '*' if self.peek(0) == Some('*') => {
+                self.at += 1;
+                self.push(Token::Punct('^'));
+            }
+            '<' | '>' if self.peek(0) == Some('=') => {
+                self.at += 1;
+                self.push(Token::Punct(if c == '<' { '≤' } else { '≥' }));
+            }
+            '!' if self.peek(0) == Some('=') => {
+                self.at += 1;
+                self.push(Token::Punct('≠'));
+            }
+            'π' => self.push(Token::Symbol("pi".into())),
+            'θ' => self.push(Token::Symbol("theta".into())),
+            'ℝ' => self.push(Token::Punct('ℝ')),
+            '√' => self.push(Token::Command("sqrt")),
+            '²' | '³' | '⁴' => {
+                self.push(Token::Punct('^'));
+                let digit = match c {
+                    '²' => 2,
+                    '³' => 3,
+                    _ => 4,
+                };
+                self.push(Token::Number(integer(digit)));
+            }
+            '½' => {
+                let half = BigRational::new(BigInt::one(), BigInt::from(2));
+                self.push(Token::Number(Literal { value: half, fraction_digits: 0, digits: String::new() }));
+            }
+            c if c.is_alphabetic() => self.push(Token::Symbol(c.to_string())),
+            c if c.is_control() => return Err(Why::Syntax),
+            c => self.push(Token::Punct(c)),
+        }
+        Ok(())
+    }
+
+    fn command(&mut self) -> Result<(), Why> {
+        self.at += 1;
+        let Some(c) = self.peek(0) else { return Err(Why::Syntax) };
+        if c.is_ascii_alphabetic() {
+            let name = self.take_while(|c| c.is_ascii_alphabetic());
+            return self.named(&name);
+        }
+        self.at += 1;
+        match c {
+            '\\' if self.peek(0).is_some_and(|c| c.is_ascii_alphabetic()) && !self.in_matrix() => {
+                self.at -= 1;
+            }
+            '\\' => self.push(Token::Punct('↵')),
+            '{' => self.push(Token::Punct('⦃')),
+            '}' => self.push(Token::Punct('⦄')),
+            '%' => self.push(Token::Punct('%')),
+            '|' => self.push(Token::Punct('|')),
+            '$' | '!' | '(' | ')' | '[' | ']' | '#' | '&' | '/' => {}
+            ',' | ';' | ':' | ' ' | '>' | '\n' => self.space = true,
+            '_' => self.space = true,
+            _ => return Err(Why::Syntax),
+        }
+        Ok(())
+    }
+
+    fn in_matrix(&self) -> bool {
+        let open = self.out.iter().filter(|s| s.token == Token::Begin).count();
+        open > self.out.iter().filter(|s| s.token == Token::Punct('⟧')).count()
+    }
+
+    fn named(&mut self, name: &str) -> Result<(), Why> {
+        if let Some((_, sign)) = SIGNS.iter().find(|(known, _)| *known == name) {
+            self.push(Token::Punct(*sign));
+        } else if let Some(known) = FUNCTIONS.iter().find(|known| **known == name) {
+            self.push(Token::Function(known));
+        } else if GREEK.contains(&name) {
+            self.push(Token::Symbol(name.trim_start_matches("var").into()));
+        } else if PROSE.contains(&name) {
+            self.prose()?;
+        } else if SILENT.contains(&name) {
+            self.silent(name);
+        } else {
+            match name {
+                "frac" | "dfrac" | "tfrac" | "cfrac" => self.push(Token::Command("frac")),
+                "sqrt" => self.push(Token::Command("sqrt")),
+                "binom" | "dbinom" | "tbinom" => self.push(Token::Command("binom")),
+                "overline" => self.overline()?,
+                "begin" => self.environment(true)?,
+                "end" => self.environment(false)?,
+                "mathbb" => self.number_set()?,
+                "Re" | "R" => self.push(Token::Punct('ℝ')),
+                "to" | "rightarrow" | "Rightarrow" | "implies" | "iff" => self.push(Token::Punct('→')),
+                "newline" => self.space = true,
+                _ => return Err(Why::UnknownCommand),
+            }
+        }
+        Ok(())
+    }
+
+    fn silent(&mut self, name: &str) {
+        // `\left.` and `\right.` print no bracket at all.
+        if matches!(name, "left" | "right") && self.peek(0) == Some('.') {
+            self.at += 1;
+        }
+        if name.ends_with("quad") {
+            self.space = true;
+        }
+        if name == "hspace" {
+            let _ = self.braced();
+        }
+    }
+
+    /// The raw text of `{..}` that starts here, without its braces.
+    fn braced(&mut self) -> Result<String, Why> {
+        self.take_while(char::is_whitespace);
+        if self.peek(0) != Some('{') {
+            return Err(Why::Syntax);
+        }
+        let start = self.at + 1;
+        let mut depth = 0usize;
+        while let Some(c) = self.peek(0) {
+            self.at += 1;
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return Ok(self.chars[start..self.at - 1].iter().collect());
+            }
+        }
+        Err(Why::Syntax)
+    }
+
+    /// `\text{..}`: mathematics when it holds no word (`\text{(C)}`), a connective, or prose.
+    fn prose(&mut self) -> Result<(), Why> {
+        if self.peek(0) != Some('{') {
+            return Ok(());
+        }
+        let text = self.braced()?;
+        let after_value = matches!(
+            self.out.last().map(|s| &s.token),
+            Some(Token::Number(_) | Token::Punct(')' | '}' | '°' | '%') | Token::Symbol(_))
+        );
+        let words: Vec<&str> = text.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).collect();
+        let has_word = words.iter().any(|w| w.chars().count() > 1) || (after_value && !words.is_empty());
+        if has_word || text.contains('\\') {
+            self.words(&text);
+            return Ok(());
+        }
+        for spaced in tokens(&text)? {
+            self.space |= spaced.space_before;
+            self.push(spaced.token);
+        }
+        Ok(())
+    }
+
+    fn words(&mut self, text: &str) {
+        let word = text.replace(['\\', '{', '}', '$', '~'], " ");
+        for part in word.split_whitespace() {
+            self.space = true;
+            self.word(part.trim_matches(|c: char| matches!(c, '.' | ',' | ';' | ':' | '!' | '"' | '(' | ')')));
+        }
+    }
+
+    fn word(&mut self, word: &str) {
+        match word.to_lowercase().as_str() {
+            "" => {}
+            "and" | "or" | "&" => self.push(Token::Punct(',')),
+            "degrees" | "degree" => self.push(Token::Punct('°')),
+            "percent" => self.push(Token::Punct('%')),
+            "infinity" | "inf" => self.push(Token::Punct('∞')),
+            lower => self.push(Token::Word(lower.into())),
+        }
+    }
+
+    fn overline(&mut self) -> Result<(), Why> {
+        let Some(Spaced { token: Token::Number(literal), .. }) = self.out.last().cloned() else { return Ok(()) };
+        let before = self.at;
+        let digits = self.braced().unwrap_or_default();
+        if digits.is_empty() || digits.len() > 60 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            self.at = before;
+            return Ok(());
+        }
+        let period = BigInt::from(10u32).pow(digits.len() as u32) - BigInt::one();
+        let scale = BigInt::from(10u32).pow(literal.fraction_digits as u32);
+        let tail = BigRational::new(parse_digits(&digits), period * scale);
+        self.out.pop();
+        let value = literal.value + tail;
+        self.push(Token::Number(Literal { value, fraction_digits: 0, digits: String::new() }));
+        Ok(())
+    }
+
+    fn environment(&mut self, opens: bool) -> Result<(), Why> {
+        let name = self.braced()?;
+        if !matches!(
+            name.trim_end_matches('*'),
+            "pmatrix"
+                | "bmatrix"
+                | "matrix"
+                | "Bmatrix"
+                | "vmatrix"
+                | "smallmatrix"
+                | "array"
+                | "cases"
+                | "aligned"
+                | "align"
+        ) {
+            return Err(Why::UnknownCommand);
+        }
+        if opens && name == "array" {
+            self.braced()?;
+        }
+        self.push(if opens { Token::Begin } else { Token::Punct('⟧') });
+        Ok(())
+    }
+
+    fn number_set(&mut self) -> Result<(), Why> {
+        let name = self.braced().or_else(|_| self.peek(0).map(String::from).ok_or(Why::Syntax))?;
+        self.push(if name == "R" { Token::Punct('ℝ') } else { Token::Word(format!("set {name}")) });
+        Ok(())
+    }
+
+    fn take_while(&mut self, keep: impl Fn(char) -> bool) -> String {
+        let start = self.at;
+        while self.peek(0).is_some_and(&keep) {
+            self.at += 1;
+        }
+        self.chars[start..self.at].iter().collect()
+    }
+
+    fn letters(&mut self) {
+        let follows_number =
+            matches!(self.out.last().map(|s| &s.token), Some(Token::Number(_) | Token::Punct(')' | '}')));
+        let run = self.take_while(|c| c.is_ascii_alphabetic());
+        self.letter_run(&run, follows_number);
+    }
+
+    fn letter_run(&mut self, run: &str, follows_number: bool) {
+        let word = follows_number && SHORT_UNITS.contains(&run);
+        if let Some(known) = FUNCTIONS.iter().find(|known| **known == run) {
+            self.push(Token::Function(known));
+        } else if run == "sqrt" {
+            self.push(Token::Command("sqrt"));
+        } else if run == "frac" {
+            self.push(Token::Command("frac"));
+        } else if GREEK.contains(&run) {
+            self.push(Token::Symbol(run.into()));
+        } else if word || run == "or" {
+            self.word(run);
+        } else if is_product(run) {
+            run.chars().for_each(|c| self.push(Token::Symbol(c.into())));
+        } else if let Some((head, tail)) = split_function(run) {
+            self.letter_run(head, false);
+            self.letter_run(tail, false);
+        } else {
+            self.word(run);
+        }
+    }
+
+    fn number(&mut self) -> Result<(), Why> {
+        let mut whole = self.take_while(|c| c.is_ascii_digit());
+        while let Some(skip) = self.thousands(&whole) {
+            self.at += skip;
+            whole.push_str(&self.take_while(|c| c.is_ascii_digit()));
+        }
+        let mut fraction = String::new();
+        if self.peek(0) == Some('.') && (self.peek(1).is_some_and(|c| c.is_ascii_digit() || c == '\\')) {
+            self.at += 1;
+            fraction = self.take_while(|c| c.is_ascii_digit());
+        }
+        if whole.len() + fraction.len() > MAX_DIGITS {
+            return Err(Why::TooLarge);
+        }
+        let digits = format!("{whole}{fraction}");
+        let value = BigRational::new(parse_digits(&digits), BigInt::from(10u32).pow(fraction.len() as u32));
+        self.push(Token::Number(Literal { value, fraction_digits: fraction.len(), digits: digits.clone() }));
+        Ok(())
+    }
+
+    /// How many characters separate the digits read so far from three more digits of the same number.
+    ///
+    /// `{,}`, `,\!` and `\,` always group thousands; a plain comma or space only outside of brackets, where it cannot
+    /// be a list's.
+    fn thousands(&self, so_far: &str) -> Option<usize> {
+        let rest = &self.chars[self.at..];
+        let gap: String = rest.iter().take(20).take_while(|c| "{},\\! ".contains(**c)).collect();
+        let digits = rest[gap.chars().count()..].iter().take(4).take_while(|c| c.is_ascii_digit()).count();
+        let marked = gap.starts_with("{,}") || gap.contains("\\!") || gap.trim() == "\\,";
+        let braces = gap.contains(['{', '}']) && !gap.starts_with("{,}");
+        let plain = matches!(gap.as_str(), "," | " ") && self.brackets == 0 && !so_far.starts_with('0');
+        let fits = marked && !braces || plain && (so_far.len() <= 3 || self.grouped(so_far));
+        (fits && digits == 3 && !so_far.is_empty()).then_some(gap.chars().count())
+    }
+
+    /// Whether the digits so far already came in groups of three.
+    fn grouped(&self, so_far: &str) -> bool {
+        let width = so_far.len();
+        self.at > width && !self.chars[self.at - width..self.at].iter().all(|c| c.is_ascii_digit())
+    }
+}
+
+/// A small whole number as a literal.
+fn integer(value: u32) -> Literal {
+    Literal { value: BigRational::from_integer(BigInt::from(value)), fraction_digits: 0, digits: value.to_string() }
+}
+
+fn parse_digits(digits: &str) -> BigInt {
+    BigInt::parse_bytes(digits.as_bytes(), 10).unwrap_or_else(BigInt::zero)
+}
+
+/// Whether a run of letters reads as a product of variables rather than as a word.
+fn is_product(run: &str) -> bool {
+    const CLUSTERS: &[&str] = &["abc", "xyz", "abxy", "mnpq", "pqr", "rst", "uvw", "ijk"];
+    run.chars().count() <= 2 && !matches!(run, "no" | "is" | "an" | "at" | "to" | "by" | "of" | "if")
+        || run.len() <= 6 && CLUSTERS.iter().any(|cluster| run.chars().all(|c| cluster.contains(c)))
+}
+
+/// `sinx` is `sin` and `x`.
+fn split_function(run: &str) -> Option<(&str, &str)> {
+    ["sin", "cos", "tan", "log", "sqrt", "ln", "pi"]
+        .iter()
+        .find(|name| run.starts_with(**name) && run.len() == name.len() + 1)
+        .map(|name| run.split_at(name.len()))
+}

@@ -1,0 +1,383 @@
+//! Grading against gold answers: themselves, their rewritings, each other; and against hostile input.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use tpv_core::grade::{EqualBy, Found, Side, Verdict, Why, extract_answer, grade};
+
+const SAMPLE: &str = include_str!("grading/gold_sample.txt");
+
+/// MATH-500's answers where the data set is at hand, else a sample of them.
+fn gold_answers() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/math500.jsonl");
+    let Ok(text) = fs::read_to_string(&path) else {
+        println!("no {}: only the sample of gold answers is tested", path.display());
+        return SAMPLE.lines().map(str::to_owned).collect();
+    };
+    let answer = |line: &str| {
+        let problem: serde_json::Value = serde_json::from_str(line).expect("one JSON object a line");
+        problem["answer"].as_str().expect("an answer").to_owned()
+    };
+    text.lines().map(answer).collect()
+}
+
+fn assert_equal(candidate: &str, gold: &str) {
+    let verdict = grade(candidate, gold);
+    assert!(verdict.is_equal(), "{candidate:?} against {gold:?}: {verdict}");
+    assert_eq!(verdict, grade(gold, candidate), "not symmetric: {candidate:?}, {gold:?}");
+}
+
+fn assert_different(candidate: &str, gold: &str) {
+    assert_eq!(grade(candidate, gold), Verdict::Different, "{candidate:?} against {gold:?}");
+    assert_eq!(grade(gold, candidate), Verdict::Different, "{gold:?} against {candidate:?}");
+}
+
+/// Other ways to write the same answer.
+fn rewritings(gold: &str) -> Vec<String> {
+    let mut all = vec![
+        format!("${gold}$"),
+        format!("\\( {gold} \\)"),
+        format!("\\boxed{{{gold}}}"),
+        format!("  {gold}."),
+        format!("\\displaystyle {gold}"),
+        gold.replace("\\dfrac", "\\frac").replace("\\frac", "\\tfrac"),
+        gold.replace("\\dfrac", "\\frac").replace("\\frac", "\\dfrac"),
+        gold.replace("\\left", "").replace("\\right", ""),
+        gold.replace(' ', "  "),
+        format!("\\! {gold} \\;"),
+        gold.replace("pmatrix", "bmatrix"),
+        gold.replace("\\pi", "π").replace('-', "−"),
+        gold.replace(" \\cup ", "\\cup").replace("\\infty", "∞"),
+        gold.replace("^\\circ", "^{\\circ}"),
+        gold.replace("^\\circ", "°"),
+        gold.replace("^\\circ", " degrees"),
+    ];
+    if !gold.contains("\\left") && !gold.contains("\\text") {
+        all.push(gold.replace('(', "\\left(").replace(')', "\\right)"));
+    }
+    if let Some((above, below)) = plain_fraction(gold) {
+        all.push(format!("{above}/{below}"));
+        all.push(format!("\\frac{{{}}}{{{}}}", 3 * above, 3 * below));
+        all.extend(exact_decimal(above, below));
+    }
+    if let Ok(whole) = gold.parse::<i64>() {
+        all.extend(whole_number_rewritings(whole));
+    }
+    all
+}
+
+fn whole_number_rewritings(whole: i64) -> Vec<String> {
+    vec![
+        format!("{whole}.0"),
+        format!("x = {whole}"),
+        format!("\\frac{{{}}}{{7}}", 7 * whole),
+        format!("{whole} \\text{{ units}}"),
+        format!("{whole}\\text{{ cm}}^2"),
+        format!("\\${whole}"),
+        format!("{}+{}", whole - 9, 9),
+        format!("\\sqrt[3]{{{}}}", i128::from(whole).pow(3)),
+    ]
+}
+
+/// `\frac{a}{b}` with whole numbers.
+fn plain_fraction(gold: &str) -> Option<(i64, i64)> {
+    let (minus, rest) = gold.strip_prefix('-').map_or((1, gold), |rest| (-1, rest));
+    let rest = rest.strip_prefix("\\frac{").or_else(|| rest.strip_prefix("\\dfrac{"))?;
+    let (above, below) = rest.strip_suffix('}')?.split_once("}{")?;
+    Some((minus * above.parse::<i64>().ok()?, below.parse().ok()?))
+}
+
+/// The decimal that equals a fraction, where it ends.
+fn exact_decimal(above: i64, below: i64) -> Option<String> {
+    let digits = (1..12).find(|digits| (above * 10i64.pow(*digits)) % below == 0)? as usize;
+    Some(format!("{:.*}", digits, above as f64 / below as f64))
+}
+
+#[test]
+fn every_gold_answer_equals_itself_and_its_rewritings() {
+    for gold in gold_answers() {
+        assert_equal(&gold, &gold);
+        for rewriting in rewritings(&gold) {
+            assert_equal(&rewriting, &gold);
+        }
+    }
+}
+
+#[test]
+fn no_gold_answer_equals_the_next_problems_answer() {
+    let gold = gold_answers();
+    let same = gold.iter().zip(gold.iter().cycle().skip(1)).filter(|(a, b)| grade(a, b).is_equal());
+    let same: Vec<_> = same.map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let truly_equal = [("5", "x=5"), ("7", "7"), ("3", "3")];
+    assert!(same.iter().all(|pair| truly_equal.contains(pair)), "{same:?}");
+}
+
+#[test]
+fn numbers() {
+    for (candidate, gold) in [
+        ("0.5", "\\frac12"),
+        ("1,000", "1000"),
+        ("1{,}000{,}000", "1000000"),
+        ("137\\frac12", "137.5"),
+        ("137 1/2", "\\frac{275}{2}"),
+        ("2\\frac{3}{2}", "3"),
+        ("\\sqrt{12}", "2\\sqrt3"),
+        ("e^{i\\pi}", "-1"),
+        ("\\sin 30^\\circ", "1/2"),
+        ("\\log_2 8", "3"),
+        ("\\sqrt[3]{-8}", "-2"),
+        ("\\binom{5}{2}", "5!/12"),
+        ("0.\\overline{3}", "\\frac13"),
+        ("0.1\\overline{6}", "\\frac16"),
+        ("6.72 \\times 10^{-5}", ".0000672"),
+        ("2 + 3i", "3i+2"),
+        ("3:4", "\\frac{6}{8}"),
+        ("2^{100}", "1267650600228229401496703205376"),
+    ] {
+        assert_equal(candidate, gold);
+    }
+}
+
+#[test]
+fn near_misses_differ() {
+    for (candidate, gold) in [
+        ("6+5i", "6-5i"),
+        ("0.33", "\\frac13"),
+        ("0.333334", "\\frac13"),
+        ("100!+1", "100!"),
+        ("2^{100}", "1267650600228229401496703205375"),
+        ("(5,3)", "(3,5)"),
+        ("[2,4)", "(2,4)"),
+        ("-\\infty", "\\infty"),
+        ("p-q", "q-p"),
+        ("52_8", "52_9"),
+        ("52", "52_8"),
+        ("864 \\text{ cm}^2", "864 \\text{ inches}^2"),
+        ("x^{1000}", "x^{1001}"),
+        ("\\text{odd}", "\\text{even}"),
+        ("x=5", "y=5"),
+        ("y=2x+3", "y=2x-3"),
+        ("\\{1,2,3\\}", "\\{1,2\\}"),
+        ("1 \\pm \\sqrt{19}", "1 \\pm \\sqrt{17}"),
+        ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{pmatrix} 1 & 3 \\\\ 2 & 4 \\end{pmatrix}"),
+    ] {
+        assert_different(candidate, gold);
+    }
+}
+
+#[test]
+fn units_percent_and_degrees() {
+    for (candidate, gold) in [
+        ("50\\%", "0.5"),
+        ("50\\%", "50"),
+        ("90^\\circ", "\\frac{\\pi}{2}"),
+        ("90", "90 degrees"),
+        ("864 square inches", "864 \\mbox{ inches}^2"),
+        ("18.9 dollars", "\\$18.90"),
+        ("18 eggs per day", "18"),
+        ("5\\text{ m}", "5"),
+    ] {
+        assert_equal(candidate, gold);
+    }
+}
+
+#[test]
+fn structures() {
+    for (candidate, gold) in [
+        ("1-\\sqrt{19}, 1+\\sqrt{19}", "1 \\pm \\sqrt{19}"),
+        ("\\{-2,1+\\sqrt5,1-\\sqrt5\\}", "\\{1\\pm\\sqrt{5},-2\\}"),
+        ("-2 \\le x \\le 7", "x \\in [-2,7]"),
+        ("x<2 \\text{ or } x>3", "(-\\infty, 2) \\cup (3, \\infty)"),
+        ("(3,\\infty)\\cup(-\\infty,2)", "(-\\infty, 2) \\cup (3, \\infty)"),
+        ("(-18,-49,96)", "\\begin{pmatrix} -18 \\\\ -49 \\\\ 96 \\end{pmatrix}"),
+        ("x=3, x=5 and x=7", "7,5,3"),
+        ("\\mathbb{R}", "(-\\infty,\\infty)"),
+        ("C", "\\text{(C)}"),
+        ("Monday", "\\text{Monday}"),
+    ] {
+        assert_equal(candidate, gold);
+    }
+}
+
+#[test]
+fn algebra() {
+    for (candidate, gold) in [
+        ("\\frac{11}{20}+\\frac{9a}{20}", "\\frac{11+9a}{20}"),
+        ("(x+1)^2", "x^2+2x+1"),
+        ("1/\\tan x", "\\cot x"),
+        ("y-2x-3=0", "y = 2x + 3"),
+        ("-5x+7y-11z=4", "5x - 7y + 11z + 4 = 0"),
+        ("f(x)=2x", "2x"),
+        ("x^{999}x", "x^{1000}"),
+        ("\\frac{x^2-1}{x-1}", "x+1"),
+    ] {
+        assert_equal(candidate, gold);
+    }
+}
+
+#[test]
+fn the_verdict_names_its_argument() {
+    let by = |candidate, gold| match grade(candidate, gold) {
+        Verdict::Equal { by } => by,
+        other => panic!("{candidate:?} against {gold:?}: {other}"),
+    };
+    assert_eq!(by("\\dfrac{1}{2}", "\\frac{1}{2}"), EqualBy::Text);
+    assert_eq!(by("0.5", "\\frac{1}{2}"), EqualBy::Number);
+    assert_eq!(by("\\sqrt{8}", "2\\sqrt{2}"), EqualBy::Numeric);
+    assert_eq!(by("x+x", "2x"), EqualBy::Algebra);
+    assert_eq!(by("5 cm", "5"), EqualBy::Unit);
+    assert_eq!(by("0.333333", "\\frac13"), EqualBy::Rounding);
+    let empty = Verdict::Unparsed { which: Side::Candidate, why: Why::Empty };
+    assert_eq!(grade("", "5"), empty);
+    assert_eq!(serde_json::to_string(&empty).unwrap(), r#"{"verdict":"unparsed","which":"candidate","why":"empty"}"#);
+}
+
+#[test]
+fn hostile_input_is_answered_at_once() {
+    let start = Instant::now();
+    let deep = |c: &str, times: usize| c.repeat(times);
+    for text in [
+        deep("{", 1_000_000),
+        deep("{", 4_000),
+        deep("(", 4_000),
+        deep("-", 4_000),
+        format!("1{}", deep("!", 4_000)),
+        deep("\\frac", 800),
+        deep("\\sqrt", 800),
+        deep("x^", 2_000),
+        deep("|", 4_000),
+        deep("1,", 2_000),
+        deep("\\begin{matrix}", 250),
+        deep("2^{", 1_300) + "2",
+        "9^{9^{9^9}}".into(),
+        "(9^{600})!".into(),
+        "\\binom{10^{100}}{1999}".into(),
+        deep("(x+1/7)^{50}", 300),
+        deep("9", 4_000),
+        deep("9^{600}*", 500) + "9",
+    ] {
+        let verdict = grade(&text, "17");
+        assert!(!verdict.is_equal(), "{}..: {verdict}", &text[..10]);
+        grade(&text, &format!("{text} "));
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn extraction_takes_the_last_box_that_closes() {
+    let found = |text: &str| extract_answer(text).map(|answer| (answer.text, answer.found));
+    let boxed = |text: &str| Some((text.to_owned(), Found::Boxed));
+    assert_eq!(found("\\boxed{1} then \\boxed{\\frac{2}{3}}."), boxed("\\frac{2}{3}"));
+    assert_eq!(found("\\boxed{1} then \\boxed{2"), boxed("1"));
+    assert_eq!(found("\\boxed{\\{1, 2\\}}"), boxed("\\{1, 2\\}"));
+    assert_eq!(found("\\fbox{7} and \\boxed{}"), boxed("7"));
+    assert_eq!(found("\\boxed{1}</think>It is \\boxed{2}"), boxed("2"));
+    assert_eq!(found("<think>\\boxed{1}"), None);
+    assert_eq!(found(&"\\boxed{".repeat(150_000)), None);
+}
+
+#[test]
+fn extraction_falls_back_to_the_sentence_and_the_last_number() {
+    let found = |text: &str| extract_answer(text).map(|answer| (answer.text, answer.found));
+    let is = |text: &str| Some((text.to_owned(), Found::AnswerIs));
+    let last = |text: &str| Some((text.to_owned(), Found::LastNumber));
+    assert_eq!(found("The answer is $\\frac{1}{2}$."), is("\\frac{1}{2}"));
+    assert_eq!(found("The answer is 3.5. Done."), is("3.5"));
+    assert_eq!(found("**Answer:** $18 per day."), is("$18 per day"));
+    assert_eq!(found("2 + 3 = 5\n#### 1,234"), is("1,234"));
+    assert_eq!(found("So she has 3 left, that is $1,250.50."), last("1,250.50"));
+    assert_eq!(found("It is -5, not 5 but −7."), last("−7"));
+    assert_eq!(found("About 3/4 of 8-5, or 60%."), last("60%"));
+    assert_eq!(found("no number"), None);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(a in any::<String>(), b in any::<String>()) {
+        extract_answer(&a);
+        prop_assert_eq!(grade(&a, &b).is_equal(), grade(&b, &a).is_equal());
+    }
+
+    #[test]
+    fn formula_like_text_never_panics(parts in prop::collection::vec(prop::sample::select(PIECES), 0..24), cut in 0..24usize) {
+        let (a, b) = (parts[..cut.min(parts.len())].concat(), parts[cut.min(parts.len())..].concat());
+        extract_answer(&a);
+        prop_assert_eq!(grade(&a, &b).is_equal(), grade(&b, &a).is_equal());
+        if !a.trim().is_empty() && grade(&a, "0") == Verdict::Different {
+            prop_assert!(grade(&a, &format!(" {a} ")).is_equal(), "{:?}", a);
+        }
+    }
+
+    #[test]
+    fn fractions_equal_their_multiples(above in -999i64..999, below in 1i64..999, factor in 1i64..99) {
+        let gold = format!("\\frac{{{above}}}{{{below}}}");
+        let (multiple, near_miss) = (format!("{}/{}", above * factor, below * factor), format!("{}/{}", above * factor + 1, below * factor));
+        prop_assert!(grade(&multiple, &gold).is_equal());
+        prop_assert_eq!(grade(&near_miss, &gold), Verdict::Different);
+    }
+}
+
+const PIECES: &[&str] = &[
+    "1",
+    "2",
+    "0",
+    ".5",
+    "12,345",
+    "x",
+    "y",
+    "e",
+    "i",
+    "\\pi",
+    "+",
+    "-",
+    "*",
+    "/",
+    "^",
+    "^{",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "\\{",
+    "\\}",
+    "\\frac",
+    "\\frac12",
+    "\\sqrt",
+    "\\sqrt[3]",
+    "\\pm",
+    "\\cup",
+    "\\infty",
+    ",",
+    ";",
+    "=",
+    "<",
+    "\\le",
+    "\\in",
+    "!",
+    "%",
+    "^\\circ",
+    "_",
+    "|",
+    "\\begin{pmatrix}",
+    "\\end{pmatrix}",
+    "&",
+    "\\\\",
+    "\\text{cm}",
+    "\\text{",
+    "\\boxed{",
+    "\\overline{3}",
+    "\\log",
+    "\\sin",
+    " ",
+    "\\left",
+    "\\right",
+    "\\!",
+    "$",
+    "answer is",
+    "word",
+    "\\binom",
+];
