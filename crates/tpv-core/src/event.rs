@@ -19,6 +19,8 @@ pub enum FinishReason {
     StopText,
     /// Somebody stopped it.
     Cancelled,
+    /// The step failed for this sequence alone (logits that are not numbers, say).
+    Failed,
 }
 
 /// One generated token of one sequence, with what was read and done at its step.
@@ -51,6 +53,9 @@ pub struct TokenEvent {
 pub struct FinishEvent {
     /// Why it ended.
     pub reason: FinishReason,
+    /// What went wrong, if the reason is `failed`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Generated tokens, the end-of-sequence token included.
@@ -63,4 +68,20 @@ pub struct FinishEvent {
     pub elapsed_secs: f64,
     /// Seconds from the first to the last thinking token.
     pub thinking_secs: f64,
+}
+
+impl FinishEvent {
+    /// A sequence that ended before it began.
+    pub fn empty(reason: FinishReason) -> Self {
+        Self {
+            reason,
+            error: None,
+            prompt_tokens: 0,
+            generated_tokens: 0,
+            thinking_tokens: 0,
+            thinking_ended: false,
+            elapsed_secs: 0.0,
+            thinking_secs: 0.0,
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Engines that expose the final hidden state of a language model, and the one decode loop that every command uses.
 
 pub mod config;
+pub mod conformance;
+pub mod decode;
 mod decoder;
 pub mod device;
 pub mod engine;
@@ -10,4 +12,6 @@ pub mod load;
 pub mod text_stream;
 pub mod tokenizer;
 pub mod tokenizer_config;
+pub mod scripted;
+pub mod vocabulary;
 mod weights;

@@ -1,0 +1,304 @@
+//! The decode loop on the scripted engine: order of reading and shift, phases, ends, batching, control from outside.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
+use tpv_core::phase::{Phase, PhaseTracker, ThinkingMarkers};
+use tpv_core::policy::{Constant, Control, Observation, Policy};
+use tpv_core::reading::{Reader, Reading, StateView};
+use tpv_core::sampling::SamplingParams;
+use tpv_core::vector::dot;
+use tpv_engine::conformance::{Tolerance, check_engine};
+use tpv_engine::decode::{DecodeLimits, DecodeSink, Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use tpv_engine::engine::Engine;
+use tpv_engine::error::EngineError;
+use tpv_engine::scripted::{ScriptedEngine, ScriptedStep, ScriptedVocabulary};
+
+const THINK: u32 = 0;
+const THINK_END: u32 = 1;
+const ANSWER: u32 = 2;
+const END: u32 = 3;
+const TEXTS: [&str; 6] = ["hm ", "</think>", "42 ", "", "a", "b"];
+
+/// Thinks for as many tokens as the first token of the prompt says, then answers with two tokens.
+fn script(tokens: &[u32]) -> ScriptedStep {
+    let (thinking, generated) = (10 + tokens[0] as usize, tokens.len().saturating_sub(3));
+    let next = match tokens.iter().position(|&token| token == THINK_END) {
+        None if generated + 1 < thinking => THINK,
+        None => THINK_END,
+        Some(end) if tokens.len() - end <= 2 => ANSWER,
+        Some(_) => END,
+    };
+    ScriptedStep { next, progress: (generated + 1) as f32 / thinking as f32 }
+}
+
+fn engine() -> ScriptedEngine {
+    ScriptedEngine::new(TEXTS.len(), THINK_END, script)
+}
+
+fn decoder(engine: ScriptedEngine, limits: DecodeLimits) -> Decoder {
+    Decoder::new(Box::new(engine), Arc::new(ScriptedVocabulary::new(&TEXTS, END, &[THINK_END])), limits)
+}
+
+/// Reads the scripted progress from the state that it is shown.
+struct ScriptedReader(Vec<f32>);
+
+impl Reader for ScriptedReader {
+    fn read(&mut self, state: StateView<'_>) -> Reading {
+        let raw = dot(&self.0, state.hidden_post_norm);
+        let progress = Some(raw.min(0.99));
+        Reading { position: state.position, progress_raw: Some(raw), progress, ..Reading::default() }
+    }
+}
+
+fn sample(alpha: f32) -> SampleRequest {
+    let engine = engine();
+    SampleRequest {
+        sampling: SamplingParams::GREEDY,
+        seed: 0,
+        max_new_tokens: 100,
+        shift: Some(engine.project(&engine.theta()).unwrap().into()),
+        intervene: IntervenePhase::Thinking,
+        reader: Box::new(ScriptedReader(engine.theta())),
+        policy: Box::new(Constant(tpv_core::policy::Alpha(alpha))),
+        logit_bias: Vec::new(),
+        stop_texts: Vec::new(),
+    }
+}
+
+fn prompt(first: u32, samples: Vec<SampleRequest>) -> PromptRequest {
+    let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "Why?<think>\n");
+    PromptRequest { tokens: vec![first, 4, 5], phase, samples }
+}
+
+#[derive(Default)]
+struct Record {
+    tokens: BTreeMap<SampleId, Vec<TokenEvent>>,
+    finishes: BTreeMap<SampleId, FinishEvent>,
+    in_flight: usize,
+    most_in_flight: usize,
+}
+
+impl DecodeSink for Record {
+    fn token(&mut self, sample: SampleId, event: TokenEvent, _: &[f32]) {
+        if event.index == 0 {
+            self.in_flight += 1;
+            self.most_in_flight = self.most_in_flight.max(self.in_flight);
+        }
+        self.tokens.entry(sample).or_default().push(event);
+    }
+
+    fn finish(&mut self, sample: SampleId, event: FinishEvent) {
+        self.in_flight -= usize::from(event.generated_tokens > 0);
+        assert!(self.finishes.insert(sample, event).is_none(), "a sample ends once");
+    }
+}
+
+fn run(decoder: &mut Decoder, request: PromptRequest) -> (Vec<SampleId>, Record) {
+    let ids = decoder.submit(request).unwrap();
+    let mut record = Record::default();
+    decoder.run(&mut record).unwrap();
+    (ids, record)
+}
+
+fn without_times(mut event: TokenEvent) -> TokenEvent {
+    event.elapsed_secs = 0.0;
+    event.tokens_per_sec = None;
+    event
+}
+
+#[test]
+fn the_scripted_engine_conforms() {
+    let tolerance = Tolerance { batch: 0.0, chunk: 0.0, head: 0.0 };
+    check_engine(&mut || Box::new(engine()), &[2, 4, 5, 0, 0, 0, 4, 5, 0, 4, 0, 0, 5, 4], tolerance);
+}
+
+#[test]
+fn a_thought_is_followed_to_its_answer() {
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![sample(0.0)]));
+    let (tokens, finish) = (&record.tokens[&ids[0]], &record.finishes[&ids[0]]);
+    assert_eq!((finish.reason, finish.thinking_tokens, finish.generated_tokens), (FinishReason::Stop, 10, 13));
+    assert!(finish.thinking_ended);
+    let phases: Vec<Phase> = tokens.iter().map(|event| event.phase).collect();
+    assert_eq!(phases, [vec![Phase::Thinking; 10], vec![Phase::Answer; 3]].concat());
+    let read: Vec<f32> = tokens.iter().filter_map(|event| event.reading?.progress_raw).collect();
+    let expected: Vec<f32> = (1..=10).map(|j| j as f32 / 10.0).collect();
+    assert_eq!(read, expected, "row j of the states predicts token j, so its label is j / N");
+    let text: String = tokens.iter().map(|event| event.text.as_str()).collect();
+    assert_eq!(text, "hm ".repeat(9) + "</think>42 42 ");
+}
+
+#[test]
+fn progress_is_complete_only_at_the_end() {
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![sample(0.0)]));
+    let progress: Vec<f32> = record.tokens[&ids[0]].iter().filter_map(|event| event.reading?.progress).collect();
+    let (last, before) = progress.split_last().unwrap();
+    assert_eq!(*last, 1.0);
+    assert!(before.iter().all(|&progress| progress < 1.0));
+}
+
+#[test]
+fn the_reading_is_taken_before_the_shift() {
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![sample(10.0)]));
+    let first = &record.tokens[&ids[0]][0];
+    assert_eq!(first.alpha, 10.0);
+    assert_eq!(first.reading.unwrap().progress_raw, Some(0.1), "the shift does not inflate the reading");
+}
+
+#[test]
+fn alpha_shortens_and_acts_only_while_thinking() {
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![sample(17.0)]));
+    let tokens = &record.tokens[&ids[0]];
+    assert_eq!(tokens[0].token, THINK_END);
+    assert!(tokens.iter().all(|event| (event.alpha != 0.0) == (event.phase == Phase::Thinking)));
+    let everywhere = SampleRequest { intervene: IntervenePhase::All, max_new_tokens: 7, ..sample(17.0) };
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![everywhere]));
+    assert!(record.tokens[&ids[0]].iter().all(|event| event.token == THINK_END), "as the paper's scripts do");
+}
+
+#[test]
+fn alpha_zero_equals_no_vector() {
+    let without = SampleRequest { shift: None, ..sample(50.0) };
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(3, vec![sample(0.0), without]));
+    let events = |id: &SampleId| record.tokens[id].iter().cloned().map(without_times).collect::<Vec<_>>();
+    assert_eq!(events(&ids[0]), events(&ids[1]));
+}
+
+#[test]
+fn a_sample_does_not_depend_on_its_neighbours_or_the_chunk_size() {
+    let alone: Vec<Vec<TokenEvent>> = (0..4)
+        .map(|first| {
+            let (ids, mut record) =
+                run(&mut decoder(engine(), DecodeLimits::default()), prompt(first, vec![sample(0.0)]));
+            record.tokens.remove(&ids[0]).unwrap().into_iter().map(without_times).collect()
+        })
+        .collect();
+    for limits in [DecodeLimits { max_batch: 3, prefill_chunk: 1 }, DecodeLimits { max_batch: 64, prefill_chunk: 4 }] {
+        let mut decoder = decoder(engine(), limits);
+        let ids: Vec<SampleId> =
+            (0..12).map(|number| decoder.submit(prompt(number % 4, vec![sample(0.0)])).unwrap()[0]).collect();
+        let mut record = Record::default();
+        decoder.run(&mut record).unwrap();
+        assert!(record.most_in_flight <= limits.max_batch);
+        for (number, id) in ids.iter().enumerate() {
+            let events: Vec<TokenEvent> = record.tokens[id].iter().cloned().map(without_times).collect();
+            assert_eq!(events, alone[number % 4]);
+        }
+        assert_eq!(decoder.kv_tokens().0, 0, "everything was freed");
+    }
+}
+
+#[test]
+fn samples_of_one_prompt_share_its_prefill_and_may_outnumber_the_batch() {
+    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 4, prefill_chunk: 512 });
+    let (ids, record) = run(&mut decoder, prompt(1, (0..10).map(|_| sample(0.0)).collect()));
+    assert_eq!((ids.len(), record.finishes.len()), (10, 10));
+    assert_eq!(record.most_in_flight, 4);
+}
+
+#[test]
+fn kv_memory_bounds_what_is_in_flight() {
+    let limits = DecodeLimits { max_batch: 64, prefill_chunk: 512 };
+    let small = |engine: ScriptedEngine| decoder(engine.with_capacity(230), limits);
+    let (_, record) = run(&mut small(engine()), prompt(1, (0..6).map(|_| sample(0.0)).collect()));
+    assert_eq!((record.finishes.len(), record.most_in_flight), (6, 2), "two times 103 tokens fit into 230");
+    let too_long = SampleRequest { max_new_tokens: 1000, ..sample(0.0) };
+    let error = small(engine()).submit(prompt(1, vec![too_long])).unwrap_err();
+    assert!(matches!(&error, EngineError::Request(message) if message.contains("1003 tokens")), "{error}");
+}
+
+#[test]
+fn limits_stop_texts_and_failures_end_a_sample_alone() {
+    let short = SampleRequest { max_new_tokens: 4, ..sample(0.0) };
+    let stopped = SampleRequest { stop_texts: vec!["2 4".into()], ..sample(0.0) };
+    let broken = SampleRequest { logit_bias: vec![(ANSWER, f32::NAN)], ..sample(0.0) };
+    let samples = vec![short, stopped, broken, sample(0.0)];
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, samples));
+    let reasons: Vec<FinishReason> = ids.iter().map(|id| record.finishes[id].reason).collect();
+    assert_eq!(reasons, [FinishReason::Length, FinishReason::StopText, FinishReason::Failed, FinishReason::Stop]);
+    let answer: String = record.tokens[&ids[1]]
+        .iter()
+        .filter(|event| event.phase == Phase::Answer)
+        .map(|event| event.text.as_str())
+        .collect();
+    assert_eq!(answer, "4", "the stop text is not part of the answer");
+    assert!(record.finishes[&ids[2]].error.is_some());
+}
+
+#[test]
+fn bad_prompts_are_refused_in_words() {
+    let mut decoder = decoder(engine(), DecodeLimits::default());
+    let refused = |decoder: &mut Decoder, tokens: Vec<u32>| {
+        let request = PromptRequest { tokens, ..prompt(0, vec![sample(0.0)]) };
+        decoder.submit(request).unwrap_err().to_string()
+    };
+    assert!(refused(&mut decoder, vec![]).contains("empty"));
+    assert!(refused(&mut decoder, vec![99]).contains("token 99"));
+    let foreign = SampleRequest { shift: Some(vec![0.0; 3].into()), ..sample(0.0) };
+    assert!(decoder.submit(prompt(0, vec![foreign])).unwrap_err().to_string().contains("3 entries"));
+}
+
+/// Steps until the sample has generated `tokens` tokens.
+fn step_until(decoder: &mut Decoder, record: &mut Record, id: SampleId, tokens: usize) {
+    while record.tokens.get(&id).map_or(0, Vec::len) < tokens {
+        decoder.step(record).unwrap();
+    }
+}
+
+#[test]
+fn thinking_can_be_ended_from_outside() {
+    let mut decoder = decoder(engine(), DecodeLimits::default());
+    let mut record = Record::default();
+    let id = decoder.submit(prompt(5, vec![sample(0.0)])).unwrap()[0];
+    step_until(&mut decoder, &mut record, id, 3);
+    assert!(decoder.end_thinking(id));
+    decoder.run(&mut record).unwrap();
+    let tokens = &record.tokens[&id];
+    assert_eq!((tokens[3].token, tokens[3].forced), (THINK_END, true));
+    assert_eq!((record.finishes[&id].thinking_tokens, record.finishes[&id].reason), (4, FinishReason::Stop));
+}
+
+#[test]
+fn the_policy_can_be_replaced_in_flight() {
+    let mut decoder = decoder(engine(), DecodeLimits::default());
+    let mut record = Record::default();
+    let id = decoder.submit(prompt(5, vec![sample(0.0)])).unwrap()[0];
+    step_until(&mut decoder, &mut record, id, 3);
+    assert!(decoder.set_policy(id, Box::new(Constant(tpv_core::policy::Alpha(17.0)))));
+    decoder.run(&mut record).unwrap();
+    assert_eq!(record.finishes[&id].thinking_tokens, 4);
+    assert!(!decoder.set_policy(id, Box::new(Constant::default())), "it has ended");
+}
+
+#[test]
+fn samples_can_be_cancelled_while_they_run_and_while_they_wait() {
+    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 1, prefill_chunk: 512 });
+    let mut record = Record::default();
+    let ids: Vec<SampleId> = (0..3).map(|_| decoder.submit(prompt(5, vec![sample(0.0)])).unwrap()[0]).collect();
+    step_until(&mut decoder, &mut record, ids[0], 3);
+    decoder.cancel(ids[0]);
+    decoder.cancel(ids[2]);
+    decoder.run(&mut record).unwrap();
+    let reasons: Vec<FinishReason> = ids.iter().map(|id| record.finishes[id].reason).collect();
+    assert_eq!(reasons, [FinishReason::Cancelled, FinishReason::Stop, FinishReason::Cancelled]);
+    assert_eq!(record.tokens[&ids[0]].len(), 3, "a cancelled sample gets no further token");
+    assert_eq!(decoder.kv_tokens().0, 0);
+}
+
+/// Asks for the end at a position, with values that must not reach the logits.
+struct Reckless;
+
+impl Policy for Reckless {
+    fn control(&mut self, observation: &Observation<'_>) -> Control {
+        let end_thinking = observation.reading.position == 5;
+        Control { think_end_bias: f32::INFINITY, end_thinking, ..Control::alpha(f32::NAN) }
+    }
+}
+
+#[test]
+fn a_policy_cannot_break_the_loop() {
+    let reckless = SampleRequest { policy: Box::new(Reckless), ..sample(0.0) };
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![reckless]));
+    assert_eq!(record.finishes[&ids[0]].thinking_tokens, 5);
+    assert_eq!(record.finishes[&ids[0]].reason, FinishReason::Stop);
+}
