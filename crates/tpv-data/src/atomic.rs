@@ -2,8 +2,8 @@
 //!
 //! A file is written beside its target under a temporary name, synced, renamed over the target, and the folder is
 //! synced. Whoever is killed in between leaves the old target as it was and a hidden temporary file, which the next
-//! write of the same target removes. The only exception is [`append_line`], for logs in which a torn last line does
-//! no harm.
+//! write of the same target removes. There are two exceptions: [`append_line`], for logs in which a torn last line does
+//! no harm, and downloads, which grow beside their target so that they can be resumed, and are renamed when complete.
 
 use crate::error::{DataError, Result};
 use std::fs::{self, File, OpenOptions};
@@ -39,6 +39,13 @@ pub fn write_json<T: serde::Serialize + ?Sized>(path: &Path, value: &T) -> Resul
 pub fn append_line(path: &Path, line: &str) -> Result<()> {
     create_folder(parent_of(path))?;
     append(path, line).map_err(|source| DataError::io(path, "append to the file", source))
+}
+
+/// Gives a finished download its final name: syncs it, renames it and syncs the folder.
+pub(crate) fn rename_into_place(file: &File, temporary: &Path, path: &Path) -> Result<()> {
+    let renamed =
+        file.sync_all().and_then(|()| fs::rename(temporary, path)).and_then(|()| sync_folder(parent_of(path)));
+    renamed.map_err(|source| DataError::io(path, "write the file", source))
 }
 
 /// Makes a folder and those above it.

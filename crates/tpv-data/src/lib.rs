@@ -6,6 +6,8 @@
 pub mod atomic;
 pub mod error;
 pub mod floats;
+pub mod hub;
+pub mod model_files;
 pub mod npy;
 pub mod problems;
 pub mod run;

@@ -3,6 +3,7 @@
 //! A problem's index is its 0-based place in the data set, whatever range is chosen, so that results keep their names.
 
 use crate::error::{DataError, Result};
+use crate::hub::{DownloadProgress, Hub, Repo, Snapshot};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::Value;
@@ -76,6 +77,42 @@ pub struct ProblemSet {
 }
 
 impl ProblemSet {
+    /// Reads a data set from its file, or from the hub's cache or the hub.
+    pub fn load(spec: &DatasetSpec, fields: &Fields, hub: &Hub, progress: &mut dyn DownloadProgress) -> Result<Self> {
+        match spec {
+            DatasetSpec::File(path) => Self::from_file(&spec.name(), path, fields),
+            DatasetSpec::Math500 => {
+                let file = |name: &str| name == "test.jsonl";
+                Self::from_hub("math500", "HuggingFaceH4/MATH-500", &file, hub, progress)
+            }
+            DatasetSpec::Gsm8k => {
+                let file = |name: &str| name.starts_with("main/train-") && name.ends_with(".parquet");
+                Self::from_hub("gsm8k", "openai/gsm8k", &file, hub, progress)
+            }
+        }
+    }
+
+    fn from_hub(
+        name: &str,
+        id: &str,
+        wanted: &dyn Fn(&str) -> bool,
+        hub: &Hub,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<Self> {
+        let choose = |files: &[String]| match files.iter().filter(|file| wanted(file)).cloned().collect::<Vec<_>>() {
+            files if files.is_empty() => Err("it has no file of the expected name".into()),
+            files => Ok(files),
+        };
+        let complete = |snapshot: &Snapshot| !files_in(&snapshot.folder, wanted).is_empty();
+        let snapshot = hub.snapshot(&Repo::dataset(id), &complete, &choose, progress)?;
+        let mut problems = Vec::new();
+        for path in files_in(&snapshot.folder, wanted) {
+            problems.extend(Self::from_file(name, &path, &Fields::default())?.problems);
+        }
+        problems.iter_mut().enumerate().for_each(|(index, problem)| problem.index = index);
+        Ok(Self { name: name.into(), problems })
+    }
+
     /// Reads a `.jsonl` or `.parquet` file.
     pub fn from_file(name: &str, path: &Path, fields: &Fields) -> Result<Self> {
         let problems = match FileKind::of(path) {
@@ -127,6 +164,18 @@ pub fn gold_answer(field: &str) -> String {
         Some((_, gold)) => gold.trim().replace(',', ""),
         None => field.trim().to_string(),
     }
+}
+
+/// The files of a snapshot whose names, with at most one folder before them, are wanted; in order.
+fn files_in(snapshot: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let below = |path: PathBuf| if path.is_dir() { entries(&path).collect() } else { vec![path] };
+    let name =
+        |path: &Path| path.strip_prefix(snapshot).ok().and_then(Path::to_str).map(|name| name.replace('\\', "/"));
+    let mut files: Vec<PathBuf> = entries(snapshot).flat_map(below).collect();
+    files.retain(|path| path.is_file() && name(path).is_some_and(|name| wanted(&name)));
+    files.sort();
+    files
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
