@@ -10,6 +10,7 @@ pub mod error;
 mod kv;
 pub mod load;
 pub mod scripted;
+pub mod template;
 pub mod text_stream;
 pub mod tokenizer;
 pub mod tokenizer_config;

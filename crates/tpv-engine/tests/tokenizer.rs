@@ -1,5 +1,7 @@
 //! The tokenizer on the vocabularies of known model families, rebuilt small: same patterns, same decoders, few tokens.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
