@@ -8,14 +8,18 @@
 //! This crate promises pure functions and plain data: no files, no network, no clock, no threads of its own and no
 //! source of randomness but the seeds it is given. Everything else is left to the crates above it.
 
+pub mod baseline;
+pub mod bootstrap;
 pub mod event;
 pub mod fit;
 pub mod grade;
 pub mod gram;
+pub mod metrics;
 pub mod phase;
 pub mod policy;
 pub mod reading;
 pub mod sampling;
+pub mod split;
 pub mod vector;
 
 mod seed;
