@@ -2,8 +2,33 @@
 //!
 //! A [`Reader`] sees the final hidden states of one sequence in order and turns each into a [`Reading`]. Readers are
 //! causal: a reading depends on the states so far and on nothing that comes later.
+//!
+//! The way of the numbers: [`heads`] read a state; [`features`] sums up the thought so far; [`calibration`] turns that into
+//! tokens left, with an interval that [`conformal`] makes honest, and into progress; [`verdict`] says what it adds up to;
+//! [`reader`] joins them; [`speed`] turns tokens into seconds. [`evaluation`] measures all of it against baselines.
+
+pub mod calibration;
+pub mod conformal;
+
+pub mod features;
+pub mod heads;
+pub mod quantile;
+pub mod reader;
+pub mod repetition;
+pub mod speed;
+#[cfg(test)]
+mod synthetic;
+pub mod verdict;
+
+pub use calibration::{Calibration, CalibrationError, calibrate};
+pub use heads::{HeadTrace, HeadValues};
+pub use reader::{ProgressReader, ReadingModel};
+pub use speed::{SpeedMeter, remaining_secs};
 
 use serde::{Deserialize, Serialize};
+
+/// The highest progress before `</think>`: it is shown as 99 %, never rounded up to 100 %.
+pub const PROGRESS_CEILING: f32 = 0.99;
 
 /// A value with the interval that holds it with the stated coverage.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -44,10 +69,19 @@ pub struct Reading {
     pub progress_raw: Option<f32>,
     /// The filtered and calibrated progress in [0, 1]; 1 only once `</think>` has come.
     pub progress: Option<f32>,
-    /// Thinking tokens still to come.
+    /// Thinking tokens still to come after the one that this state predicts, N - j.
     pub remaining_tokens: Option<Estimate>,
     /// What it adds up to.
     pub verdict: Verdict,
+}
+
+impl Reading {
+    /// The reading once `</think>` has come, as token number `position`: complete, nothing left.
+    pub fn finished(position: u32) -> Self {
+        let nothing = Estimate { value: 0.0, low: 0.0, high: 0.0 };
+        let (progress, remaining_tokens) = (Some(1.0), Some(nothing));
+        Self { position, progress_raw: None, progress, remaining_tokens, verdict: Verdict::Done }
+    }
 }
 
 /// What a reader is shown at each thinking step, before the next token is chosen.

@@ -1,0 +1,64 @@
+//! What the vector's heads say about single states, and along whole thoughts.
+
+use super::calibration::CalibrationError;
+use crate::vector::{ProgressVector, dot};
+
+/// The heads' values at one state, before any smoothing or clamping.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadValues {
+    /// `theta . h`, the fit without intercept.
+    pub theta: f32,
+    /// The progress head, the fit with intercept.
+    pub progress: f32,
+    /// The head for `ln(1 + remaining tokens)`; NaN where the vector has none.
+    pub log_remaining: f32,
+}
+
+impl HeadValues {
+    /// Reads one final hidden state, [d].
+    pub fn of_state(vector: &ProgressVector, hidden_post_norm: &[f32]) -> Self {
+        Self {
+            theta: dot(&vector.theta, hidden_post_norm),
+            progress: vector.progress.apply(hidden_post_norm),
+            log_remaining: vector.log_remaining.as_ref().map_or(f32::NAN, |head| head.apply(hidden_post_norm)),
+        }
+    }
+}
+
+/// The heads' values along one finished thought.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadTrace {
+    /// The problem's number; thoughts of one problem share it.
+    pub problem: usize,
+    /// The values at positions 1, 2, ... NaN where a state is missing; at most N of them.
+    pub values: Vec<HeadValues>,
+    /// N: thinking tokens up to and including `</think>`.
+    pub thinking_tokens: usize,
+}
+
+impl HeadTrace {
+    /// Reads the final hidden states of one finished thought, row j - 1 for position j.
+    pub fn of_states<'a>(
+        vector: &ProgressVector,
+        problem: usize,
+        states: impl Iterator<Item = &'a [f32]>,
+        thinking_tokens: usize,
+    ) -> Self {
+        let values = states.take(thinking_tokens).map(|state| HeadValues::of_state(vector, state)).collect();
+        Self { problem, values, thinking_tokens }
+    }
+
+    /// The positions, from 1, with their values.
+    pub fn steps(&self) -> impl Iterator<Item = (u32, HeadValues)> {
+        (1..).zip(self.values.iter().copied())
+    }
+
+    /// Refuses more values than there are tokens.
+    pub fn check(&self) -> Result<(), CalibrationError> {
+        if self.values.len() <= self.thinking_tokens {
+            return Ok(());
+        }
+        let (problem, thinking_tokens, got) = (self.problem, self.thinking_tokens, self.values.len());
+        Err(CalibrationError::Length { problem, thinking_tokens, got })
+    }
+}
