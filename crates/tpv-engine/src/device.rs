@@ -46,15 +46,14 @@ pub enum DeviceChoice {
 
 /// Opens the device; where a GPU is asked for and there is none, the CPU is taken and a notice says so.
 pub fn open_device(choice: DeviceChoice, notices: &mut Vec<String>) -> Device {
-    let (wished, name) = match choice {
+    let (wished, name, is_built_in) = match choice {
         DeviceChoice::Cpu => return Device::Cpu,
         DeviceChoice::Auto => return automatic_device(),
-        DeviceChoice::Cuda(ordinal) => (Device::new_cuda(ordinal), "CUDA"),
-        DeviceChoice::Metal => (Device::new_metal(0), "Metal"),
+        DeviceChoice::Cuda(ordinal) => (Device::new_cuda(ordinal), "CUDA", cfg!(feature = "cuda")),
+        DeviceChoice::Metal => (Device::new_metal(0), "Metal", cfg!(feature = "metal")),
     };
     wished.unwrap_or_else(|error| {
-        let built = if name == "CUDA" { cfg!(feature = "cuda") } else { cfg!(feature = "metal") };
-        notices.push(if built {
+        notices.push(if is_built_in {
             format!("no usable {name} device ({error}): running on the CPU")
         } else {
             format!("this build has no {name} support: running on the CPU")

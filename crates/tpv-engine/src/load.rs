@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::config::DecoderConfig;
-use crate::decoder::{CpuDecoder, WeightSource};
+use crate::decoder::{CpuDecoder, CpuOptions, WeightSource};
 use crate::device::{DeviceChoice, DtypeChoice, choose_dtype, open_device, thread_count};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::gguf::GgufFile;
+use crate::random::RandomWeights;
 use crate::weights::{TensorFiles, file_error, read_file};
 
 /// Where a model's files are.
@@ -62,7 +64,37 @@ pub fn load_model(source: &ModelSource, options: &LoadOptions) -> Result<Loaded>
         ModelSource::Embedded { config, weights } => {
             load_tensors(DecoderConfig::from_json(config)?, &TensorFiles::embedded(weights)?, options)
         }
-        ModelSource::Gguf(path) => Err(file_error(path, "GGUF files cannot be read yet")),
+        ModelSource::Gguf(path) => load_gguf(path, options),
+    }
+}
+
+/// A model of this shape with random weights, for benchmarks.
+pub fn random_model(config: DecoderConfig, options: &LoadOptions) -> Result<Loaded> {
+    load_tensors(config, &RandomWeights::default(), options)
+}
+
+impl ModelSource {
+    /// The folder or file that a user named; `None` for a model that is part of the program.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(path) | Self::Gguf(path) => Some(path),
+            Self::Embedded { .. } => None,
+        }
+    }
+
+    /// The `tokenizer.json` of the model: in its folder, or beside the GGUF file.
+    pub fn tokenizer_path(&self) -> Option<Result<PathBuf>> {
+        let (folder, missing) = match self {
+            Self::Folder(folder) => (folder.as_path(), "holds no tokenizer.json"),
+            Self::Gguf(path) => {
+                let problem = "has no tokenizer.json beside it; put the one of the original checkpoint there";
+                (path.parent().unwrap_or(Path::new(".")), problem)
+            }
+            Self::Embedded { .. } => return None,
+        };
+        let tokenizer = folder.join("tokenizer.json");
+        let named = self.path().unwrap_or(folder);
+        Some(if tokenizer.is_file() { Ok(tokenizer) } else { Err(file_error(named, missing)) })
     }
 }
 
@@ -77,8 +109,38 @@ fn load_tensors(config: DecoderConfig, source: &impl WeightSource, options: &Loa
     let mut notices = Vec::new();
     let device = open_device(options.device, &mut notices);
     let dtype = choose_dtype(options.dtype, &device, &config, &mut notices)?;
+    build(config, source, options, (dtype, dtype.name().to_owned()), notices)
+}
+
+/// Quantised files run as they are, unless f32 is asked for.
+fn load_gguf(path: &Path, options: &LoadOptions) -> Result<Loaded> {
+    let widen = options.dtype == Some(DtypeChoice::F32);
+    let file = GgufFile::open(path, widen)?;
+    let config = file.config()?;
+    if widen || !file.is_quantised() {
+        return load_tensors(config, &file, options);
+    }
+    let mut notices = Vec::new();
+    let device = open_device(options.device, &mut notices);
+    let dtype = choose_dtype(None, &device, &config, &mut notices)?;
+    let name = file.dtype_name();
+    if let Some(wish) = options.dtype.filter(|wish| wish.name() != name) {
+        notices.push(format!("the file's weights are {name}: used as they are, not as {}", wish.name()));
+    }
+    build(config, &file, options, (dtype, name), notices)
+}
+
+fn build(
+    config: DecoderConfig,
+    source: &impl WeightSource,
+    options: &LoadOptions,
+    (dtype, dtype_name): (DtypeChoice, String),
+    notices: Vec<String>,
+) -> Result<Loaded> {
     let fingerprint = fingerprint(&config, source)?;
-    let engine = CpuDecoder::load(config, source, dtype, options.kv_tokens, thread_count(options.threads))?;
+    let threads = thread_count(options.threads);
+    let options = CpuOptions { dtype, dtype_name, kv_tokens: options.kv_tokens, threads };
+    let engine = CpuDecoder::load(config, source, options)?;
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint })
 }
 

@@ -52,11 +52,6 @@ impl StoredTensor {
             other => unreachable!("{other:?} is refused when a file is opened"),
         }
     }
-
-    /// The entries' bytes as stored.
-    pub fn raw(&self) -> &[u8] {
-        &self.bytes.as_slice()[self.range.clone()]
-    }
 }
 
 fn convert<const WIDTH: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; WIDTH]) -> f32) {
@@ -104,16 +99,6 @@ impl TensorFiles {
         let mut files = Self { tensors: BTreeMap::new(), origin: origin.clone() };
         files.add(&origin, Bytes::Embedded(bytes))?;
         Ok(files)
-    }
-
-    /// Whether there is a tensor of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
-    }
-
-    /// Where the tensors come from, for messages.
-    pub fn origin(&self) -> &Path {
-        &self.origin
     }
 
     /// The tensor of this name, checked to have this shape.

@@ -160,6 +160,18 @@ struct Model {
     head: Linear,
 }
 
+/// How a decoder is to be built.
+#[derive(Debug, Clone)]
+pub(crate) struct CpuOptions {
+    /// Arithmetic of weights that are not quantised in their file.
+    pub dtype: DtypeChoice,
+    /// The arithmetic's name for users.
+    pub dtype_name: String,
+    /// Bound on the KV memory, in tokens.
+    pub kv_tokens: Option<usize>,
+    pub threads: usize,
+}
+
 /// A decoder on the CPU.
 #[derive(Debug)]
 pub(crate) struct CpuDecoder {
@@ -172,14 +184,9 @@ pub(crate) struct CpuDecoder {
 }
 
 impl CpuDecoder {
-    /// Loads the weights and makes room for `kv_tokens` tokens (as many as memory holds, if not given).
-    pub fn load(
-        config: DecoderConfig,
-        source: &impl WeightSource,
-        dtype: DtypeChoice,
-        kv_tokens: Option<usize>,
-        threads: usize,
-    ) -> Result<Self> {
+    /// Loads the weights.
+    pub fn load(config: DecoderConfig, source: &impl WeightSource, options: CpuOptions) -> Result<Self> {
+        let CpuOptions { dtype, dtype_name, kv_tokens, threads } = options;
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
@@ -189,7 +196,7 @@ impl CpuDecoder {
             hidden_size: config.hidden_size,
             vocab_size: config.vocab_size,
             max_positions: config.max_positions,
-            dtype: dtype.name().to_owned(),
+            dtype: dtype_name,
             device: "cpu".to_owned(),
         };
         let store = PageStore::new(&config);
@@ -314,6 +321,8 @@ impl Model {
         scratch: &mut Scratch,
         output: &mut StepOutput,
     ) -> Result<()> {
+        output.hidden_post_norm.clear();
+        output.logits.clear();
         self.embedding.look_up(tokens, self.config.hidden_size, &mut scratch.x)?;
         self.find_angles(&rows, scratch);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -321,6 +330,9 @@ impl Model {
             write_pages(&rows, pages, index, store, scratch);
             if index + 1 == self.layers.len() {
                 self.keep_output_rows(&mut rows, scratch);
+                if rows.is_empty() {
+                    return Ok(());
+                }
             }
             self.attend(index, &rows, pages, store, scratch);
             layer.output.apply(&scratch.attended, &mut scratch.out)?;

@@ -4,6 +4,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 
 use super::packed::PackedMatrix;
+use crate::device::DtypeChoice;
 use crate::error::Result;
 
 /// A linear layer.
@@ -27,21 +28,23 @@ impl Linear {
         Self { outputs: matrix.outputs(), weights: Weights::Packed(matrix), bias, inputs }
     }
 
+    /// A layer in the wanted arithmetic; `weights` is [outputs, inputs].
+    pub fn from_floats(weights: Vec<f32>, inputs: usize, dtype: DtypeChoice, bias: Option<Vec<f32>>) -> Result<Self> {
+        if dtype == DtypeChoice::Q8_0 {
+            return Self::quantised(quantise(weights, inputs)?, bias);
+        }
+        let read_row = |output: usize, row: &mut [f32]| {
+            row.copy_from_slice(&weights[output * inputs..][..inputs]);
+            Ok(())
+        };
+        PackedMatrix::from_rows(weights.len() / inputs, inputs, read_row)
+            .map(|matrix| Self::packed(matrix, inputs, bias))
+    }
+
     /// A layer whose weights `[outputs, inputs]` are quantised already.
     pub fn quantised(tensor: QTensor, bias: Option<Vec<f32>>) -> Result<Self> {
         let (outputs, inputs) = tensor.shape().dims2()?;
         Ok(Self { weights: Weights::Quantised(QMatMul::from_qtensor(tensor)?), bias, inputs, outputs })
-    }
-
-    /// Quantises `[outputs, inputs]` weights to Q8_0.
-    pub fn quantise(weights: Vec<f32>, inputs: usize, bias: Option<Vec<f32>>) -> Result<Self> {
-        let tensor = Tensor::from_vec(weights, ((), inputs), &Device::Cpu)?;
-        Self::quantised(QTensor::quantize(&tensor, GgmlDType::Q8_0)?, bias)
-    }
-
-    /// Length of one output row.
-    pub fn outputs(&self) -> usize {
-        self.outputs
     }
 
     /// Replaces `y` with `x W^T + b` for x [rows, inputs].
@@ -60,4 +63,10 @@ impl Linear {
         }
         Ok(())
     }
+}
+
+/// Quantises `[rows, width]` floats to Q8_0.
+pub(crate) fn quantise(floats: Vec<f32>, width: usize) -> Result<QTensor> {
+    let tensor = Tensor::from_vec(floats, ((), width), &Device::Cpu)?;
+    Ok(QTensor::quantize(&tensor, GgmlDType::Q8_0)?)
 }

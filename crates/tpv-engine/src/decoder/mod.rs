@@ -12,5 +12,6 @@ mod packed;
 mod rope;
 mod source;
 
-pub(crate) use cpu::CpuDecoder;
-pub(crate) use source::WeightSource;
+pub(crate) use cpu::{CpuDecoder, CpuOptions};
+pub(crate) use linear::{Linear, quantise};
+pub(crate) use source::{EmbeddingTable, LinearShape, WeightSource};

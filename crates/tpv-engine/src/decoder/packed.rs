@@ -48,14 +48,6 @@ impl PackedMatrix {
         self.outputs
     }
 
-    /// Copies row `output` of the matrix, [inputs].
-    pub fn copy_row(&self, output: usize, row: &mut [f32]) {
-        let panel = &self.panels[output / PANEL * PANEL * self.inputs..][..PANEL * self.inputs];
-        for (value, &slot) in row.iter_mut().zip(panel[output % PANEL..].iter().step_by(PANEL)) {
-            *value = slot;
-        }
-    }
-
     /// `y = x W^T` for x [rows, inputs] and y [rows, outputs].
     pub fn multiply(&self, x: &[f32], y: &mut [f32]) {
         let rows = x.len() / self.inputs;
@@ -201,18 +193,14 @@ mod tests {
         let x: Vec<f32> = (0..150 * inputs).map(|i| value(i * 17)).collect();
         let mut together = vec![0.0; 150 * outputs];
         matrix.multiply(&x, &mut together);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let mut on_threads = vec![0.0; 150 * outputs];
+        pool.install(|| matrix.multiply(&x, &mut on_threads));
+        assert!(on_threads == together);
         for rows in [1, 2, 3, 5, 8] {
             let mut alone = vec![0.0; rows * outputs];
             matrix.multiply(&x[6 * inputs..][..rows * inputs], &mut alone);
             assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");
         }
-    }
-
-    #[test]
-    fn rows_of_the_matrix_come_back() {
-        let matrix = packed(70, 9);
-        let mut row = vec![0.0; 9];
-        matrix.copy_row(66, &mut row);
-        assert_eq!(row, (0..9).map(|i| value(66 * 9 + i)).collect::<Vec<_>>());
     }
 }

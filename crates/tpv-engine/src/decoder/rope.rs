@@ -36,21 +36,6 @@ impl Rotary {
         Self { frequencies, amplitude, pairing: config.rope.pairing }
     }
 
-    /// Angles per position, [head_dim / 2].
-    pub fn frequencies(&self) -> &[f32] {
-        &self.frequencies
-    }
-
-    /// Factor on cos and sin.
-    pub fn amplitude(&self) -> f32 {
-        self.amplitude
-    }
-
-    /// Which entries turn together.
-    pub fn pairing(&self) -> RopePairing {
-        self.pairing
-    }
-
     /// Writes cos and sin of one position, [head_dim / 2] each.
     pub fn angles(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
         for ((frequency, cos), sin) in self.frequencies.iter().zip(cos).zip(sin) {

@@ -75,7 +75,7 @@ impl WeightSource for TensorFiles {
         if dtype == DtypeChoice::Q8_0 {
             let mut weights = vec![0.0; outputs * inputs];
             tensor.copy(0, &mut weights);
-            return Linear::quantise(weights, inputs, bias);
+            return Linear::from_floats(weights, inputs, dtype, bias);
         }
         let read_row = |output: usize, row: &mut [f32]| {
             tensor.copy(output * inputs, row);

@@ -1,0 +1,109 @@
+//! Models of named shapes with random weights, for benchmarks that need no download.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::quantized::QMatMul;
+
+use crate::config::{DecoderConfig, RopeConfig, RopePairing, RopeScaling};
+use crate::decoder::{EmbeddingTable, Linear, LinearShape, WeightSource, quantise};
+use crate::error::{EngineError, Result};
+
+/// The named shapes: name, d, inner width, layers, heads, key/value heads, vocabulary.
+const SHAPES: [(&str, [usize; 6]); 6] = [
+    ("0.5b", [896, 4864, 24, 14, 2, 151_936]),
+    ("1.5b", [1536, 8960, 28, 12, 2, 151_936]),
+    ("1.5b-8-layers", [1536, 8960, 8, 12, 2, 151_936]),
+    ("7b", [3584, 18_944, 28, 28, 4, 152_064]),
+    ("8b", [4096, 14_336, 32, 32, 8, 128_256]),
+    ("32b", [5120, 27_648, 64, 40, 8, 152_064]),
+];
+
+/// The shape of this name: `0.5b`, `1.5b`, `1.5b-8-layers`, `7b` and `32b` as in Qwen2.5, `8b` as in Llama 3.1.
+pub fn named_shape(name: &str) -> Result<DecoderConfig> {
+    let found = SHAPES.iter().find(|(known, _)| *known == name);
+    let (_, [hidden_size, intermediate_size, layers, heads, kv_heads, vocab_size]) = *found.ok_or_else(|| {
+        let known: Vec<&str> = SHAPES.iter().map(|(name, _)| *name).collect();
+        EngineError::Unsupported(format!("no shape is named `{name}`; there are {}", known.join(", ")))
+    })?;
+    let is_llama = name == "8b";
+    Ok(DecoderConfig {
+        architecture: if is_llama { "LlamaForCausalLM" } else { "Qwen2ForCausalLM" }.to_owned(),
+        hidden_size,
+        intermediate_size,
+        layers,
+        heads,
+        kv_heads,
+        head_dim: hidden_size / heads,
+        vocab_size,
+        max_positions: 131_072,
+        norm_epsilon: 1e-6,
+        qkv_bias: !is_llama,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        tied_head: hidden_size <= 1536,
+        rope: RopeConfig { theta: 1e6, scaling: RopeScaling::None, pairing: RopePairing::Halves },
+        windows: vec![None; layers],
+    })
+}
+
+/// Random weights whose size keeps activations near 1.
+#[derive(Debug, Default)]
+pub(crate) struct RandomWeights {
+    drawn: AtomicU64,
+}
+
+impl RandomWeights {
+    fn values(&self, count: usize, spread: f32) -> Vec<f32> {
+        let mut state = self.drawn.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let draw = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * spread
+        };
+        std::iter::repeat_with(draw).take(count).collect()
+    }
+}
+
+impl WeightSource for RandomWeights {
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        Ok(if name.ends_with(".bias") { self.values(length, 0.1) } else { vec![1.0; length] })
+    }
+
+    fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {
+        let LinearShape { outputs, inputs, bias, dtype } = shape;
+        let weights = self.values(outputs * inputs, (3.0 / inputs as f32).sqrt());
+        let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?;
+        Linear::from_floats(weights, inputs, dtype, bias)
+    }
+
+    fn embedding(&self, vocab: usize, width: usize) -> Result<EmbeddingTable> {
+        let weights = self.values(vocab * width, 1.0);
+        if !width.is_multiple_of(32) {
+            return Ok(EmbeddingTable::Dense(weights));
+        }
+        Ok(EmbeddingTable::Quantised(QMatMul::from_qtensor(quantise(weights, width)?)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_shapes_are_valid_and_unknown_names_list_them() {
+        for (name, _) in SHAPES {
+            named_shape(name).unwrap().validate().unwrap();
+        }
+        assert!(named_shape("3b").unwrap_err().to_string().contains("1.5b-8-layers"));
+    }
+
+    #[test]
+    fn weights_are_spread_evenly() {
+        let values = RandomWeights::default().values(10_000, 2.0);
+        let mean: f32 = values.iter().sum::<f32>() / 10_000.0;
+        let square: f32 = values.iter().map(|v| v * v).sum::<f32>() / 10_000.0;
+        assert!(mean.abs() < 0.05 && (square - 4.0 / 3.0).abs() < 0.05, "{mean} {square}");
+    }
+}

@@ -1,0 +1,77 @@
+//! Loading: fingerprints, notices, and refusals in one sentence.
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{folder, load, with_options};
+use tpv_engine::device::{DeviceChoice, DtypeChoice};
+use tpv_engine::load::{LoadOptions, ModelSource, load_model};
+
+fn copy_model(name: &str, to: &Path) {
+    for file in std::fs::read_dir(folder(name)).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn a_fingerprint_belongs_to_the_weights_and_not_to_their_place() {
+    let config = include_bytes!("golden/llama/config.json");
+    let weights = include_bytes!("golden/llama/model.safetensors");
+    let embedded = load_model(&ModelSource::Embedded { config, weights }, &LoadOptions::default()).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy_model("llama", elsewhere.path());
+    let copied = load_model(&ModelSource::Folder(elsewhere.path().to_owned()), &LoadOptions::default()).unwrap();
+    let own = load("llama").fingerprint;
+    assert_eq!(own.len(), 64);
+    assert_eq!(own, embedded.fingerprint);
+    assert_eq!(own, copied.fingerprint);
+    assert_ne!(own, load("llama_yarn_old_keys").fingerprint);
+}
+
+#[test]
+fn wishes_that_cannot_be_granted_are_noticed() {
+    if cfg!(any(feature = "cuda", feature = "metal")) {
+        return;
+    }
+    let options =
+        LoadOptions { device: DeviceChoice::Cuda(0), dtype: Some(DtypeChoice::Bf16), ..LoadOptions::default() };
+    let loaded = with_options("llama", &options);
+    assert_eq!(loaded.engine.spec().device, "cpu");
+    assert_eq!(loaded.engine.spec().dtype, "f32");
+    assert!(loaded.notices[0].contains("CUDA") && loaded.notices[1].contains("bf16"), "{:?}", loaded.notices);
+    assert!(load("llama").notices.is_empty());
+}
+
+#[test]
+fn broken_folders_are_refused_with_the_file_that_is_wrong() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path();
+    let refused = || {
+        let source = ModelSource::Folder(path.to_owned());
+        load_model(&source, &LoadOptions::default()).err().expect("it must be refused").to_string()
+    };
+    assert!(refused().contains("config.json"));
+    copy_model("qwen3_tied_sharded", path);
+    std::fs::remove_file(path.join("model-00002-of-00003.safetensors")).unwrap();
+    assert!(refused().contains("model-00002-of-00003.safetensors"), "{}", refused());
+    std::fs::write(path.join("model.safetensors.index.json"), "{}").unwrap();
+    assert!(refused().contains("weight_map"), "{}", refused());
+    std::fs::write(path.join("config.json"), "no").unwrap();
+    assert!(refused().contains("config.json"), "{}", refused());
+}
+
+/// A checkpoint of another width than its `config.json` says.
+#[test]
+fn a_foreign_config_is_refused_by_the_first_tensor_that_differs() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy_model("llama", scratch.path());
+    let path = scratch.path().join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap().replace("\"hidden_size\": 32", "\"hidden_size\": 48");
+    std::fs::write(&path, text).unwrap();
+    let source = ModelSource::Folder(scratch.path().to_owned());
+    let error = load_model(&source, &LoadOptions::default()).err().expect("it must be refused").to_string();
+    assert!(error.contains("[48]") && error.contains("[32]"), "{error}");
+}
