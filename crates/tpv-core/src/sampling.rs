@@ -13,7 +13,7 @@
 //! - One random number is used per sampled token, whatever the parameters; greedy choice uses none.
 //! - Tokens are ranked by score, the lower id first among equals. Probabilities are whole numbers (in units of 2^-44 of
 //!   the best token's), so sums are exact and the choice cannot depend on the order in which anything was added up.
-//!   Tokens whose weight is below one unit cannot be drawn; for any vocabulary under 2^19 tokens they make up less than
+//!   Tokens whose weight rounds to no unit cannot be drawn; for any vocabulary under 2^19 tokens they make up less than
 //!   2^-25 of the probability.
 //! - The vocabulary is never sorted: two passes, then a partial selection among the tokens near the top.
 
@@ -186,11 +186,13 @@ impl Sampler {
 
     /// Gathers the tokens near the top, reaching deeper until there are enough or all that carry weight are there.
     fn collect(&mut self, scores: &[f32], scale: Scale, enough: impl Fn(&[Candidate]) -> bool) {
-        for depth in [4.0, 8.0, 16.0, DEEPEST] {
+        for depth in [4.0, 6.0, 8.0, 10.0, 12.0, 16.0, DEEPEST] {
+            let floor = scale.max - depth * scale.temperature;
+            let near_top = scores.iter().zip(0..).filter(|(score, _)| **score >= floor);
             self.candidates.clear();
-            self.candidates.extend(scores.iter().zip(0..).filter_map(|(&score, token)| {
-                let exponent = scale.exponent(score);
-                (exponent >= -depth).then(|| Candidate { score, token, weight: weight(exponent) })
+            self.candidates.extend(near_top.map(|(&score, token)| {
+                let weight = weight(scale.exponent(score));
+                Candidate { score, token, weight }
             }));
             if enough(&self.candidates) {
                 return;
@@ -266,8 +268,8 @@ fn pick_certain(scores: &[f32], random: u64) -> u32 {
     token
 }
 
-/// Natural logs below the best token at which a weight is certainly below one unit: 2^-44 = e^-30.5.
-const DEEPEST: f32 = 31.0;
+/// Natural logs below the best token at which a weight is certainly below half a unit: 2^-45 = e^-31.2.
+const DEEPEST: f32 = 32.0;
 /// The weight of the best token; sums over 2^19 tokens still fit 64 bits.
 const WEIGHT_UNITS: f32 = (1u64 << 44) as f32;
 
@@ -305,17 +307,24 @@ impl Scale {
         let mut block = [0f32; 64];
         let mut total = 0;
         for chunk in scores.chunks(block.len()) {
-            for (scaled, &score) in block.iter_mut().zip(chunk) {
-                *scaled = exp_nonpositive(self.exponent(score)) * WEIGHT_UNITS;
+            for (power, &score) in block.iter_mut().zip(chunk) {
+                *power = exp_nonpositive(self.exponent(score));
             }
-            total += block[..chunk.len()].iter().map(|&scaled| scaled as i64 as u64).sum::<u64>();
+            total += block[..chunk.len()].iter().map(|&power| units(power)).sum::<u64>();
         }
         total
     }
 }
 
 fn weight(exponent: f32) -> u64 {
-    (exp_nonpositive(exponent) * WEIGHT_UNITS) as i64 as u64
+    units(exp_nonpositive(exponent))
+}
+
+/// A power of at most 1 as a whole number of units. Adding 2^52 rounds to a whole number, which is then the mantissa: the same
+/// as a cast, but it vectorises.
+fn units(power: f32) -> u64 {
+    const TWO_TO_52: u64 = 1 << 52;
+    (f64::from(power * WEIGHT_UNITS) + TWO_TO_52 as f64).to_bits() & (TWO_TO_52 - 1)
 }
 
 /// `e^x` for `x <= 0` within 2e-7 relative, flushed to about 1e-37 below -85. Plain additions and multiplications, so it
