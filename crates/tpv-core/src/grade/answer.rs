@@ -31,7 +31,7 @@ pub(super) enum Answer {
         lhs: Node,
         rhs: Node,
     },
-    /// `lhs sign rhs` with `<`, `≤` or `≠`, where no interval could be made of it.
+    /// `lhs sign rhs` with `<`, `≤`, `≠` or `∈`, where no interval could be made of it.
     Comparison {
         sign: char,
         lhs: Node,
@@ -45,7 +45,11 @@ impl From<Node> for Answer {
             return Self::Many { bare: true, items: vec![plus.into(), minus.into()] };
         }
         match node {
+            Node::Text(text) if text.starts_with("all real") => Node::Reals.into(),
             Node::Text(text) => Self::Text(text),
+            Node::Product(factors) if is_named_point(&factors) => {
+                factors.into_iter().next_back().expect("a named point has two parts").into()
+            }
             Node::List(items) => many(true, items),
             Node::Set(items) => many(false, items),
             Node::Group { open, close, items } => group(open, close, items),
@@ -78,31 +82,58 @@ fn group(open: char, close: char, items: Vec<Node>) -> Answer {
         (open, '[') => (open, ')'),
         as_is => as_is,
     };
+    // No set holds infinity, so the bracket beside it says nothing.
+    let open = if items.first().is_some_and(is_infinite) { '(' } else { open };
+    let close = if items.last().is_some_and(is_infinite) { ')' } else { close };
     Answer::Ordered { open, close, items: items.into_iter().map(Answer::from).collect() }
+}
+
+fn is_infinite(node: &Node) -> bool {
+    match node {
+        Node::Negate(inner) => is_infinite(inner),
+        node => *node == Node::Infinity,
+    }
 }
 
 fn interval(open: char, low: Node, high: Node, close: char) -> Answer {
     Answer::Ordered { open, close, items: vec![Answer::Value(low), Answer::Value(high)] }
 }
 
-fn relation(first: Node, mut rest: Vec<(char, Node)>) -> Answer {
-    let (sign, last) = rest.pop().expect("a relation has at least one sign");
+fn relation(mut first: Node, mut rest: Vec<(char, Node)>) -> Answer {
+    // Of a derivation, the end.
+    if let Some(at) = rest.iter().rposition(|(sign, _)| *sign == '→') {
+        let tail = rest.split_off(at + 1);
+        first = rest.pop().expect("the arrow is there").1;
+        rest = tail;
+    }
+    let Some((sign, last)) = rest.pop() else { return first.into() };
     match sign {
-        '∈' | '→' => last.into(),
+        '∈' if is_name(&first) && rest.is_empty() => last.into(),
         '=' if rest.iter().all(|(sign, _)| *sign == '=') => equation(first, last),
         _ if rest.is_empty() => comparison(first, sign, last),
-        _ if rest.len() == 1 => between(first, rest.swap_remove(0), sign, last),
-        _ => last.into(),
+        _ if rest.len() == 1 && is_name(&rest[0].1) && sign != '∈' => between(first, rest.swap_remove(0), sign, last),
+        _ => {
+            rest.push((sign, last));
+            chain(first, rest)
+        }
     }
 }
 
+/// Every link of `a = b < c` by itself.
+fn chain(mut first: Node, rest: Vec<(char, Node)>) -> Answer {
+    let links = rest.into_iter().map(|(sign, next)| {
+        let before = std::mem::replace(&mut first, next.clone());
+        if sign == '=' { equation(before, next) } else { comparison(before, sign, next) }
+    });
+    Answer::Joined { sign: '∧', items: links.collect() }
+}
+
 fn equation(lhs: Node, rhs: Node) -> Answer {
+    let named = is_name(&lhs) || matches!(lhs, Node::Text(_) | Node::Group { .. } | Node::List(_) | Node::Set(_));
     let parts =
         matches!(rhs, Node::Group { .. } | Node::Set(_) | Node::Matrix(_) | Node::SetOperation { .. } | Node::Text(_));
-    if matches!(lhs, Node::Text(_)) || parts || both_signs(&rhs).is_some() {
-        return rhs.into();
-    }
-    Answer::Equation { lhs, rhs }
+    let single = !parts && both_signs(&rhs).is_none();
+    if named && (!single || matches!(lhs, Node::Text(_))) { rhs.into() } else { Answer::Equation { lhs, rhs } }
 }
 
 fn comparison(lhs: Node, sign: char, rhs: Node) -> Answer {
@@ -127,23 +158,32 @@ fn between(first: Node, (left, middle): (char, Node), right: char, last: Node) -
     let open = |sign| if matches!(sign, '≤' | '≥') { '[' } else { '(' };
     let close = |sign| if matches!(sign, '≤' | '≥') { ']' } else { ')' };
     match (left, right) {
-        ('<' | '≤', '<' | '≤') if is_name(&middle) => interval(open(left), first, last, close(right)),
-        ('>' | '≥', '>' | '≥') if is_name(&middle) => interval(open(right), last, first, close(left)),
-        ('=', _) => comparison(first, right, last),
-        (_, '=') => comparison(first, left, last),
-        _ => Answer::Comparison { sign: left, lhs: first, rhs: last },
+        ('<' | '≤', '<' | '≤') => interval(open(left), first, last, close(right)),
+        ('>' | '≥', '>' | '≥') => interval(open(right), last, first, close(left)),
+        (left, right) => chain(first, vec![(left, middle), (right, last)]),
     }
 }
 
-/// A variable alone, or a function of one: `x`, `f(x)`.
+/// `B(6, 8)`: a point and its name.
+fn is_named_point(factors: &[Node]) -> bool {
+    matches!(factors, [Node::Symbol(name), Node::Group { .. }] if name.starts_with(|c: char| c.is_ascii_uppercase()))
+}
+
+/// What an answer may be called before an equals sign: a variable `x`, a function of one `f(x)`, a segment or angle `ABC`.
 pub(super) fn is_name(node: &Node) -> bool {
     match node {
         Node::Symbol(name) => !matches!(name.as_str(), "pi" | "e" | "i"),
-        Node::Product(factors) => {
-            matches!(factors.as_slice(), [Node::Symbol(f), Node::Symbol(_)] if f.starts_with(['f', 'g', 'h', 'p', 'P', 'q', 'Q']))
-        }
+        Node::Product(factors) => match factors.as_slice() {
+            [Node::Symbol(f), Node::Symbol(_)] if f.starts_with(['f', 'g', 'h', 'p', 'q']) => true,
+            factors => factors.iter().all(is_capital),
+        },
         _ => false,
     }
+}
+
+fn is_capital(node: &Node) -> bool {
+    matches!(node, Node::Symbol(name) if name.starts_with(|c: char| c.is_ascii_uppercase()))
+        || matches!(node, Node::Symbol(name) if name == "x")
 }
 
 /// Both readings of an expression with `±`.

@@ -100,11 +100,10 @@ fn tuples(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
     else {
         return Ok(None);
     };
-    // Two items may be an interval, whose brackets mean something; more cannot.
-    if a.len() == 2 && (kind(*open), kind(*close)) != (kind(*open_b), kind(*close_b)) {
-        return Ok(None);
-    }
-    in_order(a, b, budget)
+    let (brackets, brackets_b) = ((kind(*open), kind(*close)), (kind(*open_b), kind(*close_b)));
+    // Two items may be an interval, whose brackets mean something; of more items, `[..]` is as good as `(..)`.
+    let vector = |brackets| a.len() > 2 && matches!(brackets, ('(', ')') | ('[', ']'));
+    if brackets == brackets_b || vector(brackets) && vector(brackets_b) { in_order(a, b, budget) } else { Ok(None) }
 }
 
 /// Angle brackets stand for round ones.
@@ -137,7 +136,8 @@ fn vector(rows: &[Vec<Answer>], items: &[Answer], budget: &mut Budget) -> Found 
 
 /// `x = 5` against `5`.
 fn assigned(lhs: &Node, rhs: &Node, other: &Answer, budget: &mut Budget) -> Found {
-    if is_name(lhs) || !lhs.has_variable() {
+    let calculation = !(lhs.has_variable() || rhs.has_variable()) && values(lhs, rhs, budget)?.is_some();
+    if is_name(lhs) || calculation {
         return answers(&Answer::Value(rhs.clone()), other, budget);
     }
     if is_name(rhs) {
@@ -148,8 +148,12 @@ fn assigned(lhs: &Node, rhs: &Node, other: &Answer, budget: &mut Budget) -> Foun
 
 fn equations(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
     let (Answer::Equation { lhs, rhs }, Answer::Equation { lhs: lhs_b, rhs: rhs_b }) = (a, b) else { return Ok(None) };
-    if lhs == lhs_b || !(lhs.has_variable() || rhs.has_variable()) {
+    if lhs == lhs_b {
         return values(rhs, rhs_b, budget);
+    }
+    if !(lhs.has_variable() || rhs.has_variable()) {
+        let same_lhs = values(lhs, lhs_b, budget)?;
+        return all([Ok(same_lhs), values(rhs, rhs_b, budget)].into_iter());
     }
     proportional(&difference(lhs, rhs), &difference(lhs_b, rhs_b), false, budget)
 }
@@ -165,8 +169,7 @@ fn proportional(a: &Node, b: &Node, positive: bool, budget: &mut Budget) -> Foun
     for point in 0..POINTS {
         let mut at = Evaluator { point, floating: false, budget };
         let Some((a, b)) = both_defined(at.value(a), at.value(b))? else { continue };
-        let ratio = Node::Quotient(Box::new(constant(a)), Box::new(constant(b)));
-        let Ok(ratio) = at.value(&ratio) else { return Ok(None) };
+        let Ok(ratio) = at.divide(a, b) else { return Ok(None) };
         let zero = ratio.float()?.norm() < 1e-9;
         let unlike = factor.as_ref().map(|factor| factor.likeness(&ratio)).transpose()? == Some(Likeness::Unlike);
         if zero || unlike || positive && ratio.float()?.re < 0.0 {
@@ -176,14 +179,6 @@ fn proportional(a: &Node, b: &Node, positive: bool, budget: &mut Budget) -> Foun
         points += 1;
     }
     if points < NEEDED_POINTS { Err(Why::Undefined) } else { Ok(Some(EqualBy::Algebra)) }
-}
-
-/// A value as a node again. Imaginary parts are dropped: equations are compared over the reals.
-fn constant(value: Value) -> Node {
-    match value {
-        Value::Exact(value) => Node::Mixed(value),
-        Value::Approximate(value) => Node::Mixed(BigRational::from_float(value.re).unwrap_or_else(BigRational::zero)),
-    }
 }
 
 fn both_defined(a: Result<Value, Why>, b: Result<Value, Why>) -> Result<Option<(Value, Value)>, Why> {
@@ -207,7 +202,7 @@ fn values(a: &Node, b: &Node, budget: &mut Budget) -> Found {
     if let (Node::Based { digits, base }, other) | (other, Node::Based { digits, base }) = (a, b) {
         return based(digits, base, other);
     }
-    let ((a, unit_a), (b, unit_b)) = (Unit::split(a), Unit::split(b));
+    let ((a, unit_a), (b, unit_b)) = (Unit::split_beside(a, b), Unit::split_beside(b, a));
     let bare = numbers(&a, &b, budget)?;
     if unit_a == unit_b {
         return Ok(bare);

@@ -134,8 +134,17 @@ fn last_number(text: &str) -> Option<&str> {
     if let Some(before) = minus.filter(|before| !is_operand(before)) {
         start = before.len();
     }
+    start = fraction_start(&text[..start]).unwrap_or(start);
     let end = last + 1 + usize::from(bytes.get(last + 1) == Some(&b'%'));
-    Some(&text[start..end])
+    let end = end + usize::from(text[start..].starts_with("\\frac") || text[start..].starts_with("-\\frac"));
+    text.get(start..end)
+}
+
+/// Where `\frac{3}{` begins that ends this text.
+fn fraction_start(before: &str) -> Option<usize> {
+    let above = before.strip_suffix("}{")?.trim_end_matches(|c: char| c.is_ascii_digit());
+    let start = above.strip_suffix("\\frac{")?;
+    Some(start.strip_suffix('-').map_or(start.len(), str::len))
 }
 
 /// Whether a minus after this text subtracts: `8-5`, `8 -5`, but not `but -5`.

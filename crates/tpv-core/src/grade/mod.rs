@@ -17,6 +17,7 @@
 //! ```
 
 mod answer;
+mod choice;
 mod compare;
 mod extraction;
 mod node;
@@ -38,35 +39,38 @@ const STEPS: u32 = 40_000;
 
 /// Compares an answer with the gold answer. Symmetric in its arguments, but for the side that [`Verdict::Unparsed`] names.
 pub fn grade(candidate: &str, gold: &str) -> Verdict {
-    let (a, b) = match (read(candidate), read(gold)) {
-        (Ok(a), Ok(b)) => (a, b),
-        (a, b) => return unread(candidate, gold, a.err(), b.err()),
-    };
-    if a.signs().eq(b.signs()) {
-        return Verdict::Equal { by: EqualBy::Text };
+    let (a, b) = (token::tokens(candidate), token::tokens(gold));
+    if let (Ok(a), Ok(b)) = (&a, &b)
+        && let Some(same) = choice::same_option(a, b)
+    {
+        return if same { Verdict::Equal { by: EqualBy::Text } } else { Verdict::Different };
     }
-    match compare::answers(&a.answer, &b.answer, &mut Budget::new(STEPS)) {
+    match (answer(&a), answer(&b)) {
+        (Ok(_), Ok(_)) if same_signs(&a, &b) => Verdict::Equal { by: EqualBy::Text },
+        (Ok(a), Ok(b)) => compared(&a, &b),
+        (a, b) => unread(candidate, gold, a.err(), b.err()),
+    }
+}
+
+fn compared(a: &Answer, b: &Answer) -> Verdict {
+    match compare::answers(a, b, &mut Budget::new(STEPS)) {
         Ok(Some(by)) => Verdict::Equal { by },
         Ok(None) => Verdict::Different,
         Err(why) => Verdict::Unparsed { which: Side::Both, why },
     }
 }
 
-struct Read {
-    tokens: Vec<Spaced>,
-    answer: Answer,
+type Tokens = Result<Vec<Spaced>, Why>;
+
+fn answer(tokens: &Tokens) -> Result<Answer, Why> {
+    let tokens = tokens.as_ref().map_err(|why| *why)?;
+    Ok(parser::parse(tokens)?.into())
 }
 
-impl Read {
-    fn signs(&self) -> impl Iterator<Item = &token::Token> {
-        self.tokens.iter().map(|spaced| &spaced.token)
-    }
-}
-
-fn read(text: &str) -> Result<Read, Why> {
-    let tokens = token::tokens(text)?;
-    let answer = parser::parse(&tokens)?.into();
-    Ok(Read { tokens, answer })
+/// Whether two answers have the same tokens, white space aside.
+fn same_signs(a: &Tokens, b: &Tokens) -> bool {
+    let (Ok(a), Ok(b)) = (a, b) else { return false };
+    a.iter().map(|spaced| &spaced.token).eq(b.iter().map(|spaced| &spaced.token))
 }
 
 /// What can be said when not both were understood: the same text is still the same answer.

@@ -188,7 +188,7 @@ impl<'a> Parser<'a> {
     }
 
     fn product(&mut self) -> Parsed {
-        let mut factors = vec![self.power()?];
+        let mut factors = vec![self.signed_power()?];
         loop {
             if self.take('*') {
                 let factor = self.signed_power()?;
@@ -269,6 +269,8 @@ impl<'a> Parser<'a> {
             }
             let exponent = parser.exponent()?;
             match exponent {
+                // `4^{\text{th}}`
+                Some(Node::Text(words)) => Ok(Node::Measured(Box::new(base), words)),
                 None => parser.postfix_signs(Node::Degrees(Box::new(base))),
                 Some(exponent) => Ok(Node::Power(Box::new(base), Box::new(exponent))),
             }
@@ -378,6 +380,7 @@ impl<'a> Parser<'a> {
             '⌊' => self.rounded("floor", '⌋'),
             '⌈' => self.rounded("ceil", '⌉'),
             '∞' => Ok(Node::Infinity),
+            '…' => Ok(Node::Symbol("…".into())),
             '∅' => Ok(Node::Set(Vec::new())),
             'ℝ' => Ok(Node::Reals),
             ']' => self.group(']'),
@@ -494,6 +497,11 @@ impl<'a> Parser<'a> {
             single => vec![single],
         };
         arguments.splice(0..0, operands);
+        if let (Some(inverse), Some(Node::Negate(one))) = (inverse(name), &exponent)
+            && whole_value(one).is_some_and(|one| one.is_one())
+        {
+            return Ok(Node::Call { name: inverse, arguments });
+        }
         let call = Node::Call { name, arguments };
         Ok(match exponent {
             Some(exponent) => Node::Power(Box::new(call), Box::new(exponent)),
@@ -566,6 +574,16 @@ fn digits(text: &str) -> Node {
 fn whole_value(node: &Node) -> Option<BigInt> {
     match node {
         Node::Number(literal) if literal.value.is_integer() => Some(literal.value.to_integer()),
+        _ => None,
+    }
+}
+
+/// `\sin^{-1}` is the arcsine.
+fn inverse(name: &str) -> Option<&'static str> {
+    match name {
+        "sin" => Some("arcsin"),
+        "cos" => Some("arccos"),
+        "tan" => Some("arctan"),
         _ => None,
     }
 }

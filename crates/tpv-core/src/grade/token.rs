@@ -140,11 +140,26 @@ const SILENT: &[&str] = &[
     "mathcal",
     "ensuremath",
     "nolimits",
+    "angle",
+    "triangle",
 ];
 
 /// Commands whose braces hold prose.
-const PROSE: &[&str] =
-    &["text", "mbox", "textbf", "textit", "textrm", "mathrm", "operatorname", "hbox", "texttt", "textsf"];
+const PROSE: &[&str] = &[
+    "text",
+    "mbox",
+    "textbf",
+    "textit",
+    "textrm",
+    "mathrm",
+    "operatorname",
+    "hbox",
+    "texttt",
+    "textsf",
+    "emph",
+    "textnormal",
+    "textup",
+];
 
 /// Commands that stand for one sign.
 const SIGNS: &[(&str, char)] = &[
@@ -166,6 +181,11 @@ const SIGNS: &[(&str, char)] = &[
     ("neq", '≠'),
     ("approx", '='),
     ("equiv", '='),
+    ("cong", '='),
+    ("sim", '='),
+    ("dots", '…'),
+    ("ldots", '…'),
+    ("cdots", '…'),
     ("colon", ':'),
     ("in", '∈'),
     ("cup", '∪'),
@@ -228,10 +248,10 @@ const UNICODE: &[(char, char)] = &[
     ('，', ','),
 ];
 
-/// Two-letter units that are not read as a product of two variables when they follow a number.
+/// Short units that are not read as a product of variables when they follow a number.
 const SHORT_UNITS: &[&str] = &[
     "cm", "mm", "km", "dm", "kg", "mg", "ml", "mL", "in", "ft", "yd", "mi", "oz", "lb", "hr", "pm", "am", "mph", "sq",
-    "cu", "of",
+    "cu", "of", "st", "nd", "rd", "th",
 ];
 
 /// Splits an answer into tokens.
@@ -239,9 +259,10 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Spaced>, Why> {
     if text.len() > MAX_BYTES {
         return Err(Why::TooLong);
     }
+    let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '*' | '`'));
     let mut lexer = Lexer { chars: text.chars().collect(), at: 0, out: Vec::new(), space: false, brackets: 0 };
     lexer.run()?;
-    lexer.trim_end();
+    lexer.trim();
     Ok(lexer.out)
 }
 
@@ -284,10 +305,13 @@ impl Lexer {
         self.out.push(Spaced { token, space_before: std::mem::take(&mut self.space) });
     }
 
-    /// A full stop, comma or similar at the very end belongs to the sentence around the answer.
-    fn trim_end(&mut self) {
-        while let Some(Spaced { token: Token::Punct('.' | ',' | ';' | ':'), .. }) = self.out.last() {
+    /// A full stop, comma or similar at the very end belongs to the sentence around the answer, as does `=` at the start.
+    fn trim(&mut self) {
+        while let Some(Spaced { token: Token::Punct('.' | ',' | ';' | ':' | '↵'), .. }) = self.out.last() {
             self.out.pop();
+        }
+        if let Some(Spaced { token: Token::Punct('='), .. }) = self.out.first() {
+            self.out.remove(0);
         }
     }
 
@@ -372,7 +396,7 @@ impl Lexer {
         } else if GREEK.contains(&name) {
             self.push(Token::Symbol(name.trim_start_matches("var").into()));
         } else if PROSE.contains(&name) {
-            self.prose()?;
+            self.prose(matches!(name, "mathrm" | "operatorname"))?;
         } else if SILENT.contains(&name) {
             self.silent(name);
         } else {
@@ -384,9 +408,12 @@ impl Lexer {
                 "begin" => self.environment(true)?,
                 "end" => self.environment(false)?,
                 "mathbb" => self.number_set()?,
-                "Re" | "R" => self.push(Token::Punct('ℝ')),
-                "to" | "rightarrow" | "Rightarrow" | "implies" | "iff" => self.push(Token::Punct('→')),
+                "R" => self.push(Token::Punct('ℝ')),
+                "to" | "rightarrow" | "Rightarrow" | "Longrightarrow" | "implies" | "iff" => {
+                    self.push(Token::Punct('→'))
+                }
                 "newline" => self.space = true,
+                "pmod" | "bmod" | "mod" => self.modulus(),
                 _ => return Err(Why::UnknownCommand),
             }
         }
@@ -428,12 +455,20 @@ impl Lexer {
         Err(Why::Syntax)
     }
 
-    /// `\text{..}`: mathematics when it holds no word (`\text{(C)}`), a connective, or prose.
-    fn prose(&mut self) -> Result<(), Why> {
+    /// `\text{..}`: a function's name, mathematics when it holds no word (`\text{(C)}`), a connective, or prose.
+    fn prose(&mut self, roman: bool) -> Result<(), Why> {
         if self.peek(0) != Some('{') {
             return Ok(());
         }
         let text = self.braced()?;
+        if let Some(known) = FUNCTIONS.iter().find(|known| **known == text.trim()) {
+            self.push(Token::Function(known));
+            return Ok(());
+        }
+        if roman && matches!(text.trim(), "e" | "i") {
+            self.push(Token::Symbol(text.trim().into()));
+            return Ok(());
+        }
         let after_value = matches!(
             self.out.last().map(|s| &s.token),
             Some(Token::Number(_) | Token::Punct(')' | '}' | '°' | '%') | Token::Symbol(_))
@@ -511,6 +546,13 @@ impl Lexer {
         Ok(())
     }
 
+    /// A modulus is context, like a unit: `2 \pmod 7` is 2.
+    fn modulus(&mut self) {
+        if self.braced().is_err() {
+            self.take_while(|c| c.is_ascii_digit());
+        }
+    }
+
     fn number_set(&mut self) -> Result<(), Why> {
         let name = self.braced().or_else(|_| self.peek(0).map(String::from).ok_or(Why::Syntax))?;
         self.push(if name == "R" { Token::Punct('ℝ') } else { Token::Word(format!("set {name}")) });
@@ -565,13 +607,31 @@ impl Lexer {
             self.at += 1;
             fraction = self.take_while(|c| c.is_ascii_digit());
         }
-        if whole.len() + fraction.len() > MAX_DIGITS {
+        let exponent = self.scientific();
+        if whole.len() + fraction.len() > MAX_DIGITS || exponent.unsigned_abs() as usize > MAX_DIGITS {
             return Err(Why::TooLarge);
         }
         let digits = format!("{whole}{fraction}");
-        let value = BigRational::new(parse_digits(&digits), BigInt::from(10u32).pow(fraction.len() as u32));
-        self.push(Token::Number(Literal { value, fraction_digits: fraction.len(), digits: digits.clone() }));
+        let ten = BigRational::from_integer(BigInt::from(10u32));
+        let shift = exponent - fraction.len() as i32;
+        let value = BigRational::from_integer(parse_digits(&digits)) * ten.pow(shift);
+        let fraction_digits = usize::try_from(-shift).unwrap_or(0);
+        self.push(Token::Number(Literal { value, fraction_digits, digits }));
         Ok(())
+    }
+
+    /// The exponent of `6.7e-5`, 0 where there is none.
+    fn scientific(&mut self) -> i32 {
+        let rest = &self.chars[self.at..];
+        let signed = usize::from(matches!(rest.get(1), Some('+' | '-')));
+        let digits: String = rest.iter().skip(1 + signed).take(5).take_while(|c| c.is_ascii_digit()).collect();
+        if !matches!(rest.first(), Some('e' | 'E')) || digits.is_empty() || digits.len() > 4 {
+            return 0;
+        }
+        let negative = rest.get(1) == Some(&'-');
+        self.at += 1 + signed + digits.len();
+        let size = digits.parse::<i32>().unwrap_or(0);
+        if negative { -size } else { size }
     }
 
     /// How many characters separate the digits read so far from three more digits of the same number.
@@ -608,7 +668,10 @@ fn parse_digits(digits: &str) -> BigInt {
 /// Whether a run of letters reads as a product of variables rather than as a word.
 fn is_product(run: &str) -> bool {
     const CLUSTERS: &[&str] = &["abc", "xyz", "abxy", "mnpq", "pqr", "rst", "uvw", "ijk"];
-    run.chars().count() <= 2 && !matches!(run, "no" | "is" | "an" | "at" | "to" | "by" | "of" | "if")
+    run.len() <= 2
+        && !matches!(run.to_ascii_lowercase().as_str(), "no" | "is" | "an" | "at" | "to" | "by" | "of" | "if")
+        || run.len() <= 4 && run.bytes().all(|b| b.is_ascii_uppercase()) && !matches!(run, "YES" | "TRUE" | "NONE")
+        || run.len() == 3 && !run.contains(['a', 'e', 'i', 'o', 'u', 'y', 'A', 'E', 'I', 'O', 'U', 'Y'])
         || run.len() <= 6 && CLUSTERS.iter().any(|cluster| run.chars().all(|c| cluster.contains(c)))
 }
 

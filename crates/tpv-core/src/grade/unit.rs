@@ -44,6 +44,9 @@ const NAMES: &[(&str, &[&str])] = &[
     ("mph", &["mph", "miles per hour", "miles/hour"]),
 ];
 
+/// Units of one letter.
+const LETTERS: &[&str] = &["m", "g", "s", "h", "L", "J", "N", "W", "V", "C", "F"];
+
 impl Unit {
     /// Takes the unit off a value.
     pub(super) fn split(node: &Node) -> (Node, Self) {
@@ -59,6 +62,20 @@ impl Unit {
                 (Node::Negate(Box::new(inner)), unit)
             }
             other => (other.clone(), Self::None),
+        }
+    }
+
+    /// As [`Self::split`], and beside a plain number `5 m` is five metres rather than five times a variable.
+    pub(super) fn split_beside(node: &Node, other: &Node) -> (Node, Self) {
+        let plain = !Self::split(other).0.any(&|part| matches!(part, Node::Symbol(_)));
+        match node {
+            Node::Product(factors) if plain => match factors.as_slice() {
+                [number @ Node::Number(_), Node::Symbol(letter)] if LETTERS.contains(&letter.as_str()) => {
+                    (number.clone(), Self::named(letter))
+                }
+                _ => Self::split(node),
+            },
+            node => Self::split(node),
         }
     }
 

@@ -206,7 +206,7 @@ impl Evaluator<'_> {
         }
     }
 
-    fn divide(&mut self, a: Value, b: Value) -> Evaluated {
+    pub(super) fn divide(&mut self, a: Value, b: Value) -> Evaluated {
         self.pay_for(&[&a, &b])?;
         match (a, b) {
             (_, Value::Exact(b)) if b.is_zero() => Err(Why::Undefined),

@@ -35,7 +35,7 @@ impl Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EqualBy {
-    /// The same signs, white space and typesetting aside.
+    /// The same formula or words, typesetting and order aside.
     Text,
     /// The same rational number, exactly.
     Number,
