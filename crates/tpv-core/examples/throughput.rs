@@ -63,7 +63,7 @@ fn sampling() {
         ("T 1, top-k 50", 1.0, 1.0, 50),
     ] {
         let mut sampler = Sampler::new(SamplingParams { temperature, top_p, top_k }, 1).expect("sensible parameters");
-        let mut draw = |shift| micros(|| drop(sampler.sample(&logits, shift, &[])));
+        let mut draw = |shift| micros(|| assert!(sampler.sample(&logits, shift, &[]).is_ok()));
         println!("V = 151936, {name}: {:.0} us, with shift {:.0} us", draw(None), draw(Some((2.0, shift.as_slice()))));
     }
     println!("V = 151936, entropy: {:.0} us", micros(|| assert!(normalised_entropy(&logits) > 0.0)));

@@ -33,7 +33,8 @@ fn normalise(weights: &mut [(u32, f64)]) {
 /// The uniform number behind a seed's first draw, found by drawing from 2^16 equal tokens: the middle of a cell 1.5e-5 wide.
 fn uniform_of(seed: u64) -> f64 {
     let count = 1 << 16;
-    let token = Sampler::new(PLAIN, seed).unwrap().sample(&vec![0.0; count], None, &[]).unwrap();
+    let mut sampler = Sampler::new(PLAIN, seed).expect("plain parameters are sensible");
+    let token = sampler.sample(&vec![0.0; count], None, &[]).expect("the logits are finite");
     (f64::from(token) + 0.5) / count as f64
 }
 
