@@ -10,9 +10,11 @@
 
 use crate::error::{EngineError, Result};
 use crate::tokenizer_config::{TokenizerConfig, eos_token_ids};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use tpv_core::phase::ThinkingMarkers;
 
@@ -54,8 +56,8 @@ impl Tokenizer {
 
     /// Reads the bytes of a `tokenizer.json`.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
-        let mut encoder = tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|error| EngineError::Tokenizer(format!("this is no usable tokenizer.json: {error}")))?;
+        let mut encoder = parse(json)
+            .map_err(|problem| EngineError::Tokenizer(format!("this is no usable tokenizer.json: {problem}")))?;
         // A file may carry the cutting and padding of the run that wrote it; prompts want neither.
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
@@ -81,10 +83,8 @@ impl Tokenizer {
     /// every prompt of this model starts with are added (say `false` for a text from a chat template, which writes
     /// them itself).
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .encoder
-            .encode_fast(text, add_special_tokens)
-            .map_err(|error| EngineError::Tokenizer(format!("the text cannot be encoded: {error}")))?;
+        let encoding = guarded(|| self.encoder.encode_fast(text, add_special_tokens))
+            .map_err(|problem| EngineError::Tokenizer(format!("the text cannot be encoded: {problem}")))?;
         let mut ids = encoding.get_ids().to_vec();
         if add_special_tokens {
             self.apply_bos_rule(&mut ids);
@@ -177,6 +177,23 @@ impl Tokenizer {
                 markers.end
             )
         }))
+    }
+}
+
+/// The library's tokenizer, or why there is none.
+fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    // The library panics on a file that ends too early, so the syntax is checked first.
+    serde_json::from_slice::<IgnoredAny>(json).map_err(|error| error.to_string())?;
+    guarded(|| tokenizers::Tokenizer::from_bytes(json))
+}
+
+/// Runs a part of the library that panics on some contradictory files: merges without the subword prefix that is
+/// announced, a prompt template that names an unknown token.
+fn guarded<T>(part: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    // Nothing that the part could leave half-changed is used after a panic but the library's cache of words.
+    match std::panic::catch_unwind(AssertUnwindSafe(part)) {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(_) => Err("the parts of tokenizer.json contradict each other".into()),
     }
 }
 
