@@ -4,12 +4,16 @@
 //! and an error names the path, what is wrong and the next step ([`error`]).
 
 pub mod atomic;
+pub mod dataset;
 pub mod error;
 pub mod floats;
+pub mod gram_file;
 pub mod hub;
+pub mod library;
 pub mod model_files;
 pub mod npy;
 pub mod problems;
+pub mod reference;
 pub mod run;
 pub mod source;
 pub mod tensors;

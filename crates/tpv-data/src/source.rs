@@ -5,17 +5,23 @@
 //! thought in blocks of rows, in order.
 
 use crate::error::{DataError, Result};
+use crate::reference::ReferenceFolder;
+use crate::run::RUN_FILE;
 use crate::tensors::Matrix;
+use crate::trace::TraceStore;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tpv_core::event::FinishReason;
+use tpv_core::phase::ThinkingMarkers;
+use tpv_core::vector::ModelIdentity;
 
 /// Rows that are handed out at a time.
 pub const BLOCK_ROWS: usize = 256;
 
-/// Names a trace within its folder.
+/// Names a trace within its folder; in files and messages `problem_<index>/generation_<number>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct TraceId {
     /// The problem's index in its data set.
     pub problem: usize,
@@ -26,6 +32,23 @@ pub struct TraceId {
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "problem_{}/generation_{}", self.problem, self.generation)
+    }
+}
+
+impl From<TraceId> for String {
+    fn from(id: TraceId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for TraceId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = text.strip_prefix("problem_").and_then(|rest| rest.split_once("/generation_"));
+        let numbers = parts.and_then(|(problem, generation)| Some((problem.parse().ok()?, generation.parse().ok()?)));
+        let (problem, generation) = numbers.ok_or_else(|| format!("\"{text}\" does not name a trace"))?;
+        Ok(Self { problem, generation })
     }
 }
 
@@ -88,14 +111,11 @@ pub trait TraceSource: fmt::Debug + Send + Sync {
     /// The folder.
     fn folder(&self) -> &Path;
 
-    /// The name of the model that made the traces, where the folder says so.
-    fn model_name(&self) -> Option<&str>;
+    /// The model that made the traces, as far as the folder says; `None` in a folder of unknown width.
+    fn model(&self) -> Option<&ModelIdentity>;
 
     /// The name of the data set, where the folder says so.
     fn dataset(&self) -> Option<&str>;
-
-    /// Width of the states, d; `None` in a folder without traces.
-    fn hidden_size(&self) -> Option<usize>;
 
     /// All sound traces, ordered by problem and generation.
     fn headers(&self) -> &[TraceHeader];
@@ -119,18 +139,21 @@ pub trait TraceSource: fmt::Debug + Send + Sync {
     }
 }
 
-/// Opens a folder of traces: one of `tpv generate`, or one of the Python scripts.
-pub fn open_traces(folder: &Path) -> Result<Box<dyn TraceSource>> {
+/// Opens a folder of traces: one of `tpv generate`, or one of the Python scripts, in which `markers.end` is looked for.
+pub fn open_traces(folder: &Path, markers: &ThinkingMarkers) -> Result<Box<dyn TraceSource>> {
     if !folder.is_dir() {
         let what = format!("{}: there is no such folder", folder.display());
         return Err(DataError::missing(what, "check the path, or run `tpv generate` first"));
     }
-    if folder.join(crate::run::RUN_FILE).is_file() {
-        return Ok(Box::new(crate::trace::TraceStore::open(folder)?));
+    if folder.join(RUN_FILE).is_file() {
+        return Ok(Box::new(TraceStore::open(folder)?));
+    }
+    if ReferenceFolder::is_one(folder) {
+        return Ok(Box::new(ReferenceFolder::open(folder, markers)?));
     }
     Err(DataError::missing(
         format!("{}: the folder holds no traces (no run.json, no problem_*/generation_*)", folder.display()),
-        "name the folder that `tpv generate` wrote",
+        "name the folder that `tpv generate` or the Python scripts wrote",
     ))
 }
 

@@ -21,6 +21,7 @@ use serde_json::Value;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tpv_core::event::FinishReason;
+use tpv_core::vector::ModelIdentity;
 
 /// Name of the format of a problem's file.
 pub const TRACE_FORMAT: &str = "tpv-trace";
@@ -211,16 +212,12 @@ impl TraceSource for TraceStore {
         &self.folder
     }
 
-    fn model_name(&self) -> Option<&str> {
-        Some(&self.run.model.name)
+    fn model(&self) -> Option<&ModelIdentity> {
+        Some(&self.run.model)
     }
 
     fn dataset(&self) -> Option<&str> {
         Some(&self.run.dataset)
-    }
-
-    fn hidden_size(&self) -> Option<usize> {
-        Some(self.run.model.hidden_size)
     }
 
     fn headers(&self) -> &[TraceHeader] {
@@ -346,7 +343,6 @@ mod tests {
     use crate::source::BLOCK_ROWS;
     use crate::tensors::hostile_copies;
     use std::fs;
-    use tpv_core::vector::ModelIdentity;
 
     const WIDTH: usize = 3;
 
