@@ -10,6 +10,8 @@ pub mod error;
 mod gguf;
 pub mod kv;
 pub mod load;
+
+pub mod model;
 pub mod random;
 pub mod scripted;
 pub mod template;

@@ -1,1 +1,33 @@
-fn main() {}
+//! The `tpv` command: parse, run, report.
+
+mod answers;
+mod args;
+mod commands;
+mod console;
+mod model;
+mod recorder;
+mod table;
+
+use args::{Cli, Command};
+use clap::Parser;
+use console::Console;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(args::with_underscores(std::env::args_os()));
+    let console = Console::new(cli.json);
+    match run(cli.command, &console) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => console.fail(&error),
+    }
+}
+
+fn run(command: Command, console: &Console) -> anyhow::Result<()> {
+    match command {
+        Command::Generate(args) => commands::generate::run(&args, console).map(drop),
+        Command::Prepare(args) => commands::prepare::run(&args, console).map(drop),
+        Command::Train(args) => commands::train::run(&args, console).map(drop),
+        Command::Intervene(args) => commands::intervene::run(&args, console).map(drop),
+        Command::Demo(args) => commands::demo::run(&args, console),
+    }
+}

@@ -1,0 +1,148 @@
+//! A model as people meet it: text in, text out, with the decode loop between.
+
+use crate::decode::{DecodeLimits, Decoder};
+use crate::error::{EngineError, Result};
+use crate::load::{LoadOptions, ModelSource, load_model};
+use crate::template::{ChatMessage, ChatOptions, ChatTemplate, PromptTemplate};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer_config::TokenizerConfig;
+use crate::vocabulary::ModelVocabulary;
+use std::borrow::Cow;
+use std::sync::Arc;
+use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
+use tpv_core::vector::ModelIdentity;
+
+/// The files of a checkpoint that speak of text, as bytes.
+#[derive(Debug, Clone, Default)]
+pub struct TextFiles {
+    /// `tokenizer.json`.
+    pub tokenizer: Cow<'static, [u8]>,
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<Cow<'static, [u8]>>,
+    /// `generation_config.json`.
+    pub generation_config: Option<Cow<'static, [u8]>>,
+    /// `config.json`.
+    pub config: Option<Cow<'static, [u8]>>,
+    /// `chat_template.jinja`, which comes before the template in `tokenizer_config.json`.
+    pub chat_template: Option<String>,
+}
+
+/// How a problem becomes a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PromptStyle {
+    /// A text with `{problem}` in it.
+    Template(PromptTemplate),
+    /// The checkpoint's own chat template.
+    Chat,
+}
+
+/// A prompt, ready for the decode loop.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// As text.
+    pub text: String,
+    /// As tokens.
+    pub tokens: Vec<u32>,
+    /// The phase that it leaves behind: inside the thinking if it opens `<think>`.
+    pub phase: PhaseTracker,
+}
+
+/// A loaded model with its tokenizer and its decode loop.
+pub struct TextModel {
+    /// Which model it is.
+    pub identity: ModelIdentity,
+    /// The decode loop over its engine.
+    pub decoder: Decoder,
+    /// The part that makes prompts; cheap to share with other threads.
+    pub prompts: Arc<Prompter>,
+    /// Sentences for the user about wishes that could not be granted.
+    pub notices: Vec<String>,
+}
+
+/// Makes prompts for a model.
+pub struct Prompter {
+    /// The tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The texts around a thought.
+    pub markers: ThinkingMarkers,
+    /// The tokens that write `</think>`.
+    pub think_end: Vec<u32>,
+    chat_template: Option<ChatTemplate>,
+}
+
+impl TextModel {
+    /// Loads a model; `name` and `revision` go into its identity.
+    pub fn load(
+        name: &str,
+        revision: Option<String>,
+        source: &ModelSource,
+        text: &TextFiles,
+        options: &LoadOptions,
+        limits: DecodeLimits,
+    ) -> Result<Self> {
+        let config = text.tokenizer_config.as_deref().map(TokenizerConfig::from_bytes).transpose()?;
+        let tokenizer = Tokenizer::from_bytes(&text.tokenizer)?;
+        let tokenizer = Arc::new(if let Some(config) = &config { tokenizer.with_config(config) } else { tokenizer });
+        let markers = ThinkingMarkers::default();
+        let think_end = tokenizer.end_of_thinking_ids(&markers)?;
+        let eos = tokenizer.eos_ids(text.generation_config.as_deref(), text.config.as_deref(), config.as_ref())?;
+        let loaded = load_model(source, options)?;
+        let spec = loaded.engine.spec().clone();
+        if tokenizer.vocab_size() > spec.vocab_size {
+            let message = format!(
+                "the tokenizer knows {} tokens, the model only {}; they belong to different models",
+                tokenizer.vocab_size(),
+                spec.vocab_size
+            );
+            return Err(EngineError::Tokenizer(message));
+        }
+        let mut notices = loaded.notices;
+        notices.extend(tokenizer.end_of_thinking_notice(&markers)?);
+        if eos.is_empty() {
+            notices.push("the checkpoint names no end-of-sequence token: answers end at the token limit".into());
+        }
+        let identity = ModelIdentity {
+            name: name.into(),
+            revision,
+            hidden_size: spec.hidden_size,
+            vocab_size: spec.vocab_size,
+            tokenizer_sha256: tokenizer.sha256().into(),
+            fingerprint: loaded.fingerprint,
+        };
+        let vocabulary = ModelVocabulary::new(Arc::clone(&tokenizer), eos, think_end.clone());
+        let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
+        let config = config.unwrap_or_default();
+        let chat_template = ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)?;
+        let prompts = Arc::new(Prompter { tokenizer, markers, think_end, chat_template });
+        Ok(Self { identity, decoder, prompts, notices })
+    }
+}
+
+impl Prompter {
+    /// The prompt for one problem.
+    pub fn prompt(&self, style: &PromptStyle, problem: &str) -> Result<Prompt> {
+        match style {
+            PromptStyle::Template(template) => self.tokenise(template.render(problem), true),
+            PromptStyle::Chat => self.chat(&[ChatMessage::new("user", problem)], &ChatOptions::default()),
+        }
+    }
+
+    /// The prompt for a conversation, through the checkpoint's chat template.
+    pub fn chat(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<Prompt> {
+        let missing = || EngineError::ChatTemplate("the checkpoint has none; use a prompt template instead".into());
+        let text = self.chat_template.as_ref().ok_or_else(missing)?.render(messages, options)?;
+        self.tokenise(text, false)
+    }
+
+    /// Whether the checkpoint brings a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
+    /// A prompt from a text; a chat template writes the special tokens itself, any other text gets them added.
+    pub fn tokenise(&self, text: String, add_special_tokens: bool) -> Result<Prompt> {
+        let tokens = self.tokenizer.encode(&text, add_special_tokens)?;
+        let phase = PhaseTracker::after_prompt(&self.markers, &text);
+        Ok(Prompt { text, tokens, phase })
+    }
+}

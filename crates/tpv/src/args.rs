@@ -1,0 +1,452 @@
+//! The command line: the flags of the Python scripts, in their spelling, and a few more.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use tpv_core::sampling::SamplingParams;
+use tpv_data::run::StatesDtype;
+
+/// The prompt of the paper's scripts.
+pub const DEFAULT_TEMPLATE: &str =
+    "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}.\n<think>\n";
+/// The model of the paper's scripts.
+pub const DEFAULT_MODEL: &str = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B";
+
+/// How far a reasoning model's thinking is, and a throttle for it.
+///
+/// Four steps make and use a thinking progress vector: generate (sample and record states), prepare (label and split),
+/// train (fit the vector), intervene (push along it). `tpv demo` runs all four on the bundled toy model.
+/// Flags may be written with underscores, as in the paper's scripts, or with hyphens.
+#[derive(Parser)]
+#[command(name = "tpv", version, rename_all = "snake_case", after_help = "Example: tpv demo")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print data as JSON lines for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum Command {
+    /// Sample thoughts and record the final hidden states.
+    #[command(
+        after_help = "Example: tpv generate --model thinker --dataset thinker --end_problem_index 30 --output_dir traces"
+    )]
+    Generate(GenerateArgs),
+    /// Label the thinking tokens j/N and split the problems into train and test.
+    #[command(after_help = "Example: tpv prepare --input_dir traces --output_dir dataset")]
+    Prepare(PrepareArgs),
+    /// Fit the vector, measure it on the held-out problems, refit on everything.
+    #[command(after_help = "Example: tpv train --input_dir dataset --output_dir vector")]
+    Train(TrainArgs),
+    /// Run with and without the push along the vector, on the same problems and seeds.
+    #[command(
+        after_help = "Example: tpv intervene --model thinker --intervention_vector_path vector --dataset thinker --problem_start_idx 200 --problem_end_idx 220 --alpha 15,25"
+    )]
+    Intervene(InterveneArgs),
+    /// All four steps on the bundled toy model, in under a minute.
+    #[command(after_help = "Example: tpv demo")]
+    Demo(DemoArgs),
+}
+
+/// How a model is run.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case", next_help_heading = "Model")]
+pub struct RunArgs {
+    /// The tokenizer's folder or hub name, if it is not the model's.
+    #[arg(long)]
+    pub tokenizer_name_or_path: Option<String>,
+    /// The hub's branch, tag or commit.
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Where to run: auto, cpu, cuda, cuda:1, metal.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// The arithmetic; auto takes q8_0 on CPUs where the shapes allow, f32 for small models, the checkpoint's own on GPUs.
+    #[arg(long, alias = "torch_dtype", value_enum, ignore_case = true, default_value = "auto")]
+    pub dtype: Dtype,
+    /// CPU threads; all cores by default.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Most samples in flight at once.
+    #[arg(long, default_value_t = 32)]
+    pub max_batch: usize,
+    /// Memory for keys and values, e.g. 8GiB or 500MB; unbounded by default.
+    #[arg(long, value_parser = parse_bytes)]
+    pub kv_memory: Option<u64>,
+}
+
+/// Arithmetic by the names of torch and of GGUF.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dtype {
+    /// What suits the device and the model.
+    Auto,
+    /// 32-bit floats: the reference.
+    #[value(alias = "float32")]
+    F32,
+    /// 16-bit floats.
+    #[value(alias = "float16")]
+    F16,
+    /// Brain floats.
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// 8-bit integers with one scale for 32 weights.
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// Which problems.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case", next_help_heading = "Problems")]
+pub struct DatasetArgs {
+    /// math500, gsm8k, thinker, or the path of a .jsonl or .parquet file.
+    #[arg(long, default_value = "math500")]
+    pub dataset: String,
+    /// The field that holds the problem, for files.
+    #[arg(long)]
+    pub problem_field: Option<String>,
+    /// The field that holds the gold answer, for files.
+    #[arg(long)]
+    pub answer_field: Option<String>,
+    /// The prompt, with {problem} for the problem and {{ }} for braces.
+    #[arg(long, default_value = DEFAULT_TEMPLATE, hide_default_value = true)]
+    pub prompt_template: String,
+    /// Make prompts with the checkpoint's own chat template instead.
+    #[arg(long)]
+    pub chat_template: bool,
+}
+
+/// How tokens are drawn.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case", next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Divides the logits; 0 is greedy.
+    #[arg(long, default_value_t = 0.6)]
+    pub temperature: f32,
+    /// Sample (True) or always take the most probable token (False).
+    #[arg(long, num_args = 0..=1, default_value = "True", default_missing_value = "True", value_parser = parse_bool, action = clap::ArgAction::Set)]
+    pub do_sample: bool,
+    /// Keep the most probable tokens up to this probability.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Keep this many of the most probable tokens; 0 keeps all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Determines every draw.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+impl SamplingArgs {
+    /// The parameters of the sampler.
+    pub fn params(&self) -> SamplingParams {
+        if self.do_sample {
+            SamplingParams { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k }
+        } else {
+            SamplingParams::GREEDY
+        }
+    }
+}
+
+/// Flags of `tpv generate`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct GenerateArgs {
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// Token limit of each generation, thinking and answer together.
+    #[arg(long, default_value_t = 1024)]
+    pub max_new_tokens: usize,
+    /// The first problem's index.
+    #[arg(long, default_value_t = 0)]
+    pub start_problem_index: usize,
+    /// The index after the last problem's.
+    #[arg(long, default_value_t = 30)]
+    pub end_problem_index: usize,
+    /// Samples of each problem.
+    #[arg(long, default_value_t = 5)]
+    pub generations_per_problem: usize,
+    /// Where the traces go; a run that is there already goes on.
+    #[arg(long, default_value = "llama_model_results_batched")]
+    pub output_dir: PathBuf,
+    /// Precision of the states on disk.
+    #[arg(long, value_enum, default_value = "f16")]
+    pub states_dtype: StatesPrecision,
+    /// Which states to keep.
+    #[arg(long, value_enum, default_value = "all")]
+    pub keep_states: KeepStates,
+    /// The problems.
+    #[command(flatten)]
+    pub dataset: DatasetArgs,
+    /// The draws.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Precision of states on disk.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StatesPrecision {
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+impl From<StatesPrecision> for StatesDtype {
+    fn from(precision: StatesPrecision) -> Self {
+        match precision {
+            StatesPrecision::F16 => Self::F16,
+            StatesPrecision::F32 => Self::F32,
+        }
+    }
+}
+
+/// Which states of a generation are kept.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeepStates {
+    /// Those of all generated tokens.
+    All,
+    /// Those of the thinking alone.
+    Thinking,
+}
+
+/// Flags of `tpv prepare`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct PrepareArgs {
+    /// A folder of traces, of `tpv generate` or of the Python scripts.
+    #[arg(long, default_value = "llama_model_results_batched")]
+    pub input_dir: PathBuf,
+    /// Where dataset.json goes.
+    #[arg(long, default_value = "llama_math_tpv_dataset")]
+    pub output_dir: PathBuf,
+    /// Determines the split.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Share of the problems that train.
+    #[arg(long, default_value_t = 0.8)]
+    pub train_split_ratio: f64,
+    /// How the problems are split.
+    #[arg(long, value_enum, default_value = "hash")]
+    pub split: SplitMethod,
+    /// The text that ends the thinking (folders of the Python scripts).
+    #[arg(long, default_value = "</think>")]
+    pub end_of_thinking_token: String,
+}
+
+/// How problems are split.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SplitMethod {
+    /// By a hash of seed and index: a problem keeps its side when others are added.
+    Hash,
+    /// Exactly as the Python scripts split them.
+    Reference,
+}
+
+/// Flags of `tpv train`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct TrainArgs {
+    /// The folder with dataset.json.
+    #[arg(long, default_value = "llama_math_tpv_dataset")]
+    pub input_dir: PathBuf,
+    /// Where the vector and its figures go.
+    #[arg(long, default_value = "tpv_model")]
+    pub output_dir: PathBuf,
+    /// Ridge strength.
+    #[arg(long, default_value_t = 1e-10)]
+    pub epsilon: f64,
+    /// Fit theta with an intercept; reads better, but is useless as a direction to push along.
+    #[arg(long)]
+    pub intercept: bool,
+    /// Accepted for compatibility; the fit runs on the CPU.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Seed of the bootstrap.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// Flags of `tpv intervene`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct InterveneArgs {
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    #[arg(long, alias = "model", default_value = DEFAULT_MODEL)]
+    pub model_name_or_path: String,
+    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote.
+    #[arg(long, alias = "tpv", default_value = "tpv_model/tpv_linear_weights.npy")]
+    pub intervention_vector_path: PathBuf,
+    /// Where the responses go.
+    #[arg(long, default_value = "llama_intervention_responses")]
+    pub output_generations_dir: PathBuf,
+    /// A name for the task, part of the output's path.
+    #[arg(long, default_value = "math500")]
+    pub task_name: String,
+    /// The first problem's index.
+    #[arg(long, default_value_t = 30)]
+    pub problem_start_idx: usize,
+    /// The index after the last problem's.
+    #[arg(long, default_value_t = 31)]
+    pub problem_end_idx: usize,
+    /// Strengths of the push, separated by commas; 0 always runs beside them.
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, default_value = "100.0")]
+    pub alpha: Vec<f32>,
+    /// Token limit of each generation, thinking and answer together.
+    #[arg(long, default_value_t = 2048)]
+    pub max_new_tokens: usize,
+    /// Samples of each problem and alpha (with --temperature above 0).
+    #[arg(long, default_value_t = 1)]
+    pub generations_per_problem: usize,
+    /// Push while thinking only, or on every token as the Python scripts do.
+    #[arg(long, value_enum, default_value = "thinking")]
+    pub intervene_phase: PhaseArg,
+    /// Divides the logits; 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Keep the most probable tokens up to this probability.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Keep this many of the most probable tokens; 0 keeps all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Determines every draw.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// The problems.
+    #[command(flatten)]
+    pub dataset: DatasetArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// When to push.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PhaseArg {
+    /// While thinking.
+    Thinking,
+    /// On every token.
+    All,
+}
+
+/// Flags of `tpv demo`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct DemoArgs {
+    /// Where the traces, the vector and the responses go.
+    #[arg(long, default_value = "tpv_demo")]
+    pub output_dir: PathBuf,
+    /// The strength to compare with 0.
+    #[arg(long, default_value_t = 15.0, allow_negative_numbers = true)]
+    pub alpha: f32,
+}
+
+/// Makes `--some-flag` the same as `--some_flag`; what follows `--` stays as it is.
+pub fn with_underscores(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut literal = false;
+    let rewrite = |arg: OsString| {
+        literal |= arg == "--";
+        match arg.to_str() {
+            Some(text) if !literal && text.starts_with("--") => {
+                let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+                format!("--{}{value}", name[2..].replace('-', "_")).into()
+            }
+            _ => arg,
+        }
+    };
+    args.into_iter().map(rewrite).collect()
+}
+
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err("say True or False".into()),
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: f64 =
+        digits.trim().parse().map_err(|_| "say a number with a unit, such as 8GiB or 500MB".to_owned())?;
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1048576.0,
+        "gib" => 1073741824.0,
+        unit => return Err(format!("unknown unit {unit}; use MB, GB, MiB or GiB")),
+    };
+    if number.is_finite() && number > 0.0 { Ok((number * unit) as u64) } else { Err("it must be above zero".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(with_underscores(line.split(' ').map(OsString::from)))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_of_the_python_scripts_are_accepted() {
+        for line in [
+            "tpv generate --model m --max_new_tokens 1024 --dataset gsm8k --start_problem_index 0 --end_problem_index 30 \
+             --generations_per_problem 5 --output_dir o --prompt_template {problem} --temperature 0.6 --do_sample True \
+             --top_p 0.95 --seed 42",
+            "tpv prepare --input_dir i --output_dir o --seed 42 --train_split_ratio 0.8 --end_of_thinking_token </think>",
+            "tpv train --input_dir i --output_dir o --epsilon 1e-10 --device cuda",
+            "tpv intervene --model_name_or_path m --tokenizer_name_or_path t --intervention_vector_path v.npy --dataset math500 \
+             --output_generations_dir o --task_name math500 --problem_start_idx 30 --problem_end_idx 31 --alpha 100.0 \
+             --max_new_tokens 2048 --device auto --torch_dtype float16",
+            "tpv generate --max-new-tokens 5 --do-sample=False",
+        ] {
+            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(parse(&line).is_ok(), "{line}: {}", parse(&line).err().unwrap());
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_python_scripts() {
+        let Command::Generate(generate) = parse("tpv generate").unwrap().command else { panic!("another command") };
+        assert_eq!(
+            (generate.max_new_tokens, generate.end_problem_index, generate.generations_per_problem),
+            (1024, 30, 5)
+        );
+        let sampling = SamplingParams { temperature: 0.6, top_p: 0.95, top_k: 0 };
+        assert_eq!((generate.sampling.params(), generate.sampling.seed), (sampling, 42));
+        let Command::Intervene(intervene) = parse("tpv intervene").unwrap().command else { panic!("another command") };
+        assert_eq!((intervene.alpha.as_slice(), intervene.max_new_tokens), ([100.0].as_slice(), 2048));
+        assert_eq!((intervene.problem_start_idx, intervene.problem_end_idx), (30, 31));
+    }
+
+    #[test]
+    fn values_and_what_follows_two_hyphens_keep_theirs() {
+        let args = ["tpv", "--a-b=c-d", "--e-f", "g-h", "--", "--i-j"].map(OsString::from);
+        assert_eq!(with_underscores(args), ["tpv", "--a_b=c-d", "--e_f", "g-h", "--", "--i-j"]);
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_bytes("8GiB"), Ok(8 << 30));
+        assert_eq!(parse_bytes("1.5MB"), Ok(1_500_000));
+        assert!(parse_bytes("many").is_err() && parse_bytes("-1GB").is_err() && parse_bytes("3 parsecs").is_err());
+    }
+}

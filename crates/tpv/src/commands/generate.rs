@@ -1,0 +1,225 @@
+//! `tpv generate`: samples thoughts and records the final hidden states in the trace store.
+//!
+//! Several problems are in flight at once; a problem is written when all its generations are there, so a run that is
+//! stopped or killed goes on where it was. The draws depend on (seed, problem, generation) alone.
+
+use crate::answers::judge;
+use crate::args::{GenerateArgs, KeepStates};
+use crate::console::Console;
+use crate::model::{open_dataset, open_model, prompt_style};
+use crate::recorder::{Keep, Recorder, Recording};
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Instant;
+use tpv_core::event::{FinishEvent, FinishReason};
+use tpv_core::policy::Constant;
+use tpv_core::reading::BlindReader;
+use tpv_core::sampling::sample_seed;
+use tpv_data::problems::Problem;
+use tpv_data::run::RunConfig;
+use tpv_data::source::TraceSource;
+use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
+use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::model::{Prompt, PromptStyle, TextModel};
+
+/// What a run did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct GenerateSummary {
+    /// Problems asked for.
+    pub problems: usize,
+    /// Problems that were there already.
+    pub skipped: usize,
+    /// Samples drawn in this run.
+    pub samples: usize,
+    /// Samples whose thinking ended.
+    pub thinking_ended: usize,
+    /// Samples with the right answer, of those with a gold answer.
+    pub correct: usize,
+    /// Tokens generated in this run.
+    pub tokens: u64,
+    /// Seconds that the sampling took.
+    pub elapsed_secs: f64,
+}
+
+/// Runs the command.
+pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
+    if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
+        bail!("--generations_per_problem and --max_new_tokens must be at least 1");
+    }
+    args.sampling.params().validate()?;
+    let problems = open_dataset(&args.dataset, console)?;
+    let chosen = problems.select(args.start_problem_index, args.end_problem_index)?;
+    let style = prompt_style(&args.dataset)?;
+    let mut model = open_model(&args.model, &args.run, console)?;
+    let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, &model))?;
+    for left_out in store.left_out() {
+        console.notice(format!("{}: {}; it is generated again", left_out.trace, left_out.reason));
+    }
+    let missing: Vec<&Problem> = chosen.iter().filter(|problem| !store.is_complete(problem.index)).collect();
+    let skipped = chosen.len() - missing.len();
+    if skipped > 0 {
+        console.say(format!("{skipped} of {} problems are in {} already", chosen.len(), args.output_dir.display()));
+    }
+    let summary = GenerateSummary { problems: chosen.len(), skipped, ..GenerateSummary::default() };
+    let mut run = Run { args, store, style, recorder: Recorder::new(keep(args)), open: BTreeMap::new(), summary };
+    run.sample_all(&missing, &mut model, console)?;
+    report(&run.summary, args, console);
+    Ok(run.summary)
+}
+
+fn keep(args: &GenerateArgs) -> Keep {
+    let thinking_only = args.keep_states == KeepStates::Thinking;
+    Keep { states: Some(args.states_dtype.into()), thinking_only }
+}
+
+fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {
+    RunConfig {
+        model: model.identity.clone(),
+        dtype: model.decoder.spec().dtype.clone(),
+        dataset: dataset.into(),
+        prompt_template: (!args.dataset.chat_template).then(|| args.dataset.prompt_template.clone()),
+        chat_template: args.dataset.chat_template,
+        sampling: args.sampling.params(),
+        seed: args.sampling.seed,
+        max_new_tokens: args.max_new_tokens,
+        generations_per_problem: args.generations_per_problem,
+        states_dtype: args.states_dtype.into(),
+        thinking_only: args.keep_states == KeepStates::Thinking,
+        ..RunConfig::default()
+    }
+}
+
+/// A problem whose generations are under way.
+struct OpenProblem<'a> {
+    problem: &'a Problem,
+    prompt: Prompt,
+    generations: Vec<Option<Generation>>,
+    timings: Vec<FinishEvent>,
+}
+
+struct Run<'a> {
+    args: &'a GenerateArgs,
+    store: TraceStore,
+    style: PromptStyle,
+    recorder: Recorder<(usize, usize)>,
+    open: BTreeMap<usize, OpenProblem<'a>>,
+    summary: GenerateSummary,
+}
+
+impl<'a> Run<'a> {
+    fn sample_all(&mut self, problems: &[&'a Problem], model: &mut TextModel, console: &Console) -> Result<()> {
+        let started = Instant::now();
+        let bar = console.bar((problems.len() * self.args.generations_per_problem) as u64, "generate");
+        let mut waiting = problems.iter();
+        loop {
+            console.check_interrupted()?;
+            while model.decoder.samples_waiting() < self.args.generations_per_problem {
+                let Some(problem) = waiting.next() else { break };
+                self.submit(problem, model)?;
+            }
+            let more = model.decoder.step(&mut self.recorder)?;
+            for ((problem, generation), recording, finish) in self.recorder.take_finished() {
+                bar.inc(1);
+                self.finish(problem, generation, recording, finish)?;
+            }
+            let speed = self.recorder.tokens as f64 / started.elapsed().as_secs_f64();
+            bar.set_message(format!("{speed:.0} tok/s"));
+            if !more && waiting.len() == 0 {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        self.summary.tokens = self.recorder.tokens;
+        self.summary.elapsed_secs = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn submit(&mut self, problem: &'a Problem, model: &mut TextModel) -> Result<()> {
+        let prompt = model.prompts.prompt(&self.style, &problem.text)?;
+        let count = self.args.generations_per_problem;
+        let samples = (0..count).map(|generation| self.sample(problem.index, generation)).collect();
+        let (tokens, phase) = (prompt.tokens.clone(), prompt.phase.clone());
+        let ids = model.decoder.submit(PromptRequest { tokens, phase, samples })?;
+        for (generation, id) in ids.into_iter().enumerate() {
+            self.recorder.start(id, (problem.index, generation));
+        }
+        let generations = vec![None; count];
+        self.open.insert(problem.index, OpenProblem { problem, prompt, generations, timings: Vec::new() });
+        Ok(())
+    }
+
+    fn sample(&self, problem: usize, generation: usize) -> SampleRequest {
+        SampleRequest {
+            sampling: self.args.sampling.params(),
+            seed: sample_seed(self.args.sampling.seed, problem as u64, generation as u64),
+            max_new_tokens: self.args.max_new_tokens,
+            shift: None,
+            intervene: IntervenePhase::Thinking,
+            reader: Box::new(BlindReader),
+            policy: Box::new(Constant::default()),
+            logit_bias: Vec::new(),
+            stop_texts: Vec::new(),
+        }
+    }
+
+    fn finish(&mut self, problem: usize, generation: usize, recording: Recording, finish: FinishEvent) -> Result<()> {
+        if finish.reason == FinishReason::Failed {
+            let why = finish.error.unwrap_or_default();
+            bail!("problem {problem}, generation {generation}: {why}; try --dtype f32");
+        }
+        let open = self.open.get_mut(&problem).expect("a problem stays open until all its generations are there");
+        let record = record(&recording, &finish, open.problem.answer.as_deref());
+        self.summary.samples += 1;
+        self.summary.thinking_ended += usize::from(finish.thinking_ended);
+        self.summary.correct += usize::from(record.correct == Some(true));
+        let Recording { token_ids, states, .. } = recording;
+        open.generations[generation] = Some(Generation { record, token_ids, states });
+        open.timings.push(finish);
+        if open.timings.len() == open.generations.len() {
+            let open = self.open.remove(&problem).expect("it was found above");
+            self.write(open)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, open: OpenProblem<'_>) -> Result<()> {
+        let timing = serde_json::json!({ "problem": open.problem.index, "generations": open.timings });
+        self.store.write(&ProblemTraces {
+            problem: open.problem.index,
+            problem_text: open.problem.text.clone(),
+            gold: open.problem.answer.clone(),
+            prompt: open.prompt.text,
+            prompt_token_ids: open.prompt.tokens,
+            generations: open.generations.into_iter().flatten().collect(),
+        })?;
+        Ok(self.store.append_timing(&timing)?)
+    }
+}
+
+fn record(recording: &Recording, finish: &FinishEvent, gold: Option<&str>) -> GenerationRecord {
+    let (answer, correct) = judge(recording, finish, gold);
+    GenerationRecord {
+        text: recording.text(),
+        finish_reason: finish.reason,
+        first_state: recording.first_state,
+        thinking_start: recording.thinking_start.unwrap_or(0),
+        thinking_tokens: finish.thinking_tokens as usize,
+        thinking_ended: finish.thinking_ended,
+        answer,
+        correct,
+    }
+}
+
+fn report(summary: &GenerateSummary, args: &GenerateArgs, console: &Console) {
+    console.emit("generate", summary);
+    let GenerateSummary { samples, thinking_ended, tokens, elapsed_secs, .. } = summary;
+    let speed = *tokens as f64 / elapsed_secs.max(1e-9);
+    console.print(format!(
+        "{samples} samples of {} problems, {thinking_ended} ended their thinking, {tokens} tokens in {elapsed_secs:.1} s ({speed:.0} tok/s)\n\
+         traces are in {}; next: tpv prepare --input_dir {}",
+        summary.problems - summary.skipped,
+        args.output_dir.display(),
+        args.output_dir.display(),
+    ));
+}

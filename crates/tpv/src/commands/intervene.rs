@@ -1,0 +1,399 @@
+//! `tpv intervene`: the same problems and seeds with and without the push along theta, side by side.
+//!
+//! Every response is written where the Python scripts write it, under the problem's true index, and as a line of
+//! `results.jsonl`, from which an interrupted run goes on.
+
+use crate::answers::judge;
+use crate::args::{InterveneArgs, PhaseArg};
+use crate::console::Console;
+use crate::model::{open_dataset, open_model, prompt_style};
+use crate::recorder::{Keep, Recorder, Recording};
+use crate::table::table;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tpv_core::event::{FinishEvent, FinishReason};
+use tpv_core::policy::{Alpha, Constant};
+use tpv_core::reading::BlindReader;
+use tpv_core::sampling::{SamplingParams, sample_seed};
+use tpv_data::atomic::{append_line, create_folder, write_bytes};
+use tpv_data::problems::Problem;
+use tpv_data::vector::{VectorFile, check_model};
+use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::model::{PromptStyle, TextModel};
+
+/// One response, a line of `results.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// What it was made with; lines of other settings are kept but not counted.
+    pub settings: String,
+    /// The problem's index.
+    pub problem: usize,
+    /// The sample's number.
+    pub generation: usize,
+    /// Strength of the push.
+    pub alpha: f32,
+    /// Thinking tokens, `</think>` included.
+    pub thinking_tokens: u32,
+    /// Generated tokens.
+    pub generated_tokens: u32,
+    /// Whether `</think>` came.
+    pub thinking_ended: bool,
+    /// The answer that was found.
+    pub answer: Option<String>,
+    /// Whether it is right; none without a gold answer.
+    pub correct: Option<bool>,
+    /// Prompt and response.
+    pub text: String,
+}
+
+/// The figures of one alpha, a row of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct AlphaRow {
+    /// Strength of the push.
+    pub alpha: f32,
+    /// Responses.
+    pub responses: usize,
+    /// Mean number of thinking tokens.
+    pub mean_thinking_tokens: f64,
+    /// Responses whose thinking ended.
+    pub ended: usize,
+    /// Responses with an answer.
+    pub answered: usize,
+    /// Right answers; none where no gold answer is known.
+    pub correct: Option<usize>,
+    /// What alpha adds to the logit of `</think>` (its first token).
+    pub think_end_logit_shift: f32,
+    /// The same, less what it adds to a logit on average.
+    pub think_end_logit_shift_over_mean: f32,
+}
+
+/// What a run found.
+pub struct InterveneSummary {
+    /// One row for each alpha, 0 first.
+    pub rows: Vec<AlphaRow>,
+    /// All responses.
+    pub responses: Vec<Response>,
+}
+
+/// Runs the command.
+pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> {
+    let alphas = alphas(&args.alpha)?;
+    if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
+        bail!("--generations_per_problem and --max_new_tokens must be at least 1");
+    }
+    let sampling = SamplingParams { temperature: args.temperature, top_p: args.top_p, top_k: args.top_k };
+    sampling.validate()?;
+    let vector = VectorFile::load(&args.intervention_vector_path)?;
+    let problems = open_dataset(&args.dataset, console)?;
+    let chosen = problems.select(args.problem_start_idx, args.problem_end_idx)?;
+    let mut model = open_model(&args.model_name_or_path, &args.run, console)?;
+    check_model(&args.intervention_vector_path, &vector.vector, &model.identity)?;
+    let shift: Arc<[f32]> = model.decoder.project(&vector.vector.theta)?.into();
+    let settings = settings(args, &sampling, &problems.name, &model, &vector.vector.theta);
+    let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
+    let style = prompt_style(&args.dataset)?;
+    let mut run = Run { args, sampling, style, shift, settings, folder, done: Vec::new() };
+    run.sample_all(chosen, &alphas, &mut model, console)?;
+    let rows = alphas.iter().map(|&alpha| run.row(alpha, model.prompts.think_end[0])).collect();
+    let summary = InterveneSummary { rows, responses: run.done };
+    report(&summary, &run.folder, args, console);
+    Ok(summary)
+}
+
+/// The alphas asked for, with 0 in front, each once.
+fn alphas(asked: &[f32]) -> Result<Vec<f32>> {
+    let mut alphas = vec![0.0];
+    for &alpha in asked {
+        if !alpha.is_finite() {
+            bail!("--alpha {alpha} is not a finite number");
+        }
+        if !alphas.contains(&alpha) {
+            alphas.push(alpha);
+        }
+    }
+    Ok(alphas)
+}
+
+/// The last part of a model's name, as the Python scripts name their folders.
+fn base_name(model: &str) -> &str {
+    model.trim_end_matches('/').rsplit('/').next().unwrap_or(model)
+}
+
+/// Everything but problem, generation and alpha that determines a response, in one line.
+fn settings(
+    args: &InterveneArgs,
+    sampling: &SamplingParams,
+    dataset: &str,
+    model: &TextModel,
+    theta: &[f32],
+) -> String {
+    let theta_sum: f64 = theta.iter().enumerate().map(|(i, &value)| f64::from(value) * (1.0 + i as f64)).sum();
+    let prompt = if args.dataset.chat_template { "chat template" } else { &args.dataset.prompt_template };
+    let everything = serde_json::json!([
+        model.identity,
+        model.decoder.spec().dtype,
+        dataset,
+        prompt,
+        sampling,
+        args.seed,
+        args.max_new_tokens,
+        args.intervene_phase == PhaseArg::All,
+        theta_sum,
+    ]);
+    everything.to_string()
+}
+
+struct Run<'a> {
+    args: &'a InterveneArgs,
+    sampling: SamplingParams,
+    style: PromptStyle,
+    shift: Arc<[f32]>,
+    settings: String,
+    folder: PathBuf,
+    done: Vec<Response>,
+}
+
+/// Problem, generation and the bits of alpha.
+type Key = (usize, usize, u32);
+
+impl Run<'_> {
+    fn sample_all(
+        &mut self,
+        problems: &[Problem],
+        alphas: &[f32],
+        model: &mut TextModel,
+        console: &Console,
+    ) -> Result<()> {
+        create_folder(&self.folder)?;
+        let results = self.folder.join("results.jsonl");
+        let wanted = self.wanted(problems, alphas);
+        self.done = read_results(&results)?;
+        self.done.retain(|it| it.settings == self.settings && wanted.contains(&key(it)));
+        let present: HashSet<Key> = self.done.iter().map(key).collect();
+        if !present.is_empty() {
+            console.say(format!("{} of {} responses are there already", present.len(), wanted.len()));
+        }
+        let bar = console.bar((wanted.len() - present.len()) as u64, "intervene");
+        let by_index: HashMap<usize, &Problem> = problems.iter().map(|problem| (problem.index, problem)).collect();
+        let mut recorder = Recorder::new(Keep::NOTHING);
+        for problem in problems {
+            self.submit(problem, alphas, &present, model, &mut recorder)?;
+        }
+        while model.decoder.step(&mut recorder)? {
+            console.check_interrupted()?;
+            self.keep_finished(&mut recorder, &by_index, &results, model)?;
+            bar.set_position((self.done.len() - present.len()) as u64);
+        }
+        self.keep_finished(&mut recorder, &by_index, &results, model)?;
+        bar.finish_and_clear();
+        self.done.sort_by(|a, b| {
+            (a.problem, a.generation).cmp(&(b.problem, b.generation)).then(a.alpha.total_cmp(&b.alpha))
+        });
+        Ok(())
+    }
+
+    fn wanted(&self, problems: &[Problem], alphas: &[f32]) -> HashSet<Key> {
+        let generations = self.args.generations_per_problem;
+        let keys_of = |problem: &Problem| {
+            let index = problem.index;
+            (0..generations).flat_map(move |g| alphas.iter().map(move |alpha| (index, g, alpha.to_bits())))
+        };
+        problems.iter().flat_map(keys_of).collect()
+    }
+
+    fn submit(
+        &self,
+        problem: &Problem,
+        alphas: &[f32],
+        present: &HashSet<Key>,
+        model: &mut TextModel,
+        recorder: &mut Recorder<Key>,
+    ) -> Result<()> {
+        let all = (0..self.args.generations_per_problem).flat_map(|g| alphas.iter().map(move |&alpha| (g, alpha)));
+        let missing: Vec<(usize, f32)> =
+            all.filter(|&(g, alpha)| !present.contains(&(problem.index, g, alpha.to_bits()))).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let prompt = model.prompts.prompt(&self.style, &problem.text)?;
+        let samples = missing.iter().map(|&(g, alpha)| self.sample(problem.index, g, alpha)).collect();
+        let ids = model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
+        for (id, (g, alpha)) in ids.into_iter().zip(missing) {
+            recorder.start(id, (problem.index, g, alpha.to_bits()));
+        }
+        Ok(())
+    }
+
+    fn sample(&self, problem: usize, generation: usize, alpha: f32) -> SampleRequest {
+        SampleRequest {
+            sampling: self.sampling,
+            seed: sample_seed(self.args.seed, problem as u64, generation as u64),
+            max_new_tokens: self.args.max_new_tokens,
+            shift: Some(Arc::clone(&self.shift)),
+            intervene: match self.args.intervene_phase {
+                PhaseArg::Thinking => IntervenePhase::Thinking,
+                PhaseArg::All => IntervenePhase::All,
+            },
+            reader: Box::new(BlindReader),
+            policy: Box::new(Constant(Alpha(alpha))),
+            logit_bias: Vec::new(),
+            stop_texts: Vec::new(),
+        }
+    }
+
+    fn keep_finished(
+        &mut self,
+        recorder: &mut Recorder<Key>,
+        problems: &HashMap<usize, &Problem>,
+        results: &Path,
+        model: &TextModel,
+    ) -> Result<()> {
+        for (key, recording, finish) in recorder.take_finished() {
+            let response = self.response(key, problems[&key.0], &recording, &finish, model)?;
+            write_bytes(&self.response_path(&response), response.text.as_bytes())?;
+            append_line(results, &serde_json::to_string(&response)?)?;
+            self.done.push(response);
+        }
+        Ok(())
+    }
+
+    fn response(
+        &self,
+        (problem, generation, alpha): Key,
+        source: &Problem,
+        recording: &Recording,
+        finish: &FinishEvent,
+        model: &TextModel,
+    ) -> Result<Response> {
+        if finish.reason == FinishReason::Failed {
+            bail!("problem {problem}, alpha {}: {}", f32::from_bits(alpha), finish.error.clone().unwrap_or_default());
+        }
+        let (answer, correct) = judge(recording, finish, source.answer.as_deref());
+        let prompt = model.prompts.prompt(&self.style, &source.text)?.text;
+        Ok(Response {
+            settings: self.settings.clone(),
+            problem,
+            generation,
+            alpha: f32::from_bits(alpha),
+            thinking_tokens: finish.thinking_tokens,
+            generated_tokens: finish.generated_tokens,
+            thinking_ended: finish.thinking_ended,
+            answer,
+            correct,
+            text: format!("{prompt}{}", recording.text()),
+        })
+    }
+
+    /// `intervention/problem_<i>/response_alpha_<a>.txt`; further samples of the same alpha get their number.
+    fn response_path(&self, response: &Response) -> PathBuf {
+        let number = if response.generation == 0 { String::new() } else { format!("_sample_{}", response.generation) };
+        let name = format!("response_alpha_{}{number}.txt", python_float(response.alpha));
+        self.folder.join("intervention").join(format!("problem_{}", response.problem)).join(name)
+    }
+
+    fn row(&self, alpha: f32, think_end: u32) -> AlphaRow {
+        let responses: Vec<&Response> = self.done.iter().filter(|it| it.alpha == alpha).collect();
+        let count = |holds: fn(&Response) -> bool| responses.iter().filter(|it| holds(it)).count();
+        let total: f64 = responses.iter().map(|it| f64::from(it.thinking_tokens)).sum();
+        let mean_shift = self.shift.iter().sum::<f32>() / self.shift.len() as f32;
+        let end_shift = self.shift[think_end as usize];
+        AlphaRow {
+            alpha,
+            responses: responses.len(),
+            mean_thinking_tokens: total / responses.len().max(1) as f64,
+            ended: count(|it| it.thinking_ended),
+            answered: count(|it| it.answer.is_some()),
+            correct: responses.iter().any(|it| it.correct.is_some()).then(|| count(|it| it.correct == Some(true))),
+            think_end_logit_shift: alpha * end_shift,
+            think_end_logit_shift_over_mean: alpha * (end_shift - mean_shift),
+        }
+    }
+}
+
+fn key(response: &Response) -> Key {
+    (response.problem, response.generation, response.alpha.to_bits())
+}
+
+/// Reads the results so far; a last line that was cut off by a crash is left out.
+fn read_results(path: &Path) -> Result<Vec<Response>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// A number as Python prints a float: `100.0`, `0.5`, `1e-05`.
+pub fn python_float(value: f32) -> String {
+    let value: f64 = value.to_string().parse().unwrap_or(f64::from(value));
+    if value != 0.0 && (value.abs() < 1e-4 || value.abs() >= 1e16) {
+        let text = format!("{value:e}");
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let exponent: i32 = exponent.parse().unwrap_or(0);
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{mantissa}e{sign}{:02}", exponent.abs());
+    }
+    if value.fract() == 0.0 { format!("{value:.1}") } else { format!("{value}") }
+}
+
+fn report(summary: &InterveneSummary, folder: &Path, args: &InterveneArgs, console: &Console) {
+    summary.rows.iter().for_each(|row| console.emit("intervene_alpha", row));
+    let header =
+        ["alpha", "responses", "thinking tokens", "ended", "answered", "correct", "shift of </think>", "less mean"];
+    let rows = summary.rows.iter().map(|row| {
+        vec![
+            python_float(row.alpha),
+            row.responses.to_string(),
+            format!("{:.1}", row.mean_thinking_tokens),
+            row.ended.to_string(),
+            row.answered.to_string(),
+            row.correct.map_or_else(|| "-".into(), |correct| correct.to_string()),
+            format!("{:+.2}", row.think_end_logit_shift),
+            format!("{:+.2}", row.think_end_logit_shift_over_mean),
+        ]
+    });
+    console.print(table(&header, rows));
+    console.print(format!(
+        "problems {}..{} of {}; thinking tokens are means, those of unfinished thoughts counted up to the limit of {}\nresponses are in {}",
+        args.problem_start_idx,
+        args.problem_end_idx,
+        args.dataset.dataset,
+        args.max_new_tokens,
+        folder.display()
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_written_as_python_writes_them() {
+        for (value, expected) in [
+            (100.0, "100.0"),
+            (0.0, "0.0"),
+            (-5.0, "-5.0"),
+            (0.1, "0.1"),
+            (2.5, "2.5"),
+            (1e-5, "1e-05"),
+            (1e20, "1e+20"),
+        ] {
+            assert_eq!(python_float(value), expected);
+        }
+    }
+
+    #[test]
+    fn zero_comes_first_and_nothing_twice() {
+        assert_eq!(alphas(&[5.0, 0.0, -3.0, 5.0]).unwrap(), [0.0, 5.0, -3.0]);
+        assert!(alphas(&[f32::NAN]).is_err());
+    }
+
+    #[test]
+    fn folders_are_named_after_the_last_part_of_the_model() {
+        assert_eq!(base_name("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"), "DeepSeek-R1-Distill-Llama-8B");
+        assert_eq!(base_name("/models/mine/"), "mine");
+    }
+}

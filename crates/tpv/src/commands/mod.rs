@@ -1,0 +1,7 @@
+//! One file for each command.
+
+pub mod demo;
+pub mod generate;
+pub mod intervene;
+pub mod prepare;
+pub mod train;

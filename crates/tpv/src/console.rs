@@ -1,0 +1,111 @@
+//! What people and programs see: data on stdout, talk and progress bars on stderr, errors once.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Stopped by the user; work that is done has been kept.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped; run the same command again to go on from here")]
+pub struct Interrupted;
+
+/// Where output goes.
+pub struct Console {
+    json: bool,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Console {
+    /// `json`: data as JSON lines for programs instead of tables for people.
+    pub fn new(json: bool) -> Self {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&interrupted);
+        // Without a handler Ctrl-C still ends the program, only less gently.
+        let _ = ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+        });
+        Self { json, interrupted }
+    }
+
+    /// Whether data goes out as JSON lines.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// An error once the user has asked to stop.
+    pub fn check_interrupted(&self) -> Result<(), Interrupted> {
+        if self.interrupted.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// A remark for people, on stderr.
+    pub fn say(&self, text: impl AsRef<str>) {
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+    }
+
+    /// A remark that the user should not miss, on stderr.
+    pub fn notice(&self, text: impl AsRef<str>) {
+        self.say(format!("note: {}", text.as_ref()));
+    }
+
+    /// Data for people, on stdout; nothing in JSON mode.
+    pub fn print(&self, text: impl AsRef<str>) {
+        if !self.json {
+            write_stdout(text.as_ref());
+        }
+    }
+
+    /// Data for programs: one JSON line with its type and version, on stdout; nothing without `--json`.
+    pub fn emit(&self, kind: &str, value: &impl Serialize) {
+        if self.json {
+            let line = serde_json::json!({ "type": kind, "version": 1, "data": value });
+            write_stdout(&line.to_string());
+        }
+    }
+
+    /// Columns of the terminal, 100 where there is none.
+    pub fn width(&self) -> usize {
+        crossterm::terminal::size().map_or(100, |(columns, _)| usize::from(columns))
+    }
+
+    /// A progress bar in bytes on stderr.
+    pub fn download_bar(&self, total_bytes: u64, file: &str) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
+        let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
+        bar.set_prefix(file.to_owned());
+        bar
+    }
+
+    /// A progress bar on stderr; silent where stderr is no terminal.
+    pub fn bar(&self, total: u64, what: &str) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        let template = "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}, {eta} left";
+        let style = ProgressStyle::with_template(template).expect("the template is valid").progress_chars("█▉▊▋▌▍▎▏ ");
+        bar.set_style(style);
+        bar.set_prefix(what.to_owned());
+        if std::io::stderr().is_terminal() {
+            bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        }
+        bar
+    }
+
+    /// Prints an error with its causes and gives the exit code: 130 after an interruption, else 1.
+    pub fn fail(&self, error: &anyhow::Error) -> ExitCode {
+        self.say(format!("error: {error:#}"));
+        if error.is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
+    }
+}
+
+fn write_stdout(line: &str) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}")
+        && error.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        std::process::exit(0); // the reader has seen enough
+    }
+}

@@ -1,0 +1,158 @@
+//! From the name of a model or a data set to the thing itself.
+
+use crate::args::{DatasetArgs, Dtype, RunArgs};
+use crate::console::Console;
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+use std::borrow::Cow;
+use std::path::Path;
+use tpv_data::hub::environment::HubEnvironment;
+use tpv_data::hub::{DownloadProgress, Hub};
+use tpv_data::model_files::{ModelForm, resolve_model};
+use tpv_data::problems::{DatasetSpec, Fields, ProblemSet};
+use tpv_engine::decode::DecodeLimits;
+use tpv_engine::device::{DeviceChoice, DtypeChoice};
+use tpv_engine::load::{LoadOptions, ModelSource};
+use tpv_engine::model::{PromptStyle, TextFiles, TextModel};
+use tpv_engine::template::PromptTemplate;
+
+/// The name of the bundled toy model and of its problems.
+pub const THINKER: &str = "thinker";
+
+/// Loads a model by its name: `thinker`, a folder, a `.gguf` file, or a repository of the hub.
+pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextModel> {
+    let limits = DecodeLimits { max_batch: args.max_batch, ..DecodeLimits::default() };
+    let (source, mut text, revision) = locate(name, args, console)?;
+    if let Some(tokenizer) = &args.tokenizer_name_or_path
+        && tokenizer != name
+    {
+        text = locate(tokenizer, args, console)?.1;
+    }
+    let mut options = load_options(args)?;
+    let load = |options: &LoadOptions| {
+        TextModel::load(name, revision.clone(), &source, &text, options, limits)
+            .with_context(|| format!("model {name} cannot be used"))
+    };
+    let mut model = load(&options)?;
+    if let Some(bytes) = args.kv_memory {
+        let per_token = model.decoder.kv_bytes_per_token().max(1) as u64;
+        options.kv_tokens = Some((bytes / per_token).max(1) as usize);
+        drop(model);
+        model = load(&options)?;
+    }
+    model.notices.iter().for_each(|notice| console.notice(notice));
+    Ok(model)
+}
+
+fn load_options(args: &RunArgs) -> Result<LoadOptions> {
+    let dtype = match args.dtype {
+        Dtype::Auto => None,
+        Dtype::F32 => Some(DtypeChoice::F32),
+        Dtype::F16 => Some(DtypeChoice::F16),
+        Dtype::Bf16 => Some(DtypeChoice::Bf16),
+        Dtype::Q8_0 => Some(DtypeChoice::Q8_0),
+    };
+    Ok(LoadOptions { dtype, device: parse_device(&args.device)?, threads: args.threads, kv_tokens: None })
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice> {
+    Ok(match text {
+        "auto" => DeviceChoice::Auto,
+        "cpu" => DeviceChoice::Cpu,
+        "cuda" => DeviceChoice::Cuda(0),
+        "metal" | "mps" => DeviceChoice::Metal,
+        other => match other.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
+            Some(number) => DeviceChoice::Cuda(number),
+            None => bail!("unknown device \"{other}\"; use auto, cpu, cuda, cuda:1 or metal"),
+        },
+    })
+}
+
+fn locate(name: &str, args: &RunArgs, console: &Console) -> Result<(ModelSource, TextFiles, Option<String>)> {
+    if name == THINKER {
+        let source = ModelSource::Embedded { config: tpv_thinker::CONFIG, weights: tpv_thinker::WEIGHTS };
+        return Ok((source, thinker_text(), None));
+    }
+    let hub = Hub::new(HubEnvironment::from_process());
+    let files = resolve_model(name, args.revision.as_deref(), &hub, &mut DownloadBars::new(console))?;
+    let (source, folder) = match files.form {
+        ModelForm::Folder(folder) => (ModelSource::Folder(folder.clone()), folder),
+        ModelForm::Gguf(file) => {
+            let folder = file.parent().unwrap_or(Path::new(".")).to_path_buf();
+            (ModelSource::Gguf(file), folder)
+        }
+    };
+    Ok((source, read_text_files(&folder)?, files.revision))
+}
+
+fn thinker_text() -> TextFiles {
+    TextFiles {
+        tokenizer: tpv_thinker::TOKENIZER.into(),
+        tokenizer_config: Some(tpv_thinker::TOKENIZER_CONFIG.into()),
+        generation_config: Some(tpv_thinker::GENERATION_CONFIG.into()),
+        config: Some(tpv_thinker::CONFIG.into()),
+        chat_template: None,
+    }
+}
+
+fn read_text_files(folder: &Path) -> Result<TextFiles> {
+    let required = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path)
+            .with_context(|| format!("{}: cannot be read; the model's folder must hold it", path.display()))
+    };
+    let optional = |name: &str| std::fs::read(folder.join(name)).ok().map(Cow::Owned);
+    Ok(TextFiles {
+        tokenizer: required("tokenizer.json")?.into(),
+        tokenizer_config: optional("tokenizer_config.json"),
+        generation_config: optional("generation_config.json"),
+        config: optional("config.json"),
+        chat_template: std::fs::read_to_string(folder.join("chat_template.jinja")).ok(),
+    })
+}
+
+/// Loads a data set by its name: `thinker`, `math500`, `gsm8k`, or a file.
+pub fn open_dataset(args: &DatasetArgs, console: &Console) -> Result<ProblemSet> {
+    let fields = Fields { problem: args.problem_field.clone(), answer: args.answer_field.clone() };
+    if args.dataset == THINKER {
+        return Ok(ProblemSet::from_jsonl_bytes(THINKER, tpv_thinker::PROBLEMS_JSONL.as_bytes(), &fields)?);
+    }
+    let hub = Hub::new(HubEnvironment::from_process());
+    let spec = DatasetSpec::parse(&args.dataset)?;
+    Ok(ProblemSet::load(&spec, &fields, &hub, &mut DownloadBars::new(console))?)
+}
+
+/// Shows downloads as progress bars.
+struct DownloadBars<'a> {
+    console: &'a Console,
+    bar: ProgressBar,
+}
+
+impl<'a> DownloadBars<'a> {
+    fn new(console: &'a Console) -> Self {
+        Self { console, bar: ProgressBar::hidden() }
+    }
+}
+
+impl DownloadProgress for DownloadBars<'_> {
+    fn start(&mut self, file: &str, total_bytes: u64, present_bytes: u64) {
+        self.bar = self.console.download_bar(total_bytes, file);
+        self.bar.inc(present_bytes);
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// How problems become prompts.
+pub fn prompt_style(args: &DatasetArgs) -> Result<PromptStyle> {
+    if args.chat_template {
+        return Ok(PromptStyle::Chat);
+    }
+    Ok(PromptStyle::Template(PromptTemplate::new(&args.prompt_template)?))
+}
