@@ -113,7 +113,10 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
 
 /// Streams the states of some traces into sums with both targets.
 fn sums_of(source: &dyn TraceSource, ids: &[TraceId], console: &Console, bar: &ProgressBar) -> Result<GramSums> {
-    let width = source.hidden_size().context("the folder of the traces holds no states; generate them again")?;
+    let width = source
+        .model()
+        .map(|model| model.hidden_size)
+        .context("the folder of the traces holds no states; generate them again")?;
     let mut sums = GramAccumulator::new(width, &[PROGRESS, LOG_REMAINING], Parallelism::All)?;
     for &id in ids {
         console.check_interrupted()?;
