@@ -86,7 +86,7 @@ impl Softmax {
         for (slot, score) in scores.iter_mut().enumerate() {
             *score = if seen.contains(&slot) { *score } else { f32::NEG_INFINITY };
         }
-        let maximum = scores.iter().copied().fold(self.maximum, f32::max);
+        let maximum = reduce(scores, |a, b| if a > b { a } else { b }).max(self.maximum);
         if maximum > self.maximum {
             let scale = if self.sum > 0.0 { exponential::<S>(self.maximum - maximum) } else { 0.0 };
             self.sum *= scale;
@@ -97,8 +97,22 @@ impl Softmax {
             let weight = exponential::<S>(*score - maximum);
             *score = if seen.contains(&slot) { weight } else { 0.0 };
         }
-        self.sum += scores.iter().sum::<f32>();
+        self.sum += reduce(scores, |a, b| a + b);
     }
+}
+
+/// Folds a page's slots by halves, so that the machine's vectors do it.
+#[inline(always)]
+fn reduce(slots: &[f32; PAGE_TOKENS], fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut slots = *slots;
+    let mut width = PAGE_TOKENS / 2;
+    while width > 0 {
+        for slot in 0..width {
+            slots[slot] = fold(slots[slot], slots[slot + width]);
+        }
+        width /= 2;
+    }
+    slots[0]
 }
 
 /// `out += sum_j weight_j v_j`, in strips of columns that stay in registers.
@@ -107,9 +121,11 @@ fn add_values<S: Simd>(weights: &[f32; PAGE_TOKENS], seen: std::ops::Range<usize
     let width = out.len();
     let mut done = 0;
     while done < width {
-        let rows = seen.clone().map(|slot| (weights[slot], &values[slot * width + done..(slot + 1) * width]));
+        let rows = values.chunks_exact(width).zip(weights).skip(seen.start).take(seen.len());
+        let rows = rows.map(|(row, weight)| (&row[done..], *weight));
         done += match width - done {
             64.. => add_strip::<S, 64>(rows, &mut out[done..]),
+            32.. => add_strip::<S, 32>(rows, &mut out[done..]),
             16.. => add_strip::<S, 16>(rows, &mut out[done..]),
             8.. => add_strip::<S, 8>(rows, &mut out[done..]),
             _ => add_strip::<S, 1>(rows, &mut out[done..]),
@@ -118,11 +134,11 @@ fn add_values<S: Simd>(weights: &[f32; PAGE_TOKENS], seen: std::ops::Range<usize
 }
 
 #[inline(always)]
-fn add_strip<'a, S: Simd, const WIDTH: usize>(rows: impl Iterator<Item = (f32, &'a [f32])>, out: &mut [f32]) -> usize {
+fn add_strip<'a, S: Simd, const WIDTH: usize>(rows: impl Iterator<Item = (&'a [f32], f32)>, out: &mut [f32]) -> usize {
     let Some(out) = out.first_chunk_mut::<WIDTH>() else { return 0 };
     let mut sums = *out;
-    for (weight, row) in rows {
-        let Some(row) = row.first_chunk::<WIDTH>() else { continue };
+    for (row, weight) in rows {
+        let Some(row) = row.first_chunk::<WIDTH>() else { break };
         for column in 0..WIDTH {
             sums[column] = multiply_add::<S>(weight, row[column], sums[column]);
         }

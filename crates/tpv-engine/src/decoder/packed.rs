@@ -79,22 +79,20 @@ impl PackedMatrix {
 /// Rows regrouped as [in][height], one tile after another; the last tile is filled up with zeros.
 struct Tile {
     height: usize,
-    rows: usize,
     values: Vec<f32>,
 }
 
 fn pack_tiles(x: &[f32], inputs: usize) -> Vec<Tile> {
     x.chunks(TILE * inputs)
         .map(|rows| {
-            let count = rows.len() / inputs;
-            let height = count.next_power_of_two();
+            let height = (rows.len() / inputs).next_power_of_two();
             let mut values = vec![0.0; height * inputs];
             for (r, row) in rows.chunks_exact(inputs).enumerate() {
                 for (slot, &value) in values[r..].iter_mut().step_by(height).zip(row) {
                     *slot = value;
                 }
             }
-            Tile { height, rows: count, values }
+            Tile { height, values }
         })
         .collect()
 }
@@ -146,8 +144,14 @@ fn tile_product<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 }
             }
         }
-        for (row, out) in out.chunks_exact_mut(PANEL).take(tile.rows).enumerate() {
-            S::as_mut_simd_f32s(out).0[first..first + VECTORS].copy_from_slice(&sums[row]);
+        // Constant indices only: they let the sums stay in registers.
+        for row in 0..ROWS {
+            if let Some(out) = out.get_mut(row * PANEL..(row + 1) * PANEL) {
+                let (out, _) = S::as_mut_simd_f32s(out);
+                for vector in 0..VECTORS {
+                    out[first + vector] = sums[row][vector];
+                }
+            }
         }
     }
 }
