@@ -83,10 +83,14 @@ pub fn choose_dtype(
     let default = default_dtype(device, config);
     match choice {
         None => Ok(default),
-        Some(DtypeChoice::Q8_0) if !can_quantise(config) => Err(EngineError::Unsupported(format!(
+        Some(DtypeChoice::Q8_0) if device.is_cpu() && !can_quantise(config) => Err(EngineError::Unsupported(format!(
             "q8_0 needs widths that are multiples of 32 (hidden_size {}, intermediate_size {}): use f32",
             config.hidden_size, config.intermediate_size
         ))),
+        Some(DtypeChoice::Q8_0) if !device.is_cpu() => {
+            notices.push(format!("q8_0 is computed on CPUs only: using {}", default.name()));
+            Ok(default)
+        }
         Some(half @ (DtypeChoice::F16 | DtypeChoice::Bf16)) if device.is_cpu() => {
             notices.push(format!("{} is slow on a CPU: using {}", half.name(), default.name()));
             Ok(default)

@@ -111,7 +111,7 @@ impl GgufFile {
 
     fn scaling(&self, keys: &Metadata<'_>, max_positions: usize, head_dim: usize) -> Result<RopeScaling> {
         if self.has("rope_freqs.weight") {
-            return Ok(RopeScaling::Factors(self.vector("rope_freqs.weight", head_dim / 2)?));
+            return Ok(RopeScaling::Factors(self.widened("rope_freqs.weight", &[head_dim / 2])?));
         }
         let factor = keys.number("rope.scaling.factor")?.unwrap_or(1.0);
         let kind = keys.value("rope.scaling.type").and_then(|value| value.to_string().ok());
@@ -161,15 +161,15 @@ impl GgufFile {
             .map_err(|error| problem(format!("tensor `{name}` cannot be read ({error})")))
     }
 
-    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn widened(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, shape)?.dequantize(&Device::Cpu)?;
         Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }
 
 impl WeightSource for GgufFile {
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        self.floats(&gguf_name(name), &[length])
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.widened(&gguf_name(name), shape)
     }
 
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {
@@ -189,7 +189,7 @@ impl WeightSource for GgufFile {
         let tensor = self.tensor("token_embd.weight", &[vocab, width])?;
         Ok(match tensor.dtype() {
             GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
-                EmbeddingTable::Dense(self.floats("token_embd.weight", &[vocab, width])?)
+                EmbeddingTable::Dense(self.widened("token_embd.weight", &[vocab, width])?)
             }
             _ => EmbeddingTable::Quantised(QMatMul::from_qtensor(tensor)?),
         })

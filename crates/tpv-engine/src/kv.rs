@@ -38,7 +38,7 @@ impl Sequence {
 }
 
 /// The book of pages and sequences.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct PageLedger {
     most_pages: Option<usize>,
     references: Vec<u32>,
@@ -124,6 +124,11 @@ impl PageLedger {
     /// Tokens of the pages in use, and of all pages.
     pub fn tokens(&self) -> (usize, Option<usize>) {
         (self.pages_in_use() * PAGE_TOKENS, self.most_pages.map(|most| most * PAGE_TOKENS))
+    }
+
+    /// Pages that exist, free ones included: one more than the highest page number.
+    pub fn page_count(&self) -> usize {
+        self.references.len()
     }
 
     fn pages_in_use(&self) -> usize {

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use crate::config::DecoderConfig;
-use crate::decoder::{CpuDecoder, CpuOptions, WeightSource};
+use crate::decoder::{CpuDecoder, CpuOptions, TensorDecoder, WeightSource};
 use crate::device::{DeviceChoice, DtypeChoice, choose_dtype, open_device, thread_count};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
@@ -70,7 +71,7 @@ pub fn load_model(source: &ModelSource, options: &LoadOptions) -> Result<Loaded>
 
 /// A model of this shape with random weights, for benchmarks.
 pub fn random_model(config: DecoderConfig, options: &LoadOptions) -> Result<Loaded> {
-    load_tensors(config, &RandomWeights::default(), options)
+    load_tensors(config, &RandomWeights, options)
 }
 
 impl ModelSource {
@@ -109,6 +110,9 @@ fn load_tensors(config: DecoderConfig, source: &impl WeightSource, options: &Loa
     let mut notices = Vec::new();
     let device = open_device(options.device, &mut notices);
     let dtype = choose_dtype(options.dtype, &device, &config, &mut notices)?;
+    if !device.is_cpu() {
+        return build_on_gpu(config, source, options, (device, dtype), notices);
+    }
     build(config, source, options, (dtype, dtype.name().to_owned()), notices)
 }
 
@@ -117,11 +121,11 @@ fn load_gguf(path: &Path, options: &LoadOptions) -> Result<Loaded> {
     let widen = options.dtype == Some(DtypeChoice::F32);
     let file = GgufFile::open(path, widen)?;
     let config = file.config()?;
-    if widen || !file.is_quantised() {
-        return load_tensors(config, &file, options);
-    }
     let mut notices = Vec::new();
     let device = open_device(options.device, &mut notices);
+    if widen || !file.is_quantised() || !device.is_cpu() {
+        return load_tensors(config, &file, options);
+    }
     let dtype = choose_dtype(None, &device, &config, &mut notices)?;
     let name = file.dtype_name();
     if let Some(wish) = options.dtype.filter(|wish| wish.name() != name) {
@@ -141,6 +145,24 @@ fn build(
     let threads = thread_count(options.threads);
     let options = CpuOptions { dtype, dtype_name, kv_tokens: options.kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint })
+}
+
+/// On GPUs weights are floats, whatever the file holds.
+fn build_on_gpu(
+    config: DecoderConfig,
+    source: &impl WeightSource,
+    options: &LoadOptions,
+    (device, dtype): (Device, DtypeChoice),
+    notices: Vec<String>,
+) -> Result<Loaded> {
+    let fingerprint = fingerprint(&config, source)?;
+    let dtype = match dtype {
+        DtypeChoice::F32 => DType::F32,
+        DtypeChoice::F16 => DType::F16,
+        DtypeChoice::Bf16 | DtypeChoice::Q8_0 => DType::BF16,
+    };
+    let engine = TensorDecoder::load(config, source, device, dtype, options.kv_tokens)?;
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint })
 }
 

@@ -1,7 +1,5 @@
 //! Models of named shapes with random weights, for benchmarks that need no download.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use candle_core::quantized::QMatMul;
 
 use crate::config::{DecoderConfig, RopeConfig, RopePairing, RopeScaling};
@@ -47,15 +45,18 @@ pub fn named_shape(name: &str) -> Result<DecoderConfig> {
     })
 }
 
-/// Random weights whose size keeps activations near 1.
+/// Random weights whose size keeps activations near 1; a tensor's values depend on its name alone.
 #[derive(Debug, Default)]
-pub(crate) struct RandomWeights {
-    drawn: AtomicU64,
-}
+pub(crate) struct RandomWeights;
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
 impl RandomWeights {
-    fn values(&self, count: usize, spread: f32) -> Vec<f32> {
-        let mut state = self.drawn.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    fn values(&self, name: &str, count: usize, spread: f32) -> Vec<f32> {
+        let seed = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let mut state = seed | 1;
         let draw = || {
             state ^= state << 13;
             state ^= state >> 7;
@@ -67,19 +68,24 @@ impl RandomWeights {
 }
 
 impl WeightSource for RandomWeights {
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        Ok(if name.ends_with(".bias") { self.values(length, 0.1) } else { vec![1.0; length] })
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(match shape {
+            [length] if name.ends_with(".bias") => self.values(name, *length, 0.1),
+            [length] => vec![1.0; *length],
+            _ if name == EMBEDDING => self.values(name, shape.iter().product(), 1.0),
+            _ => self.values(name, shape.iter().product(), (3.0 / shape[1] as f32).sqrt()),
+        })
     }
 
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {
         let LinearShape { outputs, inputs, bias, dtype } = shape;
-        let weights = self.values(outputs * inputs, (3.0 / inputs as f32).sqrt());
+        let weights = self.floats(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?;
         Linear::from_floats(weights, inputs, dtype, bias)
     }
 
     fn embedding(&self, vocab: usize, width: usize) -> Result<EmbeddingTable> {
-        let weights = self.values(vocab * width, 1.0);
+        let weights = self.floats(EMBEDDING, &[vocab, width])?;
         if !width.is_multiple_of(32) {
             return Ok(EmbeddingTable::Dense(weights));
         }
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn weights_are_spread_evenly() {
-        let values = RandomWeights::default().values(10_000, 2.0);
+        let values = RandomWeights.values("name", 10_000, 2.0);
         let mean: f32 = values.iter().sum::<f32>() / 10_000.0;
         let square: f32 = values.iter().map(|v| v * v).sum::<f32>() / 10_000.0;
         assert!(mean.abs() < 0.05 && (square - 4.0 / 3.0).abs() < 0.05, "{mean} {square}");

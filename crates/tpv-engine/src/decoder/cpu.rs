@@ -7,6 +7,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::attention::{HeadGroup, HeadPage, attend};
+use super::check_width;
 use super::kernels::{add, gate, normalise};
 use super::linear::Linear;
 use super::rope::Rotary;
@@ -272,10 +273,7 @@ impl Engine for CpuDecoder {
     }
 
     fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
-        if v.len() != self.spec.hidden_size {
-            let problem = format!("a vector of width {} for a model of width {}", v.len(), self.spec.hidden_size);
-            return Err(EngineError::Request(problem));
-        }
+        check_width(&self.spec, v)?;
         let mut logits = Vec::new();
         self.model.head.apply(v, &mut logits)?;
         Ok(logits)

@@ -22,8 +22,13 @@ pub(crate) struct LinearShape {
 
 /// Gives out the weights of a decoder, each once.
 pub(crate) trait WeightSource {
-    /// A vector of this length.
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>>;
+    /// All entries of a tensor of this shape; `name` is whole.
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+
+    /// A vector of this length; `name` is whole.
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        self.floats(name, &[length])
+    }
 
     /// A linear layer.
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear>;
@@ -62,10 +67,10 @@ impl EmbeddingTable {
 }
 
 impl WeightSource for TensorFiles {
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        let mut vector = vec![0.0; length];
-        self.get(name, &[length])?.copy(0, &mut vector);
-        Ok(vector)
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let mut floats = vec![0.0; shape.iter().product()];
+        self.get(name, shape)?.copy(0, &mut floats);
+        Ok(floats)
     }
 
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {

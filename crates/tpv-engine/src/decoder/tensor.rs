@@ -1,0 +1,590 @@
+//! The decoder in tensor operations, for GPUs: everything stays on the device but tokens in and rows out.
+//!
+//! Keys and values of a layer are one tensor [kv_heads, rows, head_dim] of pages. Sequences that add one token attend
+//! together over gathered rows, padded to the longest; sequences that add more attend one by one.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
+use candle_nn::rotary_emb::rope_thd;
+
+use super::check_width;
+use super::rope::Rotary;
+use super::source::WeightSource;
+use crate::config::{DecoderConfig, RopePairing};
+use crate::device::device_name;
+use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
+use crate::error::{EngineError, Result};
+use crate::kv::{PAGE_TOKENS, Page, PageCopy, PageLedger};
+
+/// `x W^T + b`.
+#[derive(Debug)]
+struct Projection {
+    /// A view [inputs, outputs] of [outputs, inputs].
+    weights: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Projection {
+    fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let y = x.matmul(&self.weights)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// Puts weights on the device.
+struct Loader<'a, S> {
+    source: &'a S,
+    config: &'a DecoderConfig,
+    device: &'a Device,
+    dtype: DType,
+}
+
+impl<S: WeightSource> Loader<'_, S> {
+    fn tensor(&self, values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(self.device)?)
+    }
+
+    fn norm(&self, name: &str, width: usize) -> Result<Tensor> {
+        self.tensor(self.source.vector(name, width)?, &[width])
+    }
+
+    fn projection(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Projection> {
+        let load = |suffix: &str, shape: &[usize]| {
+            let mut values = self.source.floats(&format!("{name}.{suffix}"), shape)?;
+            if self.config.rope.pairing == RopePairing::Neighbours && is_turned(name) {
+                values = part_neighbours(&values, self.config.head_dim, values.len() / outputs);
+            }
+            self.tensor(values, shape)
+        };
+        let bias = bias.then(|| load("bias", &[outputs])).transpose()?;
+        Ok(Projection { weights: load("weight", &[outputs, inputs])?.t()?, bias })
+    }
+}
+
+/// Whether a projection's heads are turned by the rotary embedding.
+fn is_turned(name: &str) -> bool {
+    name.ends_with("q_proj") || name.ends_with("k_proj")
+}
+
+/// Reorders the rows of every head from pairs (2i, 2i + 1) to pairs (i, i + half); rows are `width` long.
+fn part_neighbours(rows: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
+    let half = head_dim / 2;
+    let heads = rows.chunks_exact(head_dim * width);
+    let reordered = heads.flat_map(|head| {
+        (0..head_dim).flat_map(move |row| {
+            let from = 2 * (row % half) + row / half;
+            &head[from * width..(from + 1) * width]
+        })
+    });
+    reordered.copied().collect()
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Tensor,
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    head_norms: Option<(Tensor, Tensor)>,
+    output: Projection,
+    mlp_norm: Tensor,
+    gate: Projection,
+    up: Projection,
+    down: Projection,
+    window: Option<usize>,
+}
+
+impl Layer {
+    fn load<S: WeightSource>(loader: &Loader<'_, S>, index: usize) -> Result<Self> {
+        let config = loader.config;
+        let name = |part: &str| format!("model.layers.{index}.{part}");
+        let (d, inner, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+        let (q_width, kv_width) = (config.heads * head_dim, config.kv_heads * head_dim);
+        let projection = |part: &str, outputs, inputs, bias| loader.projection(&name(part), outputs, inputs, bias);
+        let head_norm = |part: &str| loader.norm(&name(part), head_dim);
+        let head_norms = config.qk_norm.then(|| {
+            Ok::<_, EngineError>((head_norm("self_attn.q_norm.weight")?, head_norm("self_attn.k_norm.weight")?))
+        });
+        Ok(Self {
+            attention_norm: loader.norm(&name("input_layernorm.weight"), d)?,
+            query: projection("self_attn.q_proj", q_width, d, config.qkv_bias)?,
+            key: projection("self_attn.k_proj", kv_width, d, config.qkv_bias)?,
+            value: projection("self_attn.v_proj", kv_width, d, config.qkv_bias)?,
+            head_norms: head_norms.transpose()?,
+            output: projection("self_attn.o_proj", d, q_width, config.output_bias)?,
+            mlp_norm: loader.norm(&name("post_attention_layernorm.weight"), d)?,
+            gate: projection("mlp.gate_proj", inner, d, config.mlp_bias)?,
+            up: projection("mlp.up_proj", inner, d, config.mlp_bias)?,
+            down: projection("mlp.down_proj", d, inner, config.mlp_bias)?,
+            window: config.windows[index],
+        })
+    }
+}
+
+/// Keys and values of all layers, grown by doubling.
+#[derive(Debug)]
+struct TensorPages {
+    /// For each layer keys and values, [kv_heads, rows, head_dim].
+    layers: Vec<[Tensor; 2]>,
+    rows: usize,
+}
+
+impl TensorPages {
+    fn new(config: &DecoderConfig, device: &Device, dtype: DType) -> Result<Self> {
+        let empty = || Tensor::zeros((config.kv_heads, PAGE_TOKENS, config.head_dim), dtype, device);
+        let layers = (0..config.layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_>>()?;
+        Ok(Self { layers, rows: PAGE_TOKENS })
+    }
+
+    fn provide(&mut self, rows: usize) -> Result<()> {
+        if rows <= self.rows {
+            return Ok(());
+        }
+        let rows = rows.next_power_of_two();
+        for tensor in self.layers.iter_mut().flatten() {
+            let (heads, _, width) = tensor.dims3()?;
+            let larger = Tensor::zeros((heads, rows, width), tensor.dtype(), tensor.device())?;
+            larger.slice_set(tensor, 1, 0)?;
+            *tensor = larger;
+        }
+        self.rows = rows;
+        Ok(())
+    }
+
+    fn copy(&self, copy: PageCopy) -> Result<()> {
+        for tensor in self.layers.iter().flatten() {
+            let page = tensor.narrow(1, copy.from * PAGE_TOKENS, PAGE_TOKENS)?.copy()?;
+            tensor.slice_set(&page.contiguous()?, 1, copy.to * PAGE_TOKENS)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of a step that attend together: [sequences, tokens] rows over `seen` gathered positions each.
+#[derive(Debug)]
+struct Group {
+    /// First row of the step.
+    start: usize,
+    sequences: usize,
+    tokens: usize,
+    /// Positions gathered for each sequence.
+    seen: usize,
+    /// Pool rows, [sequences * seen].
+    gather: Tensor,
+    /// For each distinct window 0 or -inf, [1, sequences, tokens, seen].
+    masks: Vec<(Option<usize>, Tensor)>,
+}
+
+impl Group {
+    /// `members` are (pages, tokens held before the step).
+    fn new(
+        start: usize,
+        tokens: usize,
+        members: &[(&[Page], usize)],
+        windows: &[Option<usize>],
+        device: &Device,
+    ) -> Result<Self> {
+        let longest = members.iter().map(|(_, length)| length + tokens).max().unwrap_or(0);
+        let seen = longest.next_multiple_of(PAGE_TOKENS);
+        let row = |pages: &[Page], position: usize| {
+            pages.get(position / PAGE_TOKENS).map_or(0, |page| page * PAGE_TOKENS + position % PAGE_TOKENS) as u32
+        };
+        let gather: Vec<u32> =
+            members.iter().flat_map(|&(pages, _)| (0..seen).map(move |position| row(pages, position))).collect();
+        let mut kinds = windows.to_vec();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let mask = |window: Option<usize>| {
+            let lengths: Vec<usize> = members.iter().map(|(_, length)| *length).collect();
+            Tensor::from_vec(mask(&lengths, tokens, seen, window), (1, members.len(), tokens, seen), device)
+        };
+        let masks = kinds.into_iter().map(|window| Ok((window, mask(window)?))).collect::<Result<_>>()?;
+        Ok(Self { start, sequences: members.len(), tokens, seen, gather: Tensor::new(gather, device)?, masks })
+    }
+
+    fn mask(&self, window: Option<usize>) -> Result<&Tensor> {
+        let found = self.masks.iter().find(|(known, _)| *known == window);
+        found.map(|(_, mask)| mask).ok_or_else(|| EngineError::Request("a layer without a mask".to_owned()))
+    }
+}
+
+/// 0 where a row sees a position, else -inf, [sequences, tokens, seen].
+fn mask(lengths: &[usize], tokens: usize, seen: usize, window: Option<usize>) -> Vec<f32> {
+    let rows = lengths.iter().flat_map(|length| (0..tokens).map(move |token| length + token + 1));
+    let row = |end: usize| {
+        let first = window.map_or(0, |window| end.saturating_sub(window));
+        (0..seen).map(move |position| if (first..end).contains(&position) { 0.0 } else { f32::NEG_INFINITY })
+    };
+    rows.flat_map(row).collect()
+}
+
+/// Everything about a step that its layers share.
+#[derive(Debug)]
+struct Plan {
+    tokens: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    /// Consecutive rows of the step that go to consecutive pool rows: (step row, pool row, count).
+    runs: Vec<(usize, usize, usize)>,
+    /// Pool row of every step row.
+    targets: Vec<u32>,
+    groups: Vec<Group>,
+    /// Rows that want output, in input order.
+    wanted: Vec<u32>,
+}
+
+/// A decoder in tensor operations.
+#[derive(Debug)]
+pub(crate) struct TensorDecoder {
+    spec: ModelSpec,
+    config: DecoderConfig,
+    rotary: Rotary,
+    device: Device,
+    dtype: DType,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    final_norm: Tensor,
+    head: Projection,
+    ledger: PageLedger,
+    pages: TensorPages,
+}
+
+impl TensorDecoder {
+    /// Loads the weights onto the device.
+    pub fn load(
+        config: DecoderConfig,
+        source: &impl WeightSource,
+        device: Device,
+        dtype: DType,
+        kv_tokens: Option<usize>,
+    ) -> Result<Self> {
+        let loader = Loader { source, config: &config, device: &device, dtype };
+        let (vocab, width) = (config.vocab_size, config.hidden_size);
+        let table = loader.source.floats("model.embed_tokens.weight", &[vocab, width])?;
+        let embedding = loader.tensor(table, &[vocab, width])?;
+        let head = if config.tied_head {
+            Projection { weights: embedding.t()?, bias: None }
+        } else {
+            loader.projection("lm_head", vocab, width, false)?
+        };
+        let layers = (0..config.layers).map(|index| Layer::load(&loader, index)).collect::<Result<_>>()?;
+        let final_norm = loader.norm("model.norm.weight", width)?;
+        let spec = ModelSpec {
+            architecture: config.architecture.clone(),
+            hidden_size: width,
+            vocab_size: vocab,
+            max_positions: config.max_positions,
+            dtype: dtype.as_str().to_owned(),
+            device: device_name(&device),
+        };
+        let rotary = Rotary::new(&config);
+        let pages = TensorPages::new(&config, &device, dtype)?;
+        let ledger = PageLedger::new(kv_tokens);
+        Ok(Self { spec, rotary, device, dtype, embedding, layers, final_norm, head, ledger, pages, config })
+    }
+
+    /// Single tokens first, so that they attend as one group.
+    fn plan(&self, inputs: &[StepInput<'_>]) -> Result<Plan> {
+        let mut order: Vec<usize> = (0..inputs.len()).collect();
+        order.sort_by_key(|&index| inputs[index].tokens.len() > 1);
+        let singles = order.iter().filter(|&&index| inputs[index].tokens.len() == 1).count();
+        let member =
+            |index: usize| (self.ledger.pages(inputs[index].sequence), self.ledger.length(inputs[index].sequence));
+        let mut groups = Vec::new();
+        let mut group = |start, tokens, members: &[usize]| -> Result<()> {
+            let members: Vec<_> = members.iter().map(|&index| member(index)).collect();
+            groups.push(Group::new(start, tokens, &members, &self.config.windows, &self.device)?);
+            Ok(())
+        };
+        if singles > 0 {
+            group(0, 1, &order[..singles])?;
+        }
+        let mut row = 0;
+        let mut wanted = vec![None; inputs.len()];
+        let (mut tokens, mut positions, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        for &index in &order {
+            let (input, (pages, length)) = (&inputs[index], member(index));
+            if input.tokens.len() > 1 {
+                group(row, input.tokens.len(), &[index])?;
+            }
+            let own = length..length + input.tokens.len();
+            targets.extend(own.clone().map(|at| (pages[at / PAGE_TOKENS] * PAGE_TOKENS + at % PAGE_TOKENS) as u32));
+            positions.extend(own);
+            tokens.extend_from_slice(input.tokens);
+            row += input.tokens.len();
+            wanted[index] = input.wants_output.then_some(row as u32 - 1);
+        }
+        let (cos, sin) = self.angles(&positions)?;
+        let tokens = Tensor::new(tokens, &self.device)?;
+        let wanted = wanted.into_iter().flatten().collect();
+        Ok(Plan { tokens, cos, sin, runs: runs(&targets), targets, groups, wanted })
+    }
+
+    fn try_step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
+        let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
+        let copies = self.ledger.reserve(&wanted)?;
+        self.pages.provide(self.ledger.page_count() * PAGE_TOKENS)?;
+        for copy in copies {
+            self.pages.copy(copy)?;
+        }
+        output.hidden_post_norm.clear();
+        output.logits.clear();
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        self.forward(&self.plan(inputs)?, output)?;
+        for input in inputs {
+            self.ledger.advance(input.sequence, input.tokens.len());
+        }
+        Ok(())
+    }
+
+    fn angles(&self, positions: &[usize]) -> Result<(Tensor, Tensor)> {
+        let half = self.config.head_dim / 2;
+        let (mut cos, mut sin) = (vec![0.0; positions.len() * half], vec![0.0; positions.len() * half]);
+        for (position, (cos, sin)) in positions.iter().zip(cos.chunks_mut(half).zip(sin.chunks_mut(half))) {
+            self.rotary.angles(*position, cos, sin);
+        }
+        let tensor = |values| Tensor::from_vec(values, (positions.len(), half), &self.device)?.to_dtype(self.dtype);
+        Ok((tensor(cos)?, tensor(sin)?))
+    }
+
+    fn forward(&self, plan: &Plan, output: &mut StepOutput) -> Result<()> {
+        let mut x = self.embedding.index_select(&plan.tokens, 0)?;
+        let scatter = self.scatter_index(plan)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let attended = self.attend(layer, index, &x, plan, scatter.as_ref())?;
+            x = (x + layer.output.apply(&attended)?)?;
+            let normed = self.norm(&x, &layer.mlp_norm)?;
+            let inner = (silu(&layer.gate.apply(&normed)?)? * layer.up.apply(&normed)?)?;
+            x = (x + layer.down.apply(&inner)?)?;
+        }
+        if plan.wanted.is_empty() {
+            return Ok(());
+        }
+        let x = x.index_select(&Tensor::new(plan.wanted.as_slice(), &self.device)?, 0)?;
+        let hidden = self.norm(&x, &self.final_norm)?;
+        output.logits = host(&self.head.apply(&hidden)?)?;
+        output.hidden_post_norm = host(&hidden)?;
+        Ok(())
+    }
+
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        Ok(rms_norm(x, weight, self.config.norm_epsilon as f32)?)
+    }
+
+    /// The pool row of every entry of [kv_heads, T, head_dim], where rows are too scattered to be copied in runs.
+    fn scatter_index(&self, plan: &Plan) -> Result<Option<Tensor>> {
+        let rows = plan.targets.len();
+        if plan.runs.len() <= 1 + rows / 16 {
+            return Ok(None);
+        }
+        let index = Tensor::new(plan.targets.as_slice(), &self.device)?.reshape((1, rows, 1))?;
+        Ok(Some(index.broadcast_as((self.config.kv_heads, rows, self.config.head_dim))?.contiguous()?))
+    }
+
+    /// Attention of all rows, [T, heads * head_dim].
+    fn attend(&self, layer: &Layer, index: usize, x: &Tensor, plan: &Plan, scatter: Option<&Tensor>) -> Result<Tensor> {
+        let (heads, kv_heads, width) = (self.config.heads, self.config.kv_heads, self.config.head_dim);
+        let rows = x.dim(0)?;
+        let normed = self.norm(x, &layer.attention_norm)?;
+        let mut q = layer.query.apply(&normed)?.reshape((1, rows, heads, width))?;
+        let mut k = layer.key.apply(&normed)?.reshape((1, rows, kv_heads, width))?;
+        let v = layer.value.apply(&normed)?.reshape((rows, kv_heads, width))?;
+        if let Some((query_norm, key_norm)) = &layer.head_norms {
+            (q, k) = (self.norm(&q, query_norm)?, self.norm(&k, key_norm)?);
+        }
+        let q = (rope_thd(&q, &plan.cos, &plan.sin)?.squeeze(0)? * (1.0 / (width as f64).sqrt()))?;
+        let k = rope_thd(&k, &plan.cos, &plan.sin)?.squeeze(0)?;
+        let [keys, values] = &self.pages.layers[index];
+        write(keys, &k.transpose(0, 1)?.contiguous()?, plan, scatter)?;
+        write(values, &v.transpose(0, 1)?.contiguous()?, plan, scatter)?;
+        let parts = plan.groups.iter().map(|group| self.attend_group(group, &q, keys, values, layer.window));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        if let [part] = parts.as_slice() { Ok(part.clone()) } else { Ok(Tensor::cat(&parts, 0)?) }
+    }
+
+    /// Attention of a group's rows, [rows, heads * head_dim].
+    fn attend_group(
+        &self,
+        group: &Group,
+        q: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        window: Option<usize>,
+    ) -> Result<Tensor> {
+        let (kv_heads, share, width) = (self.config.kv_heads, self.config.group(), self.config.head_dim);
+        let (sequences, tokens, seen) = (group.sequences, group.tokens, group.seen);
+        let gathered = |pool: &Tensor| pool.index_select(&group.gather, 1)?.reshape((kv_heads, sequences, seen, width));
+        // [kv_heads, sequences, tokens * share, head_dim]
+        let q = q.narrow(0, group.start, sequences * tokens)?;
+        let q = q.reshape((sequences, tokens, kv_heads, share, width))?.permute((2, 0, 1, 3, 4))?.contiguous()?;
+        let q = q.reshape((kv_heads, sequences, tokens * share, width))?;
+        let scores = q.matmul(&gathered(keys)?.transpose(2, 3)?)?.to_dtype(DType::F32)?;
+        let mask = group.mask(window)?.unsqueeze(3)?;
+        let scores = scores.reshape((kv_heads, sequences, tokens, share, seen))?.broadcast_add(&mask)?;
+        let weights = softmax_last_dim(&scores)?.to_dtype(self.dtype)?;
+        let weights = weights.reshape((kv_heads, sequences, tokens * share, seen))?;
+        let attended = weights.matmul(&gathered(values)?)?;
+        let attended = attended.reshape((kv_heads, sequences, tokens, share, width))?.permute((1, 2, 0, 3, 4))?;
+        Ok(attended.reshape((sequences * tokens, kv_heads * share * width))?)
+    }
+}
+
+/// Writes [kv_heads, T, head_dim] into the pool.
+fn write(pool: &Tensor, rows: &Tensor, plan: &Plan, scatter: Option<&Tensor>) -> Result<()> {
+    if let Some(index) = scatter {
+        return Ok(pool.scatter_set(index, rows, 1)?);
+    }
+    for &(from, to, count) in &plan.runs {
+        pool.slice_set(&rows.narrow(1, from, count)?.contiguous()?, 1, to)?;
+    }
+    Ok(())
+}
+
+/// Consecutive targets as (index, target, count).
+fn runs(targets: &[u32]) -> Vec<(usize, usize, usize)> {
+    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+    for (index, &target) in targets.iter().enumerate() {
+        match runs.last_mut() {
+            Some((_, first, count)) if *first + *count == target as usize => *count += 1,
+            _ => runs.push((index, target as usize, 1)),
+        }
+    }
+    runs
+}
+
+fn host(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+impl Engine for TensorDecoder {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn open(&mut self) -> Result<SequenceId> {
+        Ok(self.ledger.open())
+    }
+
+    fn fork(&mut self, source: SequenceId) -> Result<SequenceId> {
+        self.ledger.fork(source)
+    }
+
+    fn close(&mut self, sequence: SequenceId) {
+        self.ledger.close(sequence);
+    }
+
+    fn length(&self, sequence: SequenceId) -> usize {
+        self.ledger.length(sequence)
+    }
+
+    fn step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
+        self.ledger.check(inputs, &self.spec)?;
+        let before = self.ledger.clone();
+        let result = self.try_step(inputs, output);
+        if result.is_err() {
+            self.ledger = before;
+        }
+        result
+    }
+
+    fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
+        check_width(&self.spec, v)?;
+        let v = Tensor::from_slice(v, (1, v.len()), &self.device)?.to_dtype(self.dtype)?;
+        host(&self.head.apply(&v)?)
+    }
+
+    fn kv_bytes_per_token(&self) -> usize {
+        2 * self.config.layers * self.config.kv_heads * self.config.head_dim * self.dtype.size_in_bytes()
+    }
+
+    fn kv_tokens(&self) -> (usize, Option<usize>) {
+        self.ledger.tokens()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{Tolerance, check_engine};
+    use crate::decoder::{CpuDecoder, CpuOptions};
+    use crate::device::DtypeChoice;
+    use crate::random::RandomWeights;
+
+    /// Small decoders with every switch on in turn.
+    fn configs() -> Vec<DecoderConfig> {
+        let base = r#""hidden_size":48,"intermediate_size":80,"num_hidden_layers":3,"num_attention_heads":4,
+            "num_key_value_heads":2,"head_dim":16,"vocab_size":100,"max_position_embeddings":512"#;
+        let config = |rest: &str| DecoderConfig::from_json(format!("{{{base},{rest}}}").as_bytes()).unwrap();
+        let mut neighbours = config(r#""model_type":"llama","attention_bias":true,"mlp_bias":true"#);
+        neighbours.rope.pairing = RopePairing::Neighbours;
+        vec![
+            neighbours,
+            config(r#""model_type":"qwen2","use_sliding_window":true,"sliding_window":20,"max_window_layers":1"#),
+            config(r#""model_type":"qwen3","tie_word_embeddings":true"#),
+        ]
+    }
+
+    fn tensor_decoder(config: &DecoderConfig) -> Box<dyn Engine> {
+        let source = RandomWeights;
+        Box::new(TensorDecoder::load(config.clone(), &source, Device::Cpu, DType::F32, None).unwrap())
+    }
+
+    fn cpu_decoder(config: &DecoderConfig) -> Box<dyn Engine> {
+        let options = CpuOptions { dtype: DtypeChoice::F32, dtype_name: "f32".to_owned(), kv_tokens: None, threads: 1 };
+        Box::new(CpuDecoder::load(config.clone(), &RandomWeights, options).unwrap())
+    }
+
+    /// A ragged step with forks, prompts and single tokens mixed; outputs of two steps.
+    fn run(engine: &mut dyn Engine) -> Vec<f32> {
+        let tokens = |seed: u32, length: u32| (0..length).map(|i| (seed * 31 + i * 17) % 100).collect::<Vec<u32>>();
+        let mut output = StepOutput::default();
+        let mut all = Vec::new();
+        let prompt = engine.open().unwrap();
+        let whole = tokens(1, 45);
+        engine.step(&[StepInput { sequence: prompt, tokens: &whole, wants_output: true }], &mut output).unwrap();
+        all.append(&mut output.logits);
+        let (fork, other) = (engine.fork(prompt).unwrap(), engine.open().unwrap());
+        let parts = [tokens(2, 70), tokens(3, 1), tokens(4, 1)];
+        for _ in 0..3 {
+            let sequences = [other, prompt, fork].into_iter().zip(&parts);
+            let inputs: Vec<_> =
+                sequences.map(|(sequence, tokens)| StepInput { sequence, tokens, wants_output: true }).collect();
+            engine.step(&inputs, &mut output).unwrap();
+            all.append(&mut output.logits);
+            all.append(&mut output.hidden_post_norm);
+        }
+        all
+    }
+
+    #[test]
+    fn both_decoders_agree() {
+        for config in configs() {
+            let expected = run(cpu_decoder(&config).as_mut());
+            let got = run(tensor_decoder(&config).as_mut());
+            assert_eq!(got.len(), expected.len());
+            let most = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((got - expected).abs() < 1e-4 * most, "{}: {got} {expected}", config.architecture);
+            }
+        }
+    }
+
+    #[test]
+    fn the_tensor_decoder_is_an_engine() {
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 5) % 90 + 2).collect();
+        for config in configs() {
+            let close = Tolerance { batch: 1e-4, chunk: 1e-4, head: 1e-5 };
+            check_engine(&mut || tensor_decoder(&config), &tokens, close);
+        }
+    }
+
+    #[test]
+    fn consecutive_rows_are_one_run() {
+        assert_eq!(runs(&[4, 5, 6, 9, 2, 3]), vec![(0, 4, 3), (3, 9, 1), (4, 2, 2)]);
+    }
+}
