@@ -9,6 +9,7 @@
 
 pub mod calibration;
 pub mod conformal;
+pub mod evaluation;
 
 pub mod features;
 pub mod heads;
