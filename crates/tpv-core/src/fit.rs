@@ -118,7 +118,7 @@ pub struct SumFigures {
 pub struct FittedHead {
     /// The target's name.
     pub target: String,
-    /// [d]
+    /// `[d]`
     pub weights: Vec<f64>,
     /// 0 without intercept.
     pub intercept: f64,
@@ -234,7 +234,7 @@ impl Ridge {
     }
 }
 
-/// The pattern direction `cov(h, y) = H^T y / n - mean(h) mean(y)`, [d] (Haufe et al. 2014).
+/// The pattern direction `cov(h, y) = H^T y / n - mean(h) mean(y)`, `[d]` (Haufe et al. 2014).
 pub fn covariance_direction(sums: &GramSums, target: &str) -> Result<Vec<f64>, FitError> {
     if sums.rows() == 0 {
         return Err(FitError::NoRows);

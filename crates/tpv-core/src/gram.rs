@@ -1,9 +1,9 @@
 //! Streaming sums from which every linear fit can be made: one Gram matrix, several targets.
 //!
-//! For states `H` [n, d] and targets `y_t` [n], the sums are
+//! For states `H` [n, d] and targets `y_t` `[n]`, the sums are
 //!
 //! ```text
-//! n     H^T H  [d, d]     H^T 1  [d]     and per target   H^T y_t  [d]     1^T y_t     y_t^T y_t
+//! n     H^T H  [d, d]     H^T 1  `[d]`     and per target   H^T y_t  `[d]`     1^T y_t     y_t^T y_t
 //! ```
 //!
 //! all in f64 (the product of two f32 states is exact there). [`GramAccumulator`] takes rows as they come, in constant
@@ -134,7 +134,7 @@ pub enum GramError {
 pub struct TargetSums {
     /// The target's name.
     pub name: String,
-    /// `H^T y`, [d].
+    /// `H^T y`, `[d]`.
     pub cross: Vec<f64>,
     /// `1^T y`.
     pub sum: f64,
@@ -163,7 +163,7 @@ pub struct GramParts {
     pub rows: u64,
     /// The lower triangle of `H^T H`, column by column, diagonal first: [d (d + 1) / 2].
     pub gram_lower: Vec<f64>,
-    /// `H^T 1`, [d].
+    /// `H^T 1`, `[d]`.
     pub column_sums: Vec<f64>,
     /// One per target, in the order in which the labels are given.
     pub targets: Vec<TargetSums>,
@@ -210,7 +210,7 @@ impl GramSums {
         self.gram.as_ref()
     }
 
-    /// `H^T 1`, [d].
+    /// `H^T 1`, `[d]`.
     pub fn column_sums(&self) -> &[f64] {
         &self.column_sums
     }

@@ -468,7 +468,7 @@ mod tests {
         let length = MetricsError::Length { trace: 1, problem: 3, predicted: 1, target: 5 };
         assert_eq!(measured(&[good.clone(), short]), Err(length));
         assert_eq!(measured(&[broken]), Err(MetricsError::NotFinite { trace: 0, problem: 3 }));
-        assert_eq!(measured(&[empty.clone()]), Err(MetricsError::Empty));
+        assert_eq!(measured(std::slice::from_ref(&empty)), Err(MetricsError::Empty));
         assert_eq!(measured(&[empty, good]), Ok(1));
     }
 }

@@ -114,7 +114,7 @@ pub fn sample_seed(run_seed: u64, problem_index: u64, generation: u64) -> u64 {
 pub struct Sampler {
     params: SamplingParams,
     generator: Pcg64,
-    /// Logits with shift and biases, [V]; empty until one of them is used.
+    /// Logits with shift and biases, `[V]`; empty until one of them is used.
     scores: Vec<f32>,
     candidates: Vec<Candidate>,
 }
@@ -131,7 +131,7 @@ impl Sampler {
         self.params
     }
 
-    /// Chooses a token from `logits` [V], optionally pushed along `shift = (alpha, W theta [V])` and with single `bias`es
+    /// Chooses a token from `logits` `[V]`, optionally pushed along `shift = (alpha, W theta [V])` and with single `bias`es
     /// `(token, value)` added. A logit of minus infinity stays out whatever the shift says; an infinite bias replaces the score.
     pub fn sample(
         &mut self,

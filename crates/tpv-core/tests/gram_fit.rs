@@ -23,8 +23,8 @@ fn labels(rows: usize) -> [Vec<f64>; 2] {
 }
 
 fn sums_of(rows: &[f32], width: usize, targets: &[Vec<f64>; 2]) -> GramSums {
-    let mut sums = GramAccumulator::new(width, &["a", "b"], SEQUENTIAL).unwrap();
-    sums.add_rows(rows, &[&targets[0], &targets[1]]).unwrap();
+    let mut sums = GramAccumulator::new(width, &["a", "b"], SEQUENTIAL).expect("the width is positive");
+    sums.add_rows(rows, &[&targets[0], &targets[1]]).expect("the rows are finite");
     sums.finish()
 }
 
