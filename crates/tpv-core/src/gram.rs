@@ -1,9 +1,9 @@
 //! Streaming sums from which every linear fit can be made: one Gram matrix, several targets.
 //!
-//! For states `H` [n, d] and targets `y_t` `[n]`, the sums are
+//! For states `H [n, d]` and targets `y_t [n]`, the sums are
 //!
 //! ```text
-//! n     H^T H  [d, d]     H^T 1  `[d]`     and per target   H^T y_t  `[d]`     1^T y_t     y_t^T y_t
+//! n     H^T H  [d, d]     H^T 1  [d]     and per target   H^T y_t  [d]     1^T y_t     y_t^T y_t
 //! ```
 //!
 //! all in f64 (the product of two f32 states is exact there). [`GramAccumulator`] takes rows as they come, in constant

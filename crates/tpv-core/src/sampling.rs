@@ -131,7 +131,7 @@ impl Sampler {
         self.params
     }
 
-    /// Chooses a token from `logits` `[V]`, optionally pushed along `shift = (alpha, W theta [V])` and with single `bias`es
+    /// Chooses a token from `logits [V]`, optionally pushed along `shift = (alpha, W theta [V])` and with single `bias`es
     /// `(token, value)` added. A logit of minus infinity stays out whatever the shift says; an infinite bias replaces the score.
     pub fn sample(
         &mut self,
