@@ -1,7 +1,7 @@
 //! Gram sums in a file, so that shards of a run can be summed on different machines and merged.
 //!
-//! A safetensors file in f64: `gram_lower` [d (d + 1) / 2], `column_sums` [d], and for each target t `cross_<t>` [d]
-//! and `sums_<t>` [2] (the sum and the sum of squares). The metadata entry `tpv_gram` states format, version, width,
+//! A safetensors file in f64: `gram_lower` [d (d + 1) / 2], `column_sums` `[d]`, and for each target t `cross_<t>` `[d]`
+//! and `sums_<t>` `[2]` (the sum and the sum of squares). The metadata entry `tpv_gram` states format, version, width,
 //! rows, the targets' names in order, and what was summed.
 
 use crate::error::{DataError, Result};

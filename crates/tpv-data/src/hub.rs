@@ -61,6 +61,9 @@ pub trait DownloadProgress {
     fn finish(&mut self);
 }
 
+/// Picks from the names of a repository's files those that are needed, or says what is missing among them.
+pub type ChooseFiles<'a> = dyn Fn(&[String]) -> Result<Vec<String>, String> + 'a;
+
 /// Tells nobody.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
@@ -108,7 +111,7 @@ impl Hub {
         &self,
         repo: &Repo,
         complete: &dyn Fn(&Snapshot) -> bool,
-        choose: &dyn Fn(&[String]) -> Result<Vec<String>, String>,
+        choose: &ChooseFiles<'_>,
         progress: &mut dyn DownloadProgress,
     ) -> Result<Snapshot> {
         let cache = RepoCache::new(&self.environment.cache, repo);

@@ -1,7 +1,7 @@
 //! The trace store: a folder with `run.json` and one `problem_<index>.safetensors` for each problem.
 //!
 //! A problem's file holds, for each generation g, `generation_<g>.hidden_states` [S, d] (f16 or f32) and
-//! `generation_<g>.token_ids` [T] (u32), T generated tokens. Row i is the final hidden state that predicts token
+//! `generation_<g>.token_ids` `[T]` (u32), T generated tokens. Row i is the final hidden state that predicts token
 //! `first_state + i`; normally `first_state` is 0 and S = T, and a run that keeps the thinking alone has the S = N
 //! states of the thinking. The metadata entry `tpv_trace` is a JSON document, [`ProblemRecord`]: prompt, texts, finish
 //! reasons, thinking lengths, answers.

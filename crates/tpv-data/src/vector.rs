@@ -1,7 +1,7 @@
 //! The vector file: `tpv.safetensors`, and `.npy` vectors such as the reference's `tpv_linear_weights.npy`.
 //!
-//! `tpv.safetensors` holds `theta` [d] and `progress_weights` [d], and where known `log_remaining_weights` [d],
-//! `pattern` [d], `shift` [V] = W theta and `probe` [V], all f32. The metadata entry `tpv_vector` is a JSON document
+//! `tpv.safetensors` holds `theta` `[d]` and `progress_weights` `[d]`, and where known `log_remaining_weights` `[d]`,
+//! `pattern` `[d]`, `shift` `[V]` = W theta and `probe` `[V]`, all f32. The metadata entry `tpv_vector` is a JSON document
 //! with format, version, intercepts, calibration, effort levels and where the vector comes from.
 
 use crate::error::{DataError, Result};
@@ -26,9 +26,9 @@ const METADATA_KEY: &str = "tpv_vector";
 pub struct VectorFile {
     /// The vector.
     pub vector: ProgressVector,
-    /// `W theta`, [V]: what one unit of alpha adds to the logits.
+    /// `W theta`, `[V]`: what one unit of alpha adds to the logits.
     pub shift: Option<Vec<f32>>,
-    /// `W (W^T W)^-1 theta`, [V]: reads the progress from raw logits.
+    /// `W (W^T W)^-1 theta`, `[V]`: reads the progress from raw logits.
     pub probe: Option<Vec<f32>>,
 }
 

@@ -1,5 +1,7 @@
 //! The hub client against a small server on the loopback interface that speaks the hub's endpoints.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;

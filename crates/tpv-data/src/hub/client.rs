@@ -296,7 +296,8 @@ fn read_file_info(url: &str, response: &Response<Body>) -> Result<FileInfo> {
 }
 
 fn incomplete(blob: &Path) -> PathBuf {
-    blob.with_added_extension("incomplete")
+    let name = blob.file_name().unwrap_or_default().to_string_lossy();
+    blob.with_file_name(format!("{name}.incomplete"))
 }
 
 fn present_bytes(path: &Path) -> u64 {
