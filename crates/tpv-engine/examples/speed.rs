@@ -13,7 +13,10 @@ use tpv_engine::load::{LoadOptions, Loaded, ModelSource, load_model, random_mode
 use tpv_engine::random::named_shape;
 
 const PROMPT_TOKENS: usize = 512;
+/// Context at which decoding begins, in tokens.
+const CONTEXT_TOKENS: usize = 64;
 const DECODE_SECS: f64 = 4.0;
+const MOST_STEPS: usize = 128;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -71,22 +74,25 @@ fn prefill(engine: &mut dyn Engine) -> Result<()> {
 
 fn decode(engine: &mut dyn Engine, batch: usize) -> Result<()> {
     let sequences: Vec<SequenceId> = (0..batch).map(|_| engine.open()).collect::<Result<_>>()?;
-    let mut portions: Vec<Vec<u32>> = (0..batch).map(|seed| prompt(engine, seed, 64)).collect();
     let mut output = StepOutput::default();
+    for (seed, &sequence) in sequences.iter().enumerate() {
+        let tokens = prompt(engine, seed, CONTEXT_TOKENS);
+        engine.step(&[StepInput { sequence, tokens: &tokens, wants_output: false }], &mut output)?;
+    }
     let mut secs = Vec::new();
     let start = Instant::now();
-    while start.elapsed().as_secs_f64() < DECODE_SECS && secs.len() < 400 {
+    while (start.elapsed().as_secs_f64() < DECODE_SECS || secs.len() < 3) && secs.len() < MOST_STEPS {
+        let step = secs.len();
+        let portions: Vec<Vec<u32>> = (0..batch).map(|s| prompt(engine, step * batch + s, 1)).collect();
         let inputs = sequences.iter().zip(&portions);
         let inputs: Vec<_> =
             inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, wants_output: true }).collect();
-        let step = Instant::now();
+        let start = Instant::now();
         engine.step(&inputs, &mut output)?;
-        secs.push(step.elapsed().as_secs_f64());
-        let seed = secs.len();
-        portions = (0..batch).map(|s| vec![((seed * 31 + s * 17) % engine.spec().vocab_size) as u32]).collect();
+        secs.push(start.elapsed().as_secs_f64());
     }
     sequences.into_iter().for_each(|sequence| engine.close(sequence));
-    let mut steps = secs.split_off(usize::from(secs.len() > 1));
+    let mut steps = secs.split_off(1);
     steps.sort_by(f64::total_cmp);
     let median = steps[steps.len() / 2];
     println!(

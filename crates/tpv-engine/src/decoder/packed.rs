@@ -124,6 +124,7 @@ impl WithSimd for PanelProduct<'_> {
 }
 
 /// `ROWS` rows times one panel, `VECTORS` vectors of its columns at a time.
+#[expect(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
 #[inline(always)]
 fn tile_product<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
@@ -144,13 +145,10 @@ fn tile_product<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 }
             }
         }
-        // Constant indices only: they let the sums stay in registers.
         for row in 0..ROWS {
             if let Some(out) = out.get_mut(row * PANEL..(row + 1) * PANEL) {
                 let (out, _) = S::as_mut_simd_f32s(out);
-                for vector in 0..VECTORS {
-                    out[first + vector] = sums[row][vector];
-                }
+                out[first..].iter_mut().zip(sums[row]).for_each(|(out, sum)| *out = sum);
             }
         }
     }
