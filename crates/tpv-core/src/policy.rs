@@ -2,6 +2,26 @@
 //!
 //! A [`Policy`] sees the reading, which was taken before any shift, and returns a [`Control`] for the next token.
 //! Policies are deterministic and hold no clock: elapsed time comes in with the [`Observation`].
+//!
+//! A [`PolicySpec`] is a policy as text, such as `deadline:tokens=256`, and [`Direction`] says which vector alpha pushes
+//! along; a [`Throttle`] is both, `constant:15@pattern`. [`scale`] turns alpha into logits and back.
+
+mod budget;
+mod deadline;
+mod direction;
+mod entropy;
+mod ramp;
+pub mod scale;
+mod spec;
+mod throttle;
+
+pub use budget::Budget;
+pub use deadline::{Deadline, DeadlineTarget};
+pub use direction::{Direction, DirectionError};
+pub use entropy::{EntropyBase, EntropyGuided};
+pub use ramp::Ramp;
+pub use spec::{PolicyContext, PolicyError, PolicySpec, SCALE_FIGURE, Strength, Term};
+pub use throttle::Throttle;
 
 use crate::reading::Reading;
 use serde::{Deserialize, Serialize};
@@ -22,6 +42,13 @@ pub struct Observation<'a> {
     pub elapsed_secs: f64,
     /// Measured speed of this sequence, if known.
     pub tokens_per_sec: Option<f32>,
+}
+
+impl<'a> Observation<'a> {
+    /// An observation of a reading alone: no logits, no time.
+    pub fn of(reading: &'a Reading) -> Self {
+        Self { reading, logits_before_shift: &[], elapsed_secs: 0.0, tokens_per_sec: None }
+    }
 }
 
 /// What happens to the next token.
