@@ -20,6 +20,9 @@ pub const GENERATION_CONFIG: &[u8] = include_bytes!("../model/generation_config.
 /// The model's `model.safetensors`: bf16, 4.0 MB.
 pub const WEIGHTS: &[u8] = include_bytes!("../model/model.safetensors");
 
+/// The model's thinking progress vector with its calibration, `vector/tpv.safetensors`.
+pub const VECTOR: &[u8] = include_bytes!("../vector/tpv.safetensors");
+
 /// 400 problems for the model, one `{"problem", "answer"}` a line: 0 to 199 of the training stream, 200 to 399 of the
 /// test stream, whose problems were never trained on.
 pub const PROBLEMS_JSONL: &str = include_str!("../problems.jsonl");

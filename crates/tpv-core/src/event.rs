@@ -1,7 +1,7 @@
 //! The one event type behind every number that anybody sees: bar, NDJSON, server stream and reports.
 
 use crate::phase::Phase;
-use crate::reading::Reading;
+use crate::reading::{Estimate, Reading};
 use serde::{Deserialize, Serialize};
 
 /// Version of the event format, sent with every event.
@@ -46,6 +46,9 @@ pub struct TokenEvent {
     pub elapsed_secs: f64,
     /// Decoding speed of this sequence so far, tokens per second.
     pub tokens_per_sec: Option<f32>,
+    /// Seconds of thinking still to come: the reading's tokens left at the measured speed, whose spread widens the interval.
+    #[serde(default)]
+    pub remaining_secs: Option<Estimate>,
 }
 
 /// The end of one sequence.

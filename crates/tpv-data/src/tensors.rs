@@ -119,11 +119,27 @@ fn header_bytes<T: Serialize>(key: &str, about: &T, arrays: &[&NamedArray<'_>]) 
     Ok(bytes)
 }
 
+/// The bytes of a file on the disk, or inside the program.
+#[derive(Debug)]
+enum Content {
+    Map(Mmap),
+    Embedded(&'static [u8]),
+}
+
+impl Content {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Embedded(bytes) => bytes,
+        }
+    }
+}
+
 /// An open safetensors file; its arrays are read from the disk when they are asked for.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    map: Mmap,
+    content: Content,
     data_start: usize,
     metadata: Metadata,
 }
@@ -131,10 +147,18 @@ pub struct TensorFile {
 impl TensorFile {
     /// Opens a file and checks that its header is sound and the file complete.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
+        Self::check(path, Content::Map(map_file(path)?))
+    }
+
+    /// Takes the bytes of a file that is part of the program; `path` names it in messages.
+    pub fn embedded(path: &Path, bytes: &'static [u8]) -> Result<Self> {
+        Self::check(path, Content::Embedded(bytes))
+    }
+
+    fn check(path: &Path, content: Content) -> Result<Self> {
         let (header_len, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| not_safetensors(path, &error.to_string()))?;
-        Ok(Self { path: path.into(), map, data_start: header_len + 8, metadata })
+            SafeTensors::read_metadata(content.bytes()).map_err(|error| not_safetensors(path, &error.to_string()))?;
+        Ok(Self { path: path.into(), content, data_start: header_len + 8, metadata })
     }
 
     /// The file's path.
@@ -210,7 +234,7 @@ impl TensorFile {
 
     fn bytes(&self, info: &TensorInfo) -> &[u8] {
         // In bounds: `read_metadata` compared the offsets with the length of the map.
-        &self.map[self.data_start + info.data_offsets.0..self.data_start + info.data_offsets.1]
+        &self.content.bytes()[self.data_start + info.data_offsets.0..self.data_start + info.data_offsets.1]
     }
 
     fn float_type(&self, name: &str, info: &TensorInfo) -> Result<FloatType> {

@@ -51,8 +51,13 @@ impl VectorFile {
         }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("npy") => load_npy(path),
-            _ => load_tensors(path),
+            _ => read_tensors(&TensorFile::open(path)?),
         }
+    }
+
+    /// Reads a `tpv.safetensors` that is part of the program; `path` names it in messages.
+    pub fn embedded(path: &Path, bytes: &'static [u8]) -> Result<Self> {
+        read_tensors(&TensorFile::embedded(path, bytes)?)
     }
 
     /// Writes a `tpv.safetensors`, all or nothing.
@@ -147,8 +152,7 @@ fn load_npy(path: &Path) -> Result<VectorFile> {
     Ok(VectorFile { vector, shift: None, probe: None })
 }
 
-fn load_tensors(path: &Path) -> Result<VectorFile> {
-    let file = TensorFile::open(path)?;
+fn read_tensors(file: &TensorFile) -> Result<VectorFile> {
     let value: Value = file.about(METADATA_KEY, "vector")?;
     check_format(&value, VECTOR_FORMAT, VECTOR_VERSION).map_err(|what| file.damaged(what))?;
     let about: About =
@@ -156,7 +160,7 @@ fn load_tensors(path: &Path) -> Result<VectorFile> {
     let theta = file.vector_f32("theta", Some(about.info.model.hidden_size))?;
     let width = Some(theta.len());
     let vocabulary = Some(about.info.model.vocab_size).filter(|&size| size > 0);
-    let log_remaining = optional(&file, "log_remaining_weights", width)?
+    let log_remaining = optional(file, "log_remaining_weights", width)?
         .map(|weights| LinearHead { weights, intercept: about.log_remaining_intercept.unwrap_or(0.0) });
     let vector = ProgressVector {
         progress: LinearHead {
@@ -164,14 +168,14 @@ fn load_tensors(path: &Path) -> Result<VectorFile> {
             intercept: about.progress_intercept,
         },
         log_remaining,
-        pattern: optional(&file, "pattern", width)?,
+        pattern: optional(file, "pattern", width)?,
         calibration: about.calibration,
         efforts: about.efforts,
         info: about.info,
         theta,
     };
-    let shift = optional(&file, "shift", vocabulary)?;
-    let probe = optional(&file, "probe", vocabulary)?;
+    let shift = optional(file, "shift", vocabulary)?;
+    let probe = optional(file, "probe", vocabulary)?;
     Ok(VectorFile { vector, shift, probe })
 }
 

@@ -23,7 +23,7 @@ use std::time::Instant;
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::{Phase, PhaseTracker};
 use tpv_core::policy::{Control, Observation, Policy};
-use tpv_core::reading::{Reader, Reading, StateView, Verdict};
+use tpv_core::reading::{Estimate, Reader, Reading, SpeedMeter, StateView, Verdict, remaining_secs};
 use tpv_core::sampling::{Sampler, SamplingParams};
 
 /// When the control acts.
@@ -150,6 +150,8 @@ struct Active {
     first_token: Option<Instant>,
     thinking_started: Option<Instant>,
     thinking_secs: f64,
+    speed: SpeedMeter,
+    last_step: Option<Instant>,
     end_asked: bool,
     finished: Option<(FinishReason, Option<String>)>,
 }
@@ -469,6 +471,8 @@ impl Decoder {
                 first_token: None,
                 thinking_started: None,
                 thinking_secs: 0.0,
+                speed: SpeedMeter::default(),
+                last_step: None,
                 end_asked: false,
                 finished: None,
             });
@@ -532,19 +536,24 @@ impl Active {
         self.generated += 1;
         self.last_token = token;
         self.first_token.get_or_insert(now);
+        if let Some(before) = self.last_step.replace(now) {
+            self.speed.push((now - before).as_secs_f64());
+        }
         if phase == Phase::Thinking {
             let started = *self.thinking_started.get_or_insert(self.submitted.max(now));
             self.thinking_secs = (now - started).as_secs_f64();
         }
         let text = self.push_text(token, phase, is_end, vocabulary);
         self.end_if_due(is_end, max_positions);
+        let reading = reading.map(|reading| self.with_verdict(reading));
         Some(TokenEvent {
             index: self.generated as u32 - 1,
             token,
             text,
             phase,
             thinking_tokens: self.phase.thinking_tokens() as u32,
-            reading: reading.map(|reading| self.with_verdict(reading)),
+            remaining_secs: reading.and_then(|reading| self.remaining_secs(&reading)),
+            reading,
             alpha: if forced.is_none() && self.request.shift.is_some() { control.alpha.0 } else { 0.0 },
             forced: forced.is_some(),
             elapsed_secs: (now - self.submitted).as_secs_f64(),
@@ -627,9 +636,15 @@ impl Active {
     fn with_verdict(&self, mut reading: Reading) -> Reading {
         if self.phase.thinking_ended() {
             reading.progress = reading.progress.map(|_| 1.0);
+            reading.remaining_tokens = reading.remaining_tokens.map(|_| Estimate { value: 0.0, low: 0.0, high: 0.0 });
             reading.verdict = Verdict::Done;
         }
         reading
+    }
+
+    /// Seconds of thinking still to come, where the tokens are estimated and the speed is known.
+    fn remaining_secs(&self, reading: &Reading) -> Option<Estimate> {
+        Some(remaining_secs(reading.remaining_tokens?, self.speed.tokens_per_sec()?))
     }
 
     /// Speed since the first token; unknown before the second.

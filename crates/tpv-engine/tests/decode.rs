@@ -104,6 +104,7 @@ fn run(decoder: &mut Decoder, request: PromptRequest) -> (Vec<SampleId>, Record)
 fn without_times(mut event: TokenEvent) -> TokenEvent {
     event.elapsed_secs = 0.0;
     event.tokens_per_sec = None;
+    event.remaining_secs = None;
     event
 }
 

@@ -48,6 +48,9 @@ pub enum Command {
         after_help = "Example: tpv intervene --model thinker --intervention_vector_path vector --dataset thinker --problem_start_idx 200 --problem_end_idx 220 --alpha 15,25"
     )]
     Intervene(InterveneArgs),
+    /// Ask a model and watch how far its thinking is; without a prompt, a session.
+    #[command(after_help = "Example: tpv run \"What is 3 + 4 - 2?\"")]
+    Run(AskArgs),
     /// All four steps on the bundled toy model, in under a minute.
     #[command(after_help = "Example: tpv demo")]
     Demo(DemoArgs),
@@ -336,6 +339,57 @@ pub enum PhaseArg {
     Thinking,
     /// On every token.
     All,
+}
+
+/// Which vector.
+#[derive(Args, Clone, Default)]
+#[command(rename_all = "snake_case")]
+pub struct TpvArgs {
+    /// tpv.safetensors, a .npy vector, a folder that `tpv train` wrote, or a name in the vector library; by default the
+    /// library's vector of the model, else the bundled one.
+    #[arg(long, alias = "intervention_vector_path")]
+    pub tpv: Option<String>,
+}
+
+/// How a question becomes a prompt.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct StyleArgs {
+    /// The prompt, with {problem} for the question and {{ }} for braces.
+    #[arg(long, default_value = DEFAULT_TEMPLATE, hide_default_value = true)]
+    pub prompt_template: String,
+    /// Make the prompt with the checkpoint's own chat template instead.
+    #[arg(long)]
+    pub chat_template: bool,
+}
+
+/// Flags of `tpv run`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct AskArgs {
+    /// The question; - or nothing reads it from stdin, or starts a session at a terminal.
+    pub prompt: Option<String>,
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    #[arg(long, alias = "model_name_or_path", default_value = "thinker")]
+    pub model: String,
+    /// The vector.
+    #[command(flatten)]
+    pub tpv: TpvArgs,
+    /// Strength of the push; 0 does nothing, negative values slow down.
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
+    pub alpha: f32,
+    /// Token limit, thinking and answer together.
+    #[arg(long, default_value_t = 4096)]
+    pub max_new_tokens: usize,
+    /// The prompt.
+    #[command(flatten)]
+    pub style: StyleArgs,
+    /// The draws.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Flags of `tpv demo`.

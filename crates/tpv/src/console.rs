@@ -12,24 +12,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[error("stopped; run the same command again to go on from here")]
 pub struct Interrupted;
 
+/// Stopped by the user; nothing was there to be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+pub struct Stopped;
+
 /// Where output goes.
 pub struct Console {
     json: bool,
     interrupted: Arc<AtomicBool>,
+    waits_for_input: Arc<AtomicBool>,
 }
 
 impl Console {
     /// `json`: data as JSON lines for programs instead of tables for people.
     pub fn new(json: bool) -> Self {
         let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&interrupted);
+        let waits_for_input = Arc::new(AtomicBool::new(false));
+        let (flag, waits) = (Arc::clone(&interrupted), Arc::clone(&waits_for_input));
         // Without a handler Ctrl-C still ends the program, only less gently.
         let _ = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
+            if flag.swap(true, Ordering::SeqCst) || waits.load(Ordering::SeqCst) {
+                crate::live::terminal::restore();
                 std::process::exit(130);
             }
         });
-        Self { json, interrupted }
+        Self { json, interrupted, waits_for_input }
     }
 
     /// Whether data goes out as JSON lines.
@@ -40,6 +48,27 @@ impl Console {
     /// An error once the user has asked to stop.
     pub fn check_interrupted(&self) -> Result<(), Interrupted> {
         if self.interrupted.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// A line that the user types, without its end; none at the end of the input. Ctrl-C ends the program here.
+    pub fn ask(&self, question: &str) -> std::io::Result<Option<String>> {
+        write!(std::io::stderr(), "{question}")?;
+        std::io::stderr().flush()?;
+        self.waits_for_input.store(true, Ordering::SeqCst);
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line);
+        self.waits_for_input.store(false, Ordering::SeqCst);
+        Ok((read? > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
+    }
+
+    /// Whether data goes to people at a terminal.
+    pub fn is_terminal(&self) -> bool {
+        !self.json && std::io::stdout().is_terminal()
+    }
+
+    /// Whether text may be styled: NO_COLOR turns that off.
+    pub fn styled(&self) -> bool {
+        std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }
 
     /// A remark for people, on stderr.
@@ -97,6 +126,9 @@ impl Console {
 
     /// Prints an error with its causes and gives the exit code: 130 after an interruption, else 1.
     pub fn fail(&self, error: &anyhow::Error) -> ExitCode {
+        if error.is::<Stopped>() {
+            return ExitCode::from(130);
+        }
         self.say(format!("error: {error:#}"));
         if error.is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
     }

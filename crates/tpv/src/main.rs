@@ -4,9 +4,14 @@ mod answers;
 mod args;
 mod commands;
 mod console;
+mod crossfit;
+mod live;
 mod model;
+mod reading_table;
 mod recorder;
+mod states;
 mod table;
+mod vectors;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -28,6 +33,7 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Prepare(args) => commands::prepare::run(&args, console).map(drop),
         Command::Train(args) => commands::train::run(&args, console).map(drop),
         Command::Intervene(args) => commands::intervene::run(&args, console).map(drop),
+        Command::Run(args) => commands::run::run(&args, console),
         Command::Demo(args) => commands::demo::run(&args, console),
     }
 }

@@ -1,6 +1,6 @@
 //! From the name of a model or a data set to the thing itself.
 
-use crate::args::{DatasetArgs, Dtype, RunArgs};
+use crate::args::{DatasetArgs, Dtype, RunArgs, StyleArgs};
 use crate::console::Console;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
@@ -151,8 +151,17 @@ impl DownloadProgress for DownloadBars<'_> {
 
 /// How problems become prompts.
 pub fn prompt_style(args: &DatasetArgs) -> Result<PromptStyle> {
-    if args.chat_template {
+    style(args.chat_template, &args.prompt_template)
+}
+
+/// How single questions become prompts.
+pub fn problem_style(args: &StyleArgs) -> Result<PromptStyle> {
+    style(args.chat_template, &args.prompt_template)
+}
+
+fn style(chat_template: bool, template: &str) -> Result<PromptStyle> {
+    if chat_template {
         return Ok(PromptStyle::Chat);
     }
-    Ok(PromptStyle::Template(PromptTemplate::new(&args.prompt_template)?))
+    Ok(PromptStyle::Template(PromptTemplate::new(template)?))
 }

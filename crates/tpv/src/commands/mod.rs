@@ -4,4 +4,5 @@ pub mod demo;
 pub mod generate;
 pub mod intervene;
 pub mod prepare;
+pub mod run;
 pub mod train;

@@ -1,19 +1,24 @@
 //! `tpv train`: streams the states into Gram sums, solves the ridge, measures on held-out problems, refits on everything.
+//!
+//! The calibration of the readings is learned from cross-fitted values: every problem is read by heads that never saw it.
 
 use crate::args::TrainArgs;
 use crate::console::Console;
-use crate::table::table;
-use anyhow::{Context, Result, bail};
+use crate::crossfit::{FOLDS, FoldSums};
+use crate::reading_table;
+use crate::states::head_traces;
+use crate::table::{figure, table};
+use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tpv_core::baseline::{Baseline, Predictors};
-use tpv_core::bootstrap::{Bootstrap, Interval};
+use tpv_core::bootstrap::Bootstrap;
 use tpv_core::fit::{Fit, FitReport, FittedHead, Ridge, covariance_direction};
-use tpv_core::gram::{
-    GramAccumulator, GramSums, LOG_REMAINING, PROGRESS, Parallelism, log_remaining_labels, progress_labels,
-};
+use tpv_core::gram::{GramSums, LOG_REMAINING, PROGRESS, Parallelism, progress_labels};
 use tpv_core::metrics::{Figures, ReadingTrace, measure, paired_difference};
+use tpv_core::reading::evaluation::{ReadingReport, evaluate};
+use tpv_core::reading::{Calibration, HeadTrace, HeadValues, calibrate};
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
 use tpv_data::atomic::write_json;
 use tpv_data::dataset::DatasetManifest;
@@ -43,6 +48,10 @@ pub struct TrainMetrics {
     pub refit: FitReport,
     /// Traces and states of the final fit.
     pub refit_traces: usize,
+    /// Problems that the calibration of the saved vector learned from; none where they were too few.
+    pub calibration_problems: Option<usize>,
+    /// The readings on the test problems: heads and calibration are of the training problems alone.
+    pub reading: Option<ReadingReport>,
     /// |theta|^2 of the final fit.
     pub theta_norm_squared: f64,
 }
@@ -58,6 +67,9 @@ pub struct PredictorFigures {
 
 const REMARK: &str = "Figures are of the fit on the training problems, on test problems that it never saw, with 95 % bootstrap intervals by problem. \
                       The saved vector is refitted on all problems, as in the paper's scripts, so these figures are not exactly its own.";
+
+/// Fewer problems than this are not worth a calibration.
+const LEAST_PROBLEMS: usize = 10;
 
 /// Both fits from one set of sums.
 struct Heads {
@@ -75,12 +87,100 @@ impl Heads {
         self.theta.head(PROGRESS).expect("progress is a target of the sums")
     }
 
-    fn progress(&self) -> &FittedHead {
-        self.reading.head(PROGRESS).expect("progress is a target of the sums")
+    /// The heads alone, to read states with.
+    fn vector(&self) -> ProgressVector {
+        ProgressVector { theta: self.theta().to_linear_head().weights, ..reading_heads(&self.reading) }
+    }
+}
+
+/// A vector that reads and cannot push: its theta is zero.
+fn reading_heads(fit: &Fit) -> ProgressVector {
+    let head = |target| fit.head(target).expect("both are targets of the sums").to_linear_head();
+    let progress = head(PROGRESS);
+    ProgressVector {
+        theta: vec![0.0; progress.weights.len()],
+        progress,
+        log_remaining: Some(head(LOG_REMAINING)),
+        ..ProgressVector::default()
+    }
+}
+
+/// Heads for each fold of the training problems, fitted on everything but that fold.
+struct CrossFits {
+    /// Without the test problems either; none where there are too few training problems.
+    within_train: Vec<ProgressVector>,
+    over_all: Vec<ProgressVector>,
+}
+
+impl CrossFits {
+    fn fit(sums: &FoldSums, manifest: &DatasetManifest, args: &TrainArgs) -> Result<Option<Self>> {
+        let (train, test) = (problems(&manifest.train), problems(&manifest.test));
+        if train + test < LEAST_PROBLEMS {
+            return Ok(None);
+        }
+        let ridge = Ridge { epsilon: args.epsilon, intercept: true };
+        let fit =
+            |sums: &GramSums| -> Result<ProgressVector> { Ok(reading_heads(&ridge.solve(sums, Parallelism::All)?)) };
+        let folds = if train >= FOLDS { 0..FOLDS } else { 0..0 };
+        let within_train = folds.map(|fold| fit(&sums.train_without(fold)?)).collect::<Result<_>>()?;
+        let over_all = (0..FOLDS).map(|fold| fit(&sums.all_without(fold)?)).collect::<Result<_>>()?;
+        Ok(Some(Self { within_train, over_all }))
+    }
+}
+
+fn problems(ids: &[TraceId]) -> usize {
+    ids.iter().map(|id| id.problem).collect::<BTreeSet<_>>().len()
+}
+
+/// What the heads read at every thinking token.
+#[derive(Default)]
+struct Traces {
+    /// Training problems, by the heads that were fitted on them.
+    train: Vec<HeadTrace>,
+    /// Test problems, by the same heads.
+    test: Vec<HeadTrace>,
+    /// Training problems, each by heads of other training problems.
+    within_train: Vec<HeadTrace>,
+    /// Training problems, each by heads of all other problems' folds.
+    over_all: Vec<HeadTrace>,
+}
+
+impl Traces {
+    /// One pass over all states.
+    fn read(
+        source: &dyn TraceSource,
+        manifest: &DatasetManifest,
+        heads: &Heads,
+        cross: Option<&CrossFits>,
+        sums: &FoldSums,
+        console: &Console,
+        bar: &ProgressBar,
+    ) -> Result<Self> {
+        let mut traces = Self::default();
+        let vector = heads.vector();
+        for &id in &manifest.train {
+            console.check_interrupted()?;
+            let fold = sums.fold(id);
+            let within = cross.and_then(|cross| cross.within_train.get(fold));
+            let over = cross.map(|cross| &cross.over_all[fold]);
+            let wanted: Vec<&ProgressVector> = std::iter::once(&vector).chain(within).chain(over).collect();
+            let mut read = head_traces(source, id, &wanted)?.into_iter();
+            traces.train.extend(read.next());
+            traces.within_train.extend(within.and_then(|_| read.next()));
+            traces.over_all.extend(read.next());
+            bar.inc(1);
+        }
+        for &id in &manifest.test {
+            console.check_interrupted()?;
+            traces.test.extend(head_traces(source, id, &[&vector])?);
+            bar.inc(1);
+        }
+        Ok(traces)
     }
 
-    fn log_remaining(&self) -> &FittedHead {
-        self.reading.head(LOG_REMAINING).expect("the remaining length is a target of the sums")
+    /// What the final vector's calibration learns from: every value is of heads that never saw the problem.
+    fn cross_fitted(&self) -> Vec<HeadTrace> {
+        self.over_all.iter().chain(&self.test).cloned().collect()
     }
 }
 
@@ -95,85 +195,60 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     }
     let source = manifest.open_traces()?;
     let bar = console.bar((manifest.train.len() + manifest.test.len()) as u64 * 2, "train");
-    let mut sums = sums_of(&*source, &manifest.train, console, &bar)?;
-    let heads = Heads::fit(&sums, args)?;
-    let train = readings(&*source, &manifest.train, heads.theta(), console, &bar)?;
-    let test = readings(&*source, &manifest.test, heads.theta(), console, &bar)?;
-    let with_intercept = readings(&*source, &manifest.test, heads.progress(), console, &ProgressBar::hidden())?;
-    sums.merge(&sums_of(&*source, &manifest.test, console, &bar)?)?;
-    let refit = Heads::fit(&sums, args)?;
+    let sums = FoldSums::collect(&*source, &manifest, console, &bar)?;
+    let heads = Heads::fit(&sums.train()?, args)?;
+    let all = sums.all()?;
+    let refit = Heads::fit(&all, args)?;
+    let cross = CrossFits::fit(&sums, &manifest, args)?;
+    let traces = Traces::read(&*source, &manifest, &heads, cross.as_ref(), &sums, console, &bar)?;
     bar.finish_and_clear();
-    let metrics = measure_all(args, &heads, &refit, &train, &test, &with_intercept)?;
-    let vector = vector(args, &manifest, &sums, &refit, &metrics)?;
+    let calibration = cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose()?;
+    let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref())?;
+    let vector = vector(args, &manifest, &all, &refit, calibration.as_ref(), &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
     report(&metrics, args, console);
     Ok(metrics)
 }
 
-/// Streams the states of some traces into sums with both targets.
-fn sums_of(source: &dyn TraceSource, ids: &[TraceId], console: &Console, bar: &ProgressBar) -> Result<GramSums> {
-    let width = source
-        .model()
-        .map(|model| model.hidden_size)
-        .context("the folder of the traces holds no states; generate them again")?;
-    let mut sums = GramAccumulator::new(width, &[PROGRESS, LOG_REMAINING], Parallelism::All)?;
-    for &id in ids {
-        console.check_interrupted()?;
-        let total = source.header(id)?.thinking_tokens;
-        let (progress, remaining) = (progress_labels(total), log_remaining_labels(total));
-        let mut refused = None;
-        source.read_thinking(id, &mut |block| {
-            let rows = block.first_position - 1..block.first_position - 1 + block.rows;
-            if let Err(error) = sums.add_rows(block.hidden_post_norm, &[&progress[rows.clone()], &remaining[rows]]) {
-                refused.get_or_insert(error);
-            }
-            Ok(())
-        })?;
-        if let Some(error) = refused {
-            return Err(error).with_context(|| format!("trace {id}"));
-        }
-        bar.inc(1);
+/// One head's values along a thought, beside the labels.
+fn reading_trace(trace: &HeadTrace, head: fn(&HeadValues) -> f32) -> ReadingTrace {
+    // A state that was not kept has no values; only the first ones can be missing.
+    let missing = trace.values.iter().take_while(|values| values.progress.is_nan()).count();
+    ReadingTrace {
+        problem: trace.problem as u64,
+        first_position: missing as u32 + 1,
+        predicted: trace.values[missing..].iter().map(|values| f64::from(head(values))).collect(),
+        target: progress_labels(trace.thinking_tokens)[missing..trace.values.len()].to_vec(),
     }
-    Ok(sums.finish())
 }
 
-/// What a head reads at each thinking token, beside the labels.
-fn readings(
-    source: &dyn TraceSource,
-    ids: &[TraceId],
-    head: &FittedHead,
-    console: &Console,
-    bar: &ProgressBar,
-) -> Result<Vec<ReadingTrace>> {
-    let mut traces = Vec::with_capacity(ids.len());
-    for &id in ids {
-        console.check_interrupted()?;
-        let header = source.header(id)?;
-        let first_position = header.first_position as u32;
-        let target = progress_labels(header.thinking_tokens)[header.first_position - 1..].to_vec();
-        let mut predicted = Vec::with_capacity(target.len());
-        source.read_thinking(id, &mut |block| {
-            predicted.extend(block.iter().map(|(_, state)| head.predict(state)));
-            Ok(())
-        })?;
-        traces.push(ReadingTrace { problem: id.problem as u64, first_position, predicted, target });
-        bar.inc(1);
+fn reading_traces(traces: &[HeadTrace], head: fn(&HeadValues) -> f32) -> Vec<ReadingTrace> {
+    traces.iter().map(|trace| reading_trace(trace, head)).collect()
+}
+
+/// The readings on the test problems, calibrated on the training problems alone.
+fn measure_readings(traces: &Traces, bootstrap: &Bootstrap) -> Result<Option<ReadingReport>> {
+    if traces.within_train.is_empty() {
+        return Ok(None);
     }
-    Ok(traces)
+    let calibration = calibrate(&traces.within_train)?;
+    Ok(Some(evaluate(&traces.test, Some(&calibration), &calibration.lengths, bootstrap)?))
 }
 
 fn measure_all(
     args: &TrainArgs,
     heads: &Heads,
     refit: &Heads,
-    train: &[ReadingTrace],
-    test: &[ReadingTrace],
-    with_intercept: &[ReadingTrace],
+    traces: &Traces,
+    calibration: Option<&Calibration>,
 ) -> Result<TrainMetrics> {
     let bootstrap = Bootstrap { seed: args.seed, ..Bootstrap::default() };
+    let train = reading_traces(&traces.train, |values| values.theta);
+    let test = reading_traces(&traces.test, |values| values.theta);
+    let with_intercept = reading_traces(&traces.test, |values| values.progress);
     let baseline = |predictors| -> Result<Vec<ReadingTrace>> {
-        let baseline = Baseline::fit(predictors, train)?;
+        let baseline = Baseline::fit(predictors, &train)?;
         Ok(test.iter().map(|trace| baseline.apply(trace)).collect())
     };
     let position = baseline(Predictors::RadialPosition)?;
@@ -190,16 +265,18 @@ fn measure_all(
         test: vec![
             figures("mean", &mean)?,
             figures("position only", &position)?,
-            figures(if args.intercept { "theta (with intercept)" } else { "theta" }, test)?,
-            figures("reading head (theta with intercept)", with_intercept)?,
+            figures(if args.intercept { "theta (with intercept)" } else { "theta" }, &test)?,
+            figures("reading head (theta with intercept)", &with_intercept)?,
             figures("position and theta", &joint)?,
         ],
-        theta_less_position: paired_difference(test, &position, &bootstrap)?,
+        theta_less_position: paired_difference(&test, &position, &bootstrap)?,
         joint_less_position: paired_difference(&joint, &position, &bootstrap)?,
         fit: heads.theta.report.clone(),
         train_mse: heads.theta().train.mse,
         refit: refit.theta.report.clone(),
         refit_traces: train.len() + test.len(),
+        calibration_problems: calibration.map(|calibration| calibration.problems),
+        reading: measure_readings(traces, &bootstrap)?,
         theta_norm_squared: theta.weights.iter().map(|weight| weight * weight).sum(),
     })
 }
@@ -209,15 +286,13 @@ fn vector(
     manifest: &DatasetManifest,
     sums: &GramSums,
     refit: &Heads,
+    calibration: Option<&Calibration>,
     metrics: &TrainMetrics,
 ) -> Result<ProgressVector> {
     let pattern = covariance_direction(sums, PROGRESS)?;
     Ok(ProgressVector {
-        theta: refit.theta().to_linear_head().weights,
-        progress: refit.progress().to_linear_head(),
-        log_remaining: Some(refit.log_remaining().to_linear_head()),
         pattern: Some(pattern.into_iter().map(|value| value as f32).collect()),
-        calibration: None,
+        calibration: calibration.map(Calibration::to_json),
         efforts: BTreeMap::new(),
         info: VectorInfo {
             model: manifest.model.clone(),
@@ -229,11 +304,8 @@ fn vector(
             tpv_version: env!("CARGO_PKG_VERSION").into(),
             figures: BTreeMap::from([("test".to_owned(), serde_json::to_value(&metrics.test)?)]),
         },
+        ..refit.vector()
     })
-}
-
-fn interval(interval: Option<Interval>) -> String {
-    interval.map_or_else(|| "-".into(), |it| format!("{:.4} ({:.4} to {:.4})", it.value, it.low, it.high))
 }
 
 fn report(metrics: &TrainMetrics, args: &TrainArgs, console: &Console) {
@@ -244,10 +316,17 @@ fn report(metrics: &TrainMetrics, args: &TrainArgs, console: &Console) {
     }
     let rows = metrics.test.iter().map(|it| {
         let Figures { mse, mae, r2, spearman, .. } = it.figures;
-        vec![it.predictor.to_owned(), interval(mse), interval(mae), interval(r2), interval(spearman)]
+        vec![it.predictor.to_owned(), figure(mse, 4), figure(mae, 4), figure(r2, 4), figure(spearman, 4)]
     });
     console.print(table(&["held-out problems", "MSE", "MAE", "R2", "Spearman"], rows));
-    let difference = interval(metrics.theta_less_position.mse);
+    let difference = figure(metrics.theta_less_position.mse, 4);
+    match &metrics.reading {
+        Some(report) => console.print(reading_table::summary(report)),
+        None => console.notice(format!(
+            "the readings of {} problems cannot be calibrated and measured (at least {LEAST_PROBLEMS} are needed); time left will be unknown",
+            metrics.test[0].figures.problems
+        )),
+    }
     console.print(format!(
         "MSE of theta less that of position only: {difference}; 95 % bootstrap intervals by problem\n\
          the saved vector is refitted on all {} traces, so these figures are of the fit before\n\

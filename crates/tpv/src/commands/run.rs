@@ -1,0 +1,157 @@
+//! `tpv run`: one prompt, or a session of them, with a live reading of the thinking.
+
+use crate::args::AskArgs;
+use crate::console::{Console, Stopped};
+use crate::live::session::answer;
+use crate::live::view::{JsonView, PlainView, TerminalView, Throttle, View};
+use crate::model::{open_model, problem_style};
+use crate::vectors::{OpenVector, open_vector, reader};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::io::{IsTerminal, Read};
+use std::sync::Arc;
+use tpv_core::policy::{Alpha, Constant};
+use tpv_core::sampling::sample_seed;
+use tpv_core::vector::ModelIdentity;
+use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::model::{PromptStyle, TextModel};
+
+const KEYS: &str = "keys: up/down change alpha, e ends the thinking, q stops";
+
+/// The data of a `start` line.
+#[derive(Serialize)]
+struct Start<'a> {
+    model: &'a ModelIdentity,
+    /// Where the vector comes from; none without one.
+    vector: Option<&'a str>,
+    prompt: &'a str,
+    prompt_tokens: usize,
+    alpha: f32,
+    seed: u64,
+}
+
+/// Runs the command.
+pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
+    args.sampling.params().validate()?;
+    if args.max_new_tokens == 0 {
+        bail!("--max_new_tokens must be at least 1");
+    }
+    let prompt = first_prompt(args.prompt.as_deref())?;
+    let style = problem_style(&args.style)?;
+    let mut model = open_model(&args.model, &args.run, console)?;
+    let vector = open_vector(&args.tpv, &model, console)?;
+    if args.alpha != 0.0 && vector.is_none() {
+        bail!(
+            "--alpha {} needs a vector to push along; name one with --tpv, or make one with: tpv learn {}",
+            args.alpha,
+            args.model
+        );
+    }
+    let mut session = Session { args, style, vector, throttle: None, turn: 0 };
+    session.throttle = session.vector.as_ref().map(|_| Throttle { alpha: args.alpha, policy: None });
+    match prompt {
+        Some(prompt) => session.answer(&prompt, &mut model, console),
+        None => session.talk(&mut model, console),
+    }
+}
+
+/// The prompt of the command line or of stdin; none where a person sits at a terminal.
+fn first_prompt(given: Option<&str>) -> Result<Option<String>> {
+    let prompt = match given {
+        Some(prompt) if prompt != "-" => prompt.to_owned(),
+        None if std::io::stdin().is_terminal() => return Ok(None),
+        _ => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("the prompt on stdin is not UTF-8 text")?;
+            text
+        }
+    };
+    let prompt = prompt.trim();
+    if prompt.is_empty() {
+        bail!("the prompt is empty; give it as an argument, as in: tpv run \"What is 3 + 4?\"");
+    }
+    Ok(Some(prompt.to_owned()))
+}
+
+struct Session<'a> {
+    args: &'a AskArgs,
+    style: PromptStyle,
+    vector: Option<OpenVector>,
+    /// None without a vector.
+    throttle: Option<Throttle>,
+    /// Prompts answered so far; each has draws of its own.
+    turn: usize,
+}
+
+impl Session<'_> {
+    fn talk(&mut self, model: &mut TextModel, console: &Console) -> Result<()> {
+        let vector = self.vector.as_ref().map_or("no vector", |vector| &vector.origin);
+        console
+            .say(format!("model {}, {vector}; an empty line or Ctrl-D ends the session\n{KEYS}", model.identity.name));
+        while let Some(prompt) = console.ask("> ")?.filter(|line| !line.trim().is_empty()) {
+            // A stopped answer does not end the session.
+            match self.answer(prompt.trim(), model, console) {
+                Err(error) if error.is::<Stopped>() => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, prompt: &str, model: &mut TextModel, console: &Console) -> Result<()> {
+        let prompt = model.prompts.prompt(&self.style, prompt)?;
+        let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples: vec![self.sample()] };
+        let end = model.prompts.markers.end.clone();
+        let has_vector = self.vector.is_some();
+        self.turn += 1;
+        if console.json() {
+            console.emit("start", &self.start(&model.identity, &prompt.text, request.tokens.len()));
+            return self.show(request, &mut JsonView::new(console), model, console);
+        }
+        if !console.is_terminal() {
+            let mut view = PlainView::new(console, &end, self.throttle.as_ref(), has_vector);
+            return self.show(request, &mut view, model, console);
+        }
+        let mut view = TerminalView::new(console, &end, self.throttle.clone(), has_vector)?;
+        let shown = self.show(request, &mut view, model, console);
+        self.throttle = view.throttle().cloned();
+        if view.interrupted { Err(Stopped.into()) } else { shown }
+    }
+
+    fn show(
+        &self,
+        request: PromptRequest,
+        view: &mut dyn View,
+        model: &mut TextModel,
+        console: &Console,
+    ) -> Result<()> {
+        answer(&mut model.decoder, request, view, console)?;
+        if console.check_interrupted().is_err() { Err(Stopped.into()) } else { Ok(()) }
+    }
+
+    fn start<'a>(&'a self, model: &'a ModelIdentity, prompt: &'a str, prompt_tokens: usize) -> Start<'a> {
+        Start {
+            model,
+            vector: self.vector.as_ref().map(|vector| vector.origin.as_str()),
+            prompt,
+            prompt_tokens,
+            alpha: self.args.alpha,
+            seed: self.args.sampling.seed,
+        }
+    }
+
+    fn sample(&self) -> SampleRequest {
+        let alpha = self.throttle.as_ref().map_or(0.0, |throttle| throttle.alpha);
+        SampleRequest {
+            sampling: self.args.sampling.params(),
+            seed: sample_seed(self.args.sampling.seed, self.turn as u64, 0),
+            max_new_tokens: self.args.max_new_tokens,
+            shift: self.vector.as_ref().map(|vector| Arc::clone(&vector.shift)),
+            intervene: IntervenePhase::Thinking,
+            reader: reader(self.vector.as_ref()),
+            policy: Box::new(Constant(Alpha(alpha))),
+            logit_bias: Vec::new(),
+            stop_texts: Vec::new(),
+        }
+    }
+}

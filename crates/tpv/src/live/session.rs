@@ -1,0 +1,134 @@
+//! A prompt on its way through the decode loop, on a thread of its own.
+
+use super::view::View;
+use crate::console::Console;
+use anyhow::{Context, Result};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::policy::Policy;
+use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
+
+/// How long the view waits for news before it looks for keys.
+const PATIENCE: Duration = Duration::from_millis(40);
+
+/// News from the decode loop. Samples are numbered as in the request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Update {
+    /// Part of the prompt was read.
+    Prompt {
+        /// Tokens read.
+        read: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// A token came.
+    Token(usize, TokenEvent),
+    /// A sample ended.
+    Finish(usize, FinishEvent),
+}
+
+/// What is asked of the decode loop.
+pub enum Wish {
+    /// Another policy for every sample.
+    Policy(Box<dyn Fn() -> Box<dyn Policy> + Send>),
+    /// Close the thinking of every sample.
+    EndThinking,
+    /// Stop every sample.
+    Cancel,
+}
+
+/// Runs the samples of a prompt to their ends and shows them in `view`.
+pub fn answer(decoder: &mut Decoder, request: PromptRequest, view: &mut dyn View, console: &Console) -> Result<()> {
+    let (updates_in, updates) = channel();
+    let (wishes, wishes_out) = channel();
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(move || decode(decoder, request, &wishes_out, updates_in));
+        let shown = show(&updates, &wishes, view, console);
+        // Where the view has failed nobody hears of the rest.
+        drop((updates, wishes));
+        let decoded = worker.join().map_err(|_| anyhow::anyhow!("the decode loop has failed"))?;
+        shown.and(decoded)
+    })
+}
+
+fn show(updates: &Receiver<Update>, wishes: &Sender<Wish>, view: &mut dyn View, console: &Console) -> Result<()> {
+    let mut cancelled = false;
+    loop {
+        match updates.recv_timeout(PATIENCE) {
+            Ok(update) => {
+                view.update(&update)?;
+                updates.try_iter().try_for_each(|update| view.update(&update))?;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return view.refresh(true).context("the output cannot be written"),
+        }
+        view.refresh(false)?;
+        for wish in view.wishes()? {
+            // The loop may have ended in between.
+            let _ = wishes.send(wish);
+        }
+        if !cancelled && console.check_interrupted().is_err() {
+            cancelled = wishes.send(Wish::Cancel).is_ok();
+        }
+    }
+}
+
+fn decode(
+    decoder: &mut Decoder,
+    request: PromptRequest,
+    wishes: &Receiver<Wish>,
+    updates: Sender<Update>,
+) -> Result<()> {
+    let samples = decoder.submit(request)?;
+    let mut sink = ChannelSink { samples: samples.clone(), updates, open: true };
+    loop {
+        wishes.try_iter().for_each(|wish| fulfil(decoder, &samples, &wish));
+        if !sink.open {
+            samples.iter().for_each(|&sample| decoder.cancel(sample));
+        }
+        if !decoder.step(&mut sink)? {
+            return Ok(());
+        }
+    }
+}
+
+fn fulfil(decoder: &mut Decoder, samples: &[SampleId], wish: &Wish) {
+    for &sample in samples {
+        match wish {
+            Wish::Policy(policy) => drop(decoder.set_policy(sample, policy())),
+            Wish::EndThinking => drop(decoder.end_thinking(sample)),
+            Wish::Cancel => decoder.cancel(sample),
+        }
+    }
+}
+
+struct ChannelSink {
+    samples: Vec<SampleId>,
+    updates: Sender<Update>,
+    open: bool,
+}
+
+impl ChannelSink {
+    fn send(&mut self, update: Update) {
+        self.open &= self.updates.send(update).is_ok();
+    }
+
+    fn number(&self, sample: SampleId) -> usize {
+        self.samples.iter().position(|&it| it == sample).unwrap_or(0)
+    }
+}
+
+impl DecodeSink for ChannelSink {
+    fn prompt(&mut self, _: SampleId, read: usize, total: usize) {
+        self.send(Update::Prompt { read, total });
+    }
+
+    fn token(&mut self, sample: SampleId, event: TokenEvent, _: &[f32]) {
+        self.send(Update::Token(self.number(sample), event));
+    }
+
+    fn finish(&mut self, sample: SampleId, event: FinishEvent) {
+        self.send(Update::Finish(self.number(sample), event));
+    }
+}

@@ -1,0 +1,92 @@
+//! Which vector belongs to a model: the one that was named, one of the user's library, or the bundled one.
+
+use crate::args::TpvArgs;
+use crate::console::Console;
+use anyhow::Result;
+use std::path::Path;
+use std::sync::Arc;
+use tpv_core::reading::{BlindReader, Calibration, Reader, ReadingModel};
+use tpv_core::vector::ModelIdentity;
+use tpv_data::library::VectorLibrary;
+use tpv_data::vector::{VectorFile, check_model};
+use tpv_engine::model::TextModel;
+
+/// How the bundled vector is called.
+const BUNDLED: &str = "the bundled vector";
+
+/// A vector with what is made of it for a loaded model.
+pub struct OpenVector {
+    /// Where it comes from, for people.
+    pub origin: String,
+    /// What one unit of alpha adds to the logits, [V].
+    pub shift: Arc<[f32]>,
+    /// Makes readers.
+    pub reading: Arc<ReadingModel>,
+}
+
+impl OpenVector {
+    /// A reader for one new thought.
+    pub fn reader(&self) -> Box<dyn Reader> {
+        Box::new(self.reading.reader(None))
+    }
+}
+
+/// A reader for one new thought, with a vector or without.
+pub fn reader(vector: Option<&OpenVector>) -> Box<dyn Reader> {
+    vector.map_or_else(|| Box::new(BlindReader) as Box<dyn Reader>, OpenVector::reader)
+}
+
+/// Finds the model's vector and prepares it. Without one the user is told how to get one.
+pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Result<Option<OpenVector>> {
+    let Some((origin, file)) = find(args.tpv.as_deref(), &model.identity)? else {
+        let name = &model.identity.name;
+        console
+            .notice(format!("there is no vector for {name}, so progress is unknown; make one with: tpv learn {name}"));
+        return Ok(None);
+    };
+    let vector = file.vector;
+    let calibration = Calibration::of_vector(&vector)?;
+    if calibration.is_none() {
+        console.notice(format!("{origin} has no calibration, so the time left is unknown; `tpv train` adds one"));
+    }
+    let shift = model.decoder.project(&vector.theta)?.into();
+    let reading = Arc::new(ReadingModel::new(&vector, calibration.as_ref()));
+    Ok(Some(OpenVector { origin, shift, reading }))
+}
+
+/// The vector with its origin: a file or folder, a name in the library, or what the library or the program has.
+pub fn find(wanted: Option<&str>, model: &ModelIdentity) -> Result<Option<(String, VectorFile)>> {
+    let library = VectorLibrary::of_user();
+    match wanted {
+        Some(path) if Path::new(path).exists() || is_path(path) => {
+            let file = VectorFile::load(Path::new(path))?;
+            check_model(Path::new(path), &file.vector, model)?;
+            Ok(Some((path.to_owned(), file)))
+        }
+        Some(name) => {
+            let entry = library.find(model, Some(name))?;
+            Ok(Some((entry.path.display().to_string(), VectorFile::load(&entry.path)?)))
+        }
+        None => of_model(&library, model),
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    text.contains(std::path::is_separator) || text.ends_with(".npy") || text.ends_with(".safetensors")
+}
+
+fn of_model(library: &VectorLibrary, model: &ModelIdentity) -> Result<Option<(String, VectorFile)>> {
+    let (entries, _) = library.list()?;
+    if entries.iter().any(|entry| entry.info.model.fingerprint == model.fingerprint) {
+        let entry = library.find(model, None)?;
+        return Ok(Some((entry.path.display().to_string(), VectorFile::load(&entry.path)?)));
+    }
+    let bundled = bundled()?;
+    let fits = bundled.vector.info.model.fingerprint == model.fingerprint;
+    Ok(fits.then(|| (BUNDLED.to_owned(), bundled)))
+}
+
+/// The vector of the bundled model.
+pub fn bundled() -> Result<VectorFile> {
+    Ok(VectorFile::embedded(Path::new("thinker/vector/tpv.safetensors"), tpv_thinker::VECTOR)?)
+}
