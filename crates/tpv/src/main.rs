@@ -10,7 +10,9 @@ mod model;
 mod reading_table;
 mod recorder;
 mod states;
+mod sweep;
 mod table;
+mod throttles;
 mod vectors;
 
 use args::{Cli, Command};
@@ -34,6 +36,7 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args, console).map(drop),
         Command::Intervene(args) => commands::intervene::run(&args, console).map(drop),
         Command::Run(args) => commands::run::run(&args, console),
+        Command::Sweep(args) => commands::sweep::run(&args, console).map(drop),
         Command::Demo(args) => commands::demo::run(&args, console),
     }
 }

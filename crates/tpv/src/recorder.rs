@@ -40,6 +40,8 @@ pub struct Recording {
     pub readings: Vec<Reading>,
     /// Kept states, [S, d].
     pub states: States,
+    /// Tokens that were forced rather than sampled.
+    pub forced_tokens: usize,
 }
 
 impl Recording {
@@ -56,6 +58,7 @@ impl Recording {
             first_state: 0,
             readings: Vec::new(),
             states,
+            forced_tokens: 0,
         }
     }
 
@@ -78,6 +81,7 @@ impl Recording {
                 States::F32(values) => values.extend_from_slice(hidden_post_norm),
             }
         }
+        self.forced_tokens += usize::from(event.forced);
         self.token_ids.push(event.token);
         let text = if event.phase == Phase::Answer { &mut self.answer_text } else { &mut self.thinking_text };
         text.push_str(&event.text);

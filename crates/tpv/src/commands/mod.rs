@@ -5,4 +5,5 @@ pub mod generate;
 pub mod intervene;
 pub mod prepare;
 pub mod run;
+pub mod sweep;
 pub mod train;

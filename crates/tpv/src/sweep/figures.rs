@@ -1,0 +1,309 @@
+//! The figures of a sweep: every arm at every cap, against the model as it is on the same problems and seeds.
+//!
+//! An uncapped run gives all capped ones: a thought that is cut at B thinking tokens has ended if and only if it is no
+//! longer than B, and is the same up to there. Only policies that know the budget are run once for each.
+
+use super::arm::Arm;
+use super::result::SweepResult;
+use serde::Serialize;
+use std::collections::HashMap;
+use tpv_core::bootstrap::{Bootstrap, Interval, PairedOutcome, compare_accuracy, quantile};
+
+/// One arm at one cap, a row of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct ArmFigures {
+    /// The arm.
+    pub arm: String,
+    /// Its family, `{budget}` unexpanded.
+    pub family: String,
+    /// Most thinking tokens; none is uncapped (but for the token limit of the run).
+    pub cap: Option<u32>,
+    /// Samples.
+    pub samples: usize,
+    /// Mean thinking tokens, those of thoughts that were cut counted up to the cap.
+    pub mean_tokens: f64,
+    /// Their median.
+    pub median_tokens: f64,
+    /// Thoughts that ended.
+    pub ended: usize,
+    /// Of those, ended by force.
+    pub forced: usize,
+    /// With an answer.
+    pub answered: usize,
+    /// With the right answer.
+    pub correct: usize,
+    /// Share of right answers, with the bootstrap interval by problem.
+    pub accuracy: Option<Interval>,
+    /// Accuracy less that of the model as it is under the same cap.
+    pub less_base: Option<Interval>,
+    /// McNemar's exact test against it.
+    pub mcnemar_p: Option<f64>,
+}
+
+/// Area under a family's accuracy over caps.
+#[derive(Debug, Clone, Serialize)]
+pub struct AreaFigures {
+    /// The family.
+    pub family: String,
+    /// Mean accuracy over caps from 0 to the largest, by trapezoids between the caps.
+    pub area: Option<Interval>,
+}
+
+/// How a deadline was met.
+#[derive(Debug, Clone, Serialize)]
+pub struct LandingFigures {
+    /// The arm.
+    pub arm: String,
+    /// The target in thinking tokens.
+    pub target: u32,
+    /// Target over the base's median length.
+    pub target_over_median: f64,
+    /// Samples whose thought is longer than the target without a policy.
+    pub late_samples: usize,
+    /// Median of |N - target| / target over those.
+    pub late_landing_error: Option<f64>,
+    /// The same over all samples; finishing early counts as error here.
+    pub landing_error: Option<f64>,
+    /// Largest N / target - 1; negative when nothing came too late.
+    pub worst_overshoot: f64,
+    /// Share of samples that were ended by force.
+    pub forced_share: f64,
+    /// Accuracy within the target less that of `budget:TARGET` there, if that was run.
+    pub less_hard_cut: Option<Interval>,
+    /// Accuracy within the target less that of the model cut there without an answer.
+    pub less_cut_without_answer: Option<Interval>,
+}
+
+/// Everything that a sweep found.
+#[derive(Debug, Clone, Serialize)]
+pub struct SweepFigures {
+    /// Name of the format.
+    pub format: &'static str,
+    /// Version of the format.
+    pub version: u32,
+    /// What was run, in one line.
+    pub settings: String,
+    /// Arms at caps.
+    pub arms: Vec<ArmFigures>,
+    /// Areas of families.
+    pub areas: Vec<AreaFigures>,
+    /// Deadlines.
+    pub landings: Vec<LandingFigures>,
+}
+
+/// Results of one arm, ordered by problem and generation.
+pub type ByArm<'a> = HashMap<String, Vec<&'a SweepResult>>;
+
+/// Sorts results by arm.
+pub fn by_arm(results: &[SweepResult]) -> ByArm<'_> {
+    let mut sorted: ByArm<'_> = HashMap::new();
+    results.iter().for_each(|result| sorted.entry(result.arm.clone()).or_default().push(result));
+    sorted.values_mut().for_each(|of_arm| of_arm.sort_by_key(|it| (it.problem, it.generation)));
+    sorted
+}
+
+/// Works out all figures; every arm must have the same samples.
+pub fn figures(arms: &[Arm], results: &[SweepResult], caps: &[u32], settings: &str) -> SweepFigures {
+    let sorted = by_arm(results);
+    let base = &sorted[&Arm::base(false).to_string()];
+    let all_caps = || caps.iter().copied().map(Some).chain([None]);
+    let rows = arms.iter().flat_map(|arm| {
+        let of_arm = &sorted[&arm.to_string()];
+        let caps: Vec<Option<u32>> = if arm.budget.is_some() { vec![arm.budget] } else { all_caps().collect() };
+        caps.into_iter().map(|cap| arm_figures(arm, cap, of_arm, base)).collect::<Vec<_>>()
+    });
+    SweepFigures {
+        format: "tpv-sweep",
+        version: 1,
+        settings: settings.into(),
+        arms: rows.collect(),
+        areas: areas(arms, &sorted, caps),
+        landings: arms.iter().filter_map(|arm| landing(arm, &sorted, base)).collect(),
+    }
+}
+
+fn arm_figures(arm: &Arm, cap: Option<u32>, of_arm: &[&SweepResult], base: &[&SweepResult]) -> ArmFigures {
+    let count = |holds: &dyn Fn(&SweepResult) -> bool| of_arm.iter().filter(|it| holds(it)).count();
+    let mut tokens: Vec<f64> = of_arm.iter().map(|it| f64::from(it.tokens_within(cap))).collect();
+    tokens.sort_by(f64::total_cmp);
+    let comparison = compare(base, of_arm, cap, cap);
+    ArmFigures {
+        arm: arm.to_string(),
+        family: arm.family_name(),
+        cap,
+        samples: of_arm.len(),
+        mean_tokens: tokens.iter().sum::<f64>() / tokens.len().max(1) as f64,
+        median_tokens: quantile(&tokens, 0.5).unwrap_or(0.0),
+        ended: count(&|it| it.ended_within(cap)),
+        forced: count(&|it| it.ended_within(cap) && it.forced),
+        answered: count(&|it| it.answered_within(cap)),
+        correct: count(&|it| it.correct_within(cap)),
+        accuracy: comparison.map(|it| it.second),
+        less_base: comparison.map(|it| it.difference),
+        mcnemar_p: comparison.map(|it| it.mcnemar_p),
+    }
+}
+
+fn compare(
+    first: &[&SweepResult],
+    second: &[&SweepResult],
+    first_cap: Option<u32>,
+    second_cap: Option<u32>,
+) -> Option<tpv_core::bootstrap::AccuracyComparison> {
+    let pairs = first.iter().zip(second).map(|(first, second)| {
+        debug_assert_eq!((first.problem, first.generation), (second.problem, second.generation));
+        PairedOutcome {
+            problem: second.problem as u64,
+            first: first.correct_within(first_cap),
+            second: second.correct_within(second_cap),
+        }
+    });
+    compare_accuracy(&pairs.collect::<Vec<_>>(), &Bootstrap::default())
+}
+
+fn areas(arms: &[Arm], sorted: &ByArm<'_>, caps: &[u32]) -> Vec<AreaFigures> {
+    let mut families: Vec<String> = Vec::new();
+    arms.iter().map(Arm::family_name).for_each(|name| {
+        if !families.contains(&name) {
+            families.push(name);
+        }
+    });
+    let weights = trapezoid_weights(caps);
+    let area = |family: &String| {
+        let of_family: Vec<&Arm> = arms.iter().filter(|arm| arm.family_name() == *family).collect();
+        let mut values: Vec<(u64, f64)> = Vec::new();
+        for (&cap, weight) in caps.iter().zip(&weights) {
+            let arm = of_family.iter().find(|arm| arm.budget.is_none_or(|budget| budget == cap))?;
+            let of_arm = &sorted[&arm.to_string()];
+            values.resize(of_arm.len(), (0, 0.0));
+            for (value, result) in values.iter_mut().zip(of_arm) {
+                value.0 = result.problem as u64;
+                value.1 += weight * f64::from(u8::from(result.correct_within(Some(cap))));
+            }
+        }
+        Bootstrap::default().mean(&values)
+    };
+    families.iter().map(|family| AreaFigures { family: family.clone(), area: area(family) }).collect()
+}
+
+/// Weights of the values at ascending caps in the mean of the broken line from (0, 0) through them.
+fn trapezoid_weights(caps: &[u32]) -> Vec<f64> {
+    let last = f64::from(caps.last().copied().unwrap_or(1));
+    let at = |i: isize| if i < 0 { 0.0 } else { f64::from(caps[(i as usize).min(caps.len() - 1)]) };
+    (0..caps.len() as isize).map(|i| (at(i + 1) - at(i - 1)) / 2.0 / last).collect()
+}
+
+fn landing(arm: &Arm, sorted: &ByArm<'_>, base: &[&SweepResult]) -> Option<LandingFigures> {
+    let target = arm.deadline_tokens()?;
+    let of_arm = &sorted[&arm.to_string()];
+    let error = |it: &SweepResult| (f64::from(it.thinking_tokens) - f64::from(target)).abs() / f64::from(target);
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        quantile(&values, 0.5)
+    };
+    let late: Vec<f64> =
+        base.iter().zip(of_arm).filter(|(base, _)| base.thinking_tokens > target).map(|(_, it)| error(it)).collect();
+    let base_median = median(base.iter().map(|it| f64::from(it.thinking_tokens)).collect())?;
+    let worst =
+        of_arm.iter().map(|it| f64::from(it.thinking_tokens) / f64::from(target) - 1.0).fold(f64::MIN, f64::max);
+    let prompt = if arm.brief { " (brief)" } else { "" };
+    let difference =
+        |other: &[&SweepResult]| compare(other, of_arm, Some(target), Some(target)).map(|it| it.difference);
+    Some(LandingFigures {
+        arm: arm.to_string(),
+        target,
+        target_over_median: f64::from(target) / base_median.max(1.0),
+        late_samples: late.len(),
+        late_landing_error: median(late),
+        landing_error: median(of_arm.iter().map(|it| error(it)).collect()),
+        worst_overshoot: worst,
+        forced_share: of_arm.iter().filter(|it| it.forced).count() as f64 / of_arm.len().max(1) as f64,
+        less_hard_cut: sorted.get(&format!("budget:{target}{prompt}")).and_then(|cut| difference(cut)),
+        less_cut_without_answer: difference(base),
+    })
+}
+
+/// The arms as CSV.
+pub fn arms_csv(figures: &SweepFigures) -> String {
+    let mut text = "arm,family,cap,samples,mean_tokens,median_tokens,ended,forced,answered,correct,accuracy,accuracy_low,accuracy_high,less_base,less_base_low,less_base_high,mcnemar_p\n".to_owned();
+    for row in &figures.arms {
+        let ends = |interval: Option<Interval>| {
+            interval.map_or_else(|| ",,".into(), |it| format!("{:.4},{:.4},{:.4}", it.value, it.low, it.high))
+        };
+        let cap = row.cap.map_or_else(String::new, |cap| cap.to_string());
+        let p = row.mcnemar_p.map_or_else(String::new, |p| format!("{p:.3e}"));
+        text += &format!(
+            "\"{}\",\"{}\",{cap},{},{:.2},{},{},{},{},{},{},{},{p}\n",
+            row.arm,
+            row.family,
+            row.samples,
+            row.mean_tokens,
+            row.median_tokens,
+            row.ended,
+            row.forced,
+            row.answered,
+            row.correct,
+            ends(row.accuracy),
+            ends(row.less_base),
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(arm: &str, problem: usize, thinking_tokens: u32, correct: bool) -> SweepResult {
+        SweepResult {
+            settings: String::new(),
+            arm: arm.into(),
+            problem,
+            generation: 0,
+            thinking_tokens,
+            generated_tokens: thinking_tokens + 5,
+            thinking_ended: true,
+            forced: false,
+            answer: Some("1".into()),
+            correct: Some(correct),
+        }
+    }
+
+    #[test]
+    fn caps_are_worked_out_from_the_uncapped_run() {
+        let results: Vec<_> = (0..10)
+            .flat_map(|i| {
+                [
+                    result("none", i, 10 * (i as u32 + 1), true),
+                    result("constant:5", i, 5 * (i as u32 + 1), i != 0),
+                    result("deadline:tokens=50", i, 10 * (i as u32 + 1).min(5), true),
+                ]
+            })
+            .collect();
+        let mut arms = vec![Arm::base(false)];
+        arms.extend(Arm::expand("constant:5", &[50], false).unwrap());
+        arms.extend(Arm::expand("deadline:tokens={budget}", &[50], false).unwrap());
+        let figures = figures(&arms, &results, &[50], "");
+        let row = |arm: &str, cap| figures.arms.iter().find(|row| row.arm == arm && row.cap == cap).unwrap();
+        let capped = row("none", Some(50));
+        assert_eq!((capped.ended, capped.correct, capped.mean_tokens), (5, 5, 40.0));
+        assert_eq!(row("none", None).correct, 10);
+        let pushed = row("constant:5", Some(50));
+        assert_eq!((pushed.ended, pushed.correct), (10, 9));
+        assert!((pushed.less_base.unwrap().value - 0.4).abs() < 1e-12);
+        assert_eq!(pushed.mcnemar_p, Some(tpv_core::bootstrap::mcnemar_exact(1, 5)));
+        // The broken line (0, 0), (50, 1/2) has the mean 1/4.
+        assert!((figures.areas[0].area.unwrap().value - 0.25).abs() < 1e-12);
+        let landing = &figures.landings[0];
+        assert_eq!((landing.late_samples, landing.late_landing_error, landing.worst_overshoot), (5, Some(0.0), 0.0));
+        assert!((landing.less_cut_without_answer.unwrap().value - 0.5).abs() < 1e-12);
+        assert_eq!(arms_csv(&figures).lines().count(), 1 + figures.arms.len());
+    }
+
+    #[test]
+    fn trapezoids_of_a_straight_line_are_exact() {
+        let caps = [10, 20, 60];
+        let area: f64 = caps.iter().zip(trapezoid_weights(&caps)).map(|(&cap, weight)| f64::from(cap) * weight).sum();
+        assert!((area - 30.0).abs() < 1e-12, "{area}");
+    }
+}

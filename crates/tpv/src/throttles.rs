@@ -1,0 +1,68 @@
+//! What a policy needs of a vector and a loaded model: shifts by direction, readers, the scale of alpha.
+
+use anyhow::Result;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use tpv_core::policy::{Direction, Policy, PolicyContext, Throttle};
+use tpv_core::reading::{Calibration, Reader, ReadingModel};
+use tpv_data::vector::{VectorFile, check_model};
+use tpv_engine::model::TextModel;
+
+/// A vector made ready to throttle a model.
+pub struct Throttles {
+    /// The file that was loaded.
+    pub file: VectorFile,
+    /// `W theta`, [V].
+    pub shift: Arc<[f32]>,
+    context: PolicyContext,
+    reading: Arc<ReadingModel>,
+    shifts: HashMap<Direction, Arc<[f32]>>,
+}
+
+/// What a sample is throttled with.
+pub struct Parts {
+    /// Logits per unit of alpha, [V].
+    pub shift: Arc<[f32]>,
+    /// Chooses alpha.
+    pub policy: Box<dyn Policy>,
+    /// Reads the states.
+    pub reader: Box<dyn Reader>,
+}
+
+impl Throttles {
+    /// Loads a vector for a model.
+    pub fn open(path: &Path, model: &TextModel) -> Result<Self> {
+        let file = VectorFile::load(path)?;
+        check_model(path, &file.vector, &model.identity)?;
+        let calibration = Calibration::of_vector(&file.vector)?;
+        let shift: Arc<[f32]> = model.decoder.project(&file.vector.theta)?.into();
+        let context = PolicyContext::of_vector(&file.vector, &shift, &model.prompts.think_end);
+        let reading = Arc::new(ReadingModel::new(&file.vector, calibration.as_ref()));
+        Ok(Self { file, shift, context, reading, shifts: HashMap::new() })
+    }
+
+    /// Whether time left is known, which deadlines work best with.
+    pub fn is_calibrated(&self) -> bool {
+        self.reading.is_calibrated()
+    }
+
+    /// Prepares a throttle's direction and checks that its policy can be built.
+    pub fn prepare(&mut self, throttle: &Throttle, model: &TextModel) -> Result<()> {
+        throttle.policy.build(&self.context)?;
+        if !self.shifts.contains_key(&throttle.direction) {
+            let direction = throttle.direction.in_hidden_space(&self.file.vector)?;
+            let mut shift = model.decoder.project(&direction)?;
+            throttle.direction.mask(&mut shift, model.prompts.think_end[0]);
+            self.shifts.insert(throttle.direction, shift.into());
+        }
+        Ok(())
+    }
+
+    /// The parts for one sample of a prepared throttle.
+    pub fn parts(&self, throttle: &Throttle) -> Result<Parts> {
+        let shift = self.shifts.get(&throttle.direction).unwrap_or(&self.shift);
+        let policy = throttle.policy.build(&self.context)?;
+        Ok(Parts { shift: Arc::clone(shift), policy, reader: Box::new(self.reading.reader(None)) })
+    }
+}
