@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use tpv_core::policy::PolicySpec;
 use tpv_core::sampling::SamplingParams;
 use tpv_data::run::StatesDtype;
 
@@ -56,6 +57,18 @@ pub enum Command {
         after_help = "Example: tpv sweep --model thinker --tpv vector --dataset thinker --problem_start_idx 200 --policy constant:15 --policy deadline:tokens={budget} --output_dir sweep"
     )]
     Sweep(SweepArgs),
+    /// Measure against baselines.
+    #[command(subcommand)]
+    Evaluate(EvaluateCommand),
+    /// Race the same problem and seed at alpha 0 against another alpha.
+    #[command(after_help = "Example: tpv race --alpha 15")]
+    Race(RaceArgs),
+    /// Make the vector of a model: generate, prepare, train and calibrate, into the vector library; resumable.
+    #[command(after_help = "Example: tpv learn deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --dry_run")]
+    Learn(LearnArgs),
+    /// The vector library: list, show, import, remove.
+    #[command(subcommand)]
+    Vectors(VectorsCommand),
     /// All four steps on the bundled toy model, in under a minute.
     #[command(after_help = "Example: tpv demo")]
     Demo(DemoArgs),
@@ -368,6 +381,33 @@ pub struct StyleArgs {
     pub chat_template: bool,
 }
 
+/// What `tpv evaluate` measures.
+#[derive(Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum EvaluateCommand {
+    /// Readings of recorded thoughts: errors and coverage, against baselines that look at no state.
+    #[command(after_help = "Example: tpv evaluate reading --input_dir traces")]
+    Reading(EvaluateReadingArgs),
+}
+
+/// Flags of `tpv evaluate reading`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct EvaluateReadingArgs {
+    /// A folder of traces, or the data set that `tpv prepare` made of one (then its training problems are left out).
+    #[arg(long, default_value = "llama_model_results_batched")]
+    pub input_dir: PathBuf,
+    /// The vector.
+    #[command(flatten)]
+    pub tpv: TpvArgs,
+    /// Resamples of the bootstrap.
+    #[arg(long, default_value_t = 1000)]
+    pub resamples: usize,
+    /// Seed of the bootstrap.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
 /// Flags of `tpv run`.
 #[derive(Args, Clone)]
 #[command(rename_all = "snake_case")]
@@ -383,9 +423,16 @@ pub struct AskArgs {
     /// Strength of the push; 0 does nothing, negative values slow down.
     #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
     pub alpha: f32,
+    /// A policy in place of a constant alpha, such as deadline:tokens=256 or budget:256.
+    #[arg(long, conflicts_with = "alpha")]
+    pub policy: Option<PolicySpec>,
     /// Token limit, thinking and answer together.
     #[arg(long, default_value_t = 4096)]
     pub max_new_tokens: usize,
+    /// At most this many tokens a second, to watch small models; 0 is full speed. By default the bundled toy model is
+    /// slowed down at a terminal.
+    #[arg(long)]
+    pub pace: Option<f64>,
     /// The prompt.
     #[command(flatten)]
     pub style: StyleArgs,
@@ -448,6 +495,122 @@ pub struct SweepArgs {
     /// The draws.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of `tpv race`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct RaceArgs {
+    /// The question; by default one for the bundled toy model.
+    pub prompt: Option<String>,
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    #[arg(long, alias = "model_name_or_path", default_value = "thinker")]
+    pub model: String,
+    /// The vector.
+    #[command(flatten)]
+    pub tpv: TpvArgs,
+    /// The strength to race against 0.
+    #[arg(long, allow_negative_numbers = true, default_value_t = 15.0)]
+    pub alpha: f32,
+    /// Token limit, thinking and answer together.
+    #[arg(long, default_value_t = 4096)]
+    pub max_new_tokens: usize,
+    /// At most this many tokens a second, to watch small models; 0 is full speed.
+    #[arg(long)]
+    pub pace: Option<f64>,
+    /// The prompt.
+    #[command(flatten)]
+    pub style: StyleArgs,
+    /// The draws.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of `tpv learn`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct LearnArgs {
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    pub model: String,
+    /// math500, gsm8k, thinker, or the path of a .jsonl or .parquet file; math500 by default.
+    #[arg(long)]
+    pub dataset: Option<String>,
+    /// How many problems, from the first.
+    #[arg(long, default_value_t = 100)]
+    pub problems: usize,
+    /// Samples of each problem.
+    #[arg(long, default_value_t = 2)]
+    pub generations_per_problem: usize,
+    /// Token limit of each sample.
+    #[arg(long, default_value_t = 4096)]
+    pub max_new_tokens: usize,
+    /// The vector's name in the library; one of that name is replaced.
+    #[arg(long, default_value = "default")]
+    pub name: String,
+    /// Where the traces go; by default beside the library.
+    #[arg(long)]
+    pub output_dir: Option<PathBuf>,
+    /// Only say what it will cost.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The prompt.
+    #[command(flatten)]
+    pub style: StyleArgs,
+    /// The draws.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What `tpv vectors` does.
+#[derive(Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum VectorsCommand {
+    /// Every vector with its model.
+    List,
+    /// Where a vector comes from.
+    Show(VectorNameArgs),
+    /// Add a vector: a file, a folder, a .npy, or org/repo on the hub.
+    Import(VectorImportArgs),
+    /// Remove a vector.
+    Remove(VectorNameArgs),
+}
+
+/// Names a vector of the library.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct VectorNameArgs {
+    /// Its name.
+    #[arg(default_value = "default")]
+    pub name: String,
+    /// Its model, where several have a vector of that name.
+    #[arg(long)]
+    pub model: Option<String>,
+}
+
+/// Flags of `tpv vectors import`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct VectorImportArgs {
+    /// tpv.safetensors, a .npy vector, a folder that `tpv train` wrote, or org/repo on the hub.
+    pub source: String,
+    /// The model it belongs to; needed where the file does not say, checked where it does.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Its name in the library.
+    #[arg(long, default_value = "default")]
+    pub name: String,
+    /// Replace a vector of that name.
+    #[arg(long)]
+    pub replace: bool,
     /// The engine.
     #[command(flatten)]
     pub run: RunArgs,

@@ -15,7 +15,7 @@ mod table;
 mod throttles;
 mod vectors;
 
-use args::{Cli, Command};
+use args::{Cli, Command, EvaluateCommand};
 use clap::Parser;
 use console::Console;
 use std::process::ExitCode;
@@ -37,6 +37,10 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Intervene(args) => commands::intervene::run(&args, console).map(drop),
         Command::Run(args) => commands::run::run(&args, console),
         Command::Sweep(args) => commands::sweep::run(&args, console).map(drop),
+        Command::Evaluate(EvaluateCommand::Reading(args)) => commands::evaluate::run(&args, console).map(drop),
+        Command::Race(args) => commands::race::run(&args, console),
+        Command::Learn(args) => commands::learn::run(&args, console),
+        Command::Vectors(command) => commands::vectors::run(&command, console),
         Command::Demo(args) => commands::demo::run(&args, console),
     }
 }

@@ -123,13 +123,14 @@ pub fn open_dataset(args: &DatasetArgs, console: &Console) -> Result<ProblemSet>
 }
 
 /// Shows downloads as progress bars.
-struct DownloadBars<'a> {
+pub struct DownloadBars<'a> {
     console: &'a Console,
     bar: ProgressBar,
 }
 
 impl<'a> DownloadBars<'a> {
-    fn new(console: &'a Console) -> Self {
+    /// Bars on the console.
+    pub fn new(console: &'a Console) -> Self {
         Self { console, bar: ProgressBar::hidden() }
     }
 }

@@ -5,6 +5,7 @@ use crate::console::Console;
 use anyhow::Result;
 use std::path::Path;
 use std::sync::Arc;
+use tpv_core::policy::PolicyContext;
 use tpv_core::reading::{BlindReader, Calibration, Reader, ReadingModel};
 use tpv_core::vector::ModelIdentity;
 use tpv_data::library::VectorLibrary;
@@ -22,18 +23,16 @@ pub struct OpenVector {
     pub shift: Arc<[f32]>,
     /// Makes readers.
     pub reading: Arc<ReadingModel>,
+    /// What policies must know.
+    pub context: PolicyContext,
 }
 
-impl OpenVector {
-    /// A reader for one new thought.
-    pub fn reader(&self) -> Box<dyn Reader> {
-        Box::new(self.reading.reader(None))
+/// A reader for one new thought, with a vector or without, that knows how many thinking tokens are allowed.
+pub fn reader(vector: Option<&OpenVector>, budget_tokens: Option<u32>) -> Box<dyn Reader> {
+    match vector {
+        Some(vector) => Box::new(vector.reading.reader(budget_tokens)),
+        None => Box::new(BlindReader),
     }
-}
-
-/// A reader for one new thought, with a vector or without.
-pub fn reader(vector: Option<&OpenVector>) -> Box<dyn Reader> {
-    vector.map_or_else(|| Box::new(BlindReader) as Box<dyn Reader>, OpenVector::reader)
 }
 
 /// Finds the model's vector and prepares it. Without one the user is told how to get one.
@@ -49,9 +48,10 @@ pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Resu
     if calibration.is_none() {
         console.notice(format!("{origin} has no calibration, so the time left is unknown; `tpv train` adds one"));
     }
-    let shift = model.decoder.project(&vector.theta)?.into();
+    let shift: Arc<[f32]> = model.decoder.project(&vector.theta)?.into();
+    let context = PolicyContext::of_vector(&vector, &shift, &model.prompts.think_end);
     let reading = Arc::new(ReadingModel::new(&vector, calibration.as_ref()));
-    Ok(Some(OpenVector { origin, shift, reading }))
+    Ok(Some(OpenVector { origin, shift, reading, context }))
 }
 
 /// The vector with its origin: a file or folder, a name in the library, or what the library or the program has.

@@ -16,7 +16,7 @@ use tpv_core::event::{FinishEvent, FinishReason};
 use tpv_core::policy::Constant;
 use tpv_core::reading::BlindReader;
 use tpv_core::sampling::sample_seed;
-use tpv_data::problems::Problem;
+use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::run::RunConfig;
 use tpv_data::source::TraceSource;
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
@@ -49,10 +49,21 @@ pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
     }
     args.sampling.params().validate()?;
     let problems = open_dataset(&args.dataset, console)?;
+    problems.select(args.start_problem_index, args.end_problem_index)?;
+    let mut model = open_model(&args.model, &args.run, console)?;
+    run_with(args, &problems, &mut model, console)
+}
+
+/// Runs the command with problems and a model that are loaded.
+pub fn run_with(
+    args: &GenerateArgs,
+    problems: &ProblemSet,
+    model: &mut TextModel,
+    console: &Console,
+) -> Result<GenerateSummary> {
     let chosen = problems.select(args.start_problem_index, args.end_problem_index)?;
     let style = prompt_style(&args.dataset)?;
-    let mut model = open_model(&args.model, &args.run, console)?;
-    let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, &model))?;
+    let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, model))?;
     for left_out in store.left_out() {
         console.notice(format!("{}: {}; it is generated again", left_out.trace, left_out.reason));
     }
@@ -63,7 +74,7 @@ pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
     }
     let summary = GenerateSummary { problems: chosen.len(), skipped, ..GenerateSummary::default() };
     let mut run = Run { args, store, style, recorder: Recorder::new(keep(args)), open: BTreeMap::new(), summary };
-    run.sample_all(&missing, &mut model, console)?;
+    run.sample_all(&missing, model, console)?;
     report(&run.summary, args, console);
     Ok(run.summary)
 }

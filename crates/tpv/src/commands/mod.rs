@@ -1,9 +1,13 @@
 //! One file for each command.
 
 pub mod demo;
+pub mod evaluate;
 pub mod generate;
 pub mod intervene;
+pub mod learn;
 pub mod prepare;
+pub mod race;
 pub mod run;
 pub mod sweep;
 pub mod train;
+pub mod vectors;

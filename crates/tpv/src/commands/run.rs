@@ -4,18 +4,20 @@ use crate::args::AskArgs;
 use crate::console::{Console, Stopped};
 use crate::live::session::answer;
 use crate::live::view::{JsonView, PlainView, TerminalView, Throttle, View};
-use crate::model::{open_model, problem_style};
+use crate::model::{THINKER, open_model, problem_style};
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::io::{IsTerminal, Read};
 use std::sync::Arc;
-use tpv_core::policy::{Alpha, Constant};
+use tpv_core::policy::{Alpha, Constant, Policy, PolicyContext, PolicySpec, Term};
 use tpv_core::sampling::sample_seed;
 use tpv_core::vector::ModelIdentity;
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
 
+/// Tokens per second at which the bundled toy model can be watched; it makes thousands.
+const THINKER_PACE: f64 = 60.0;
 const KEYS: &str = "keys: up/down change alpha, e ends the thinking, q stops";
 
 /// The data of a `start` line.
@@ -27,6 +29,7 @@ struct Start<'a> {
     prompt: &'a str,
     prompt_tokens: usize,
     alpha: f32,
+    policy: Option<&'a PolicySpec>,
     seed: u64,
 }
 
@@ -47,8 +50,15 @@ pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
             args.model
         );
     }
+    if args.model == THINKER && args.pace.is_none() && console.is_terminal() {
+        console.notice(format!(
+            "the toy model is slowed down to {THINKER_PACE} tokens a second to be watched; --pace 0 lets it go"
+        ));
+    }
     let mut session = Session { args, style, vector, throttle: None, turn: 0 };
-    session.throttle = session.vector.as_ref().map(|_| Throttle { alpha: args.alpha, policy: None });
+    let policy = args.policy.as_ref().map(PolicySpec::to_string);
+    session.policy()?;
+    session.throttle = session.vector.as_ref().map(|_| Throttle { alpha: args.alpha, policy });
     match prompt {
         Some(prompt) => session.answer(&prompt, &mut model, console),
         None => session.talk(&mut model, console),
@@ -100,7 +110,7 @@ impl Session<'_> {
 
     fn answer(&mut self, prompt: &str, model: &mut TextModel, console: &Console) -> Result<()> {
         let prompt = model.prompts.prompt(&self.style, prompt)?;
-        let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples: vec![self.sample()] };
+        let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples: vec![self.sample()?] };
         let end = model.prompts.markers.end.clone();
         let has_vector = self.vector.is_some();
         self.turn += 1;
@@ -109,7 +119,7 @@ impl Session<'_> {
             return self.show(request, &mut JsonView::new(console), model, console);
         }
         if !console.is_terminal() {
-            let mut view = PlainView::new(console, &end, self.throttle.as_ref(), has_vector);
+            let mut view = PlainView::new(console, &end, self.throttle.clone(), has_vector);
             return self.show(request, &mut view, model, console);
         }
         let mut view = TerminalView::new(console, &end, self.throttle.clone(), has_vector)?;
@@ -125,8 +135,13 @@ impl Session<'_> {
         model: &mut TextModel,
         console: &Console,
     ) -> Result<()> {
-        answer(&mut model.decoder, request, view, console)?;
+        answer(&mut model.decoder, request, self.pace(console), view, console)?;
         if console.check_interrupted().is_err() { Err(Stopped.into()) } else { Ok(()) }
+    }
+
+    fn pace(&self, console: &Console) -> Option<f64> {
+        let slowed = self.args.model == THINKER && console.is_terminal();
+        self.args.pace.or(slowed.then_some(THINKER_PACE)).filter(|&pace| pace > 0.0)
     }
 
     fn start<'a>(&'a self, model: &'a ModelIdentity, prompt: &'a str, prompt_tokens: usize) -> Start<'a> {
@@ -136,22 +151,39 @@ impl Session<'_> {
             prompt,
             prompt_tokens,
             alpha: self.args.alpha,
+            policy: self.args.policy.as_ref(),
             seed: self.args.sampling.seed,
         }
     }
 
-    fn sample(&self) -> SampleRequest {
-        let alpha = self.throttle.as_ref().map_or(0.0, |throttle| throttle.alpha);
-        SampleRequest {
+    /// The policy asked for, or the strength that keys have set.
+    fn policy(&self) -> Result<Box<dyn Policy>> {
+        let turned = self.throttle.as_ref().filter(|throttle| throttle.policy.is_none());
+        match (&self.args.policy, turned) {
+            (Some(policy), None) => {
+                let context = self.vector.as_ref().map_or_else(PolicyContext::default, |vector| vector.context.clone());
+                Ok(policy.build(&context)?)
+            }
+            (_, throttle) => Ok(Box::new(Constant(Alpha(throttle.map_or(self.args.alpha, |throttle| throttle.alpha))))),
+        }
+    }
+
+    fn budget_tokens(&self) -> Option<u32> {
+        let terms = self.args.policy.iter().flat_map(|policy| &policy.terms);
+        terms.filter_map(|term| if let Term::Budget(tokens) = term { Some(*tokens) } else { None }).min()
+    }
+
+    fn sample(&self) -> Result<SampleRequest> {
+        Ok(SampleRequest {
             sampling: self.args.sampling.params(),
             seed: sample_seed(self.args.sampling.seed, self.turn as u64, 0),
             max_new_tokens: self.args.max_new_tokens,
             shift: self.vector.as_ref().map(|vector| Arc::clone(&vector.shift)),
             intervene: IntervenePhase::Thinking,
-            reader: reader(self.vector.as_ref()),
-            policy: Box::new(Constant(Alpha(alpha))),
+            reader: reader(self.vector.as_ref(), self.budget_tokens()),
+            policy: self.policy()?,
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
-        }
+        })
     }
 }

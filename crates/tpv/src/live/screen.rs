@@ -127,3 +127,64 @@ impl<W: Write> Screen<W> {
         self.out.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU16;
+
+    fn cells(count: u16) -> NonZeroU16 {
+        NonZeroU16::new(count).unwrap()
+    }
+
+    /// What a terminal of eight rows shows after the updates, without trailing spaces.
+    fn shown(width: u16, updates: &[(&str, &str)]) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let mut screen = Screen::new(&mut bytes, usize::from(width), true);
+        updates.iter().for_each(|(text, line)| screen.update(text, Style::Dim, line).unwrap());
+        let mut terminal = vt100::Parser::new(cells(8), cells(width), 0);
+        terminal.process(&bytes);
+        terminal.screen().contents().lines().map(|row| row.trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_line_stays_under_the_text() {
+        let rows = shown(20, &[("one ", "10 %"), ("two\nth", "20 %"), ("ree", "30 %")]);
+        assert_eq!(rows, ["one two", "three", "30 %"]);
+    }
+
+    #[test]
+    fn full_rows_break_once_and_lines_never_wrap() {
+        let rows = shown(6, &[("abcdef", "0123456789"), ("\nghijklmn", "0123456789")]);
+        assert_eq!(rows, ["abcdef", "ghijkl", "mn", "01234"]);
+    }
+
+    #[test]
+    fn wide_characters_stay_whole() {
+        let rows = shown(5, &[("思考中です", "考考考"), ("x", "ok")]);
+        assert_eq!(rows, ["思考", "中で", "すx", "ok"]);
+    }
+
+    #[test]
+    fn what_leaves_the_screen_leaves_no_trace_of_the_line() {
+        let updates: Vec<(String, String)> = (0..40).map(|k| (format!("row {k}\n"), format!("line {k}"))).collect();
+        let updates: Vec<(&str, &str)> = updates.iter().map(|(text, line)| (text.as_str(), line.as_str())).collect();
+        let rows = shown(20, &updates);
+        assert_eq!(rows, ["row 34", "row 35", "row 36", "row 37", "row 38", "row 39", "", "line 39"]);
+    }
+
+    #[test]
+    fn notes_take_the_place_of_the_line() {
+        let mut bytes = Vec::new();
+        let mut screen = Screen::new(&mut bytes, 20, false);
+        screen.update("hm", Style::Dim, "50 %").unwrap();
+        screen.note("thought for 1 s").unwrap();
+        screen.update("42", Style::Plain, "").unwrap();
+        screen.finish().unwrap();
+        let mut terminal = vt100::Parser::new(cells(8), cells(20), 0);
+        terminal.process(&bytes);
+        assert_eq!(terminal.screen().contents(), "hm\nthought for 1 s\n42");
+        assert_eq!(terminal.screen().cursor_position(), (3, 0));
+        assert!(!bytes.windows(4).any(|part| part == b"\x1b[2m"), "unstyled");
+    }
+}

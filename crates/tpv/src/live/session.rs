@@ -4,7 +4,7 @@ use super::view::View;
 use crate::console::Console;
 use anyhow::{Context, Result};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::policy::Policy;
 use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
@@ -38,12 +38,22 @@ pub enum Wish {
     Cancel,
 }
 
-/// Runs the samples of a prompt to their ends and shows them in `view`.
-pub fn answer(decoder: &mut Decoder, request: PromptRequest, view: &mut dyn View, console: &Console) -> Result<()> {
+/// The slowest pace in tokens per second, so that keys are always heard.
+pub const LEAST_PACE: f64 = 0.5;
+
+/// Runs the samples of a prompt to their ends and shows them in `view`; at most `pace` steps a second.
+pub fn answer(
+    decoder: &mut Decoder,
+    request: PromptRequest,
+    pace: Option<f64>,
+    view: &mut dyn View,
+    console: &Console,
+) -> Result<()> {
+    let step = pace.map(|pace| Duration::from_secs_f64(pace.max(LEAST_PACE).recip()));
     let (updates_in, updates) = channel();
     let (wishes, wishes_out) = channel();
     std::thread::scope(|scope| {
-        let worker = scope.spawn(move || decode(decoder, request, &wishes_out, updates_in));
+        let worker = scope.spawn(move || decode(decoder, request, step, &wishes_out, updates_in));
         let shown = show(&updates, &wishes, view, console);
         // Where the view has failed nobody hears of the rest.
         drop((updates, wishes));
@@ -77,6 +87,7 @@ fn show(updates: &Receiver<Update>, wishes: &Sender<Wish>, view: &mut dyn View, 
 fn decode(
     decoder: &mut Decoder,
     request: PromptRequest,
+    least_step: Option<Duration>,
     wishes: &Receiver<Wish>,
     updates: Sender<Update>,
 ) -> Result<()> {
@@ -87,8 +98,12 @@ fn decode(
         if !sink.open {
             samples.iter().for_each(|&sample| decoder.cancel(sample));
         }
+        let started = Instant::now();
         if !decoder.step(&mut sink)? {
             return Ok(());
+        }
+        if let Some(rest) = least_step.and_then(|step| step.checked_sub(started.elapsed())) {
+            std::thread::sleep(rest);
         }
     }
 }

@@ -45,12 +45,17 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    fn text(&self) -> String {
-        self.policy.clone().unwrap_or_else(|| format!("alpha {}", self.alpha))
+    /// `alpha` is what was applied to the newest token.
+    fn text(&self, alpha: f32) -> String {
+        match &self.policy {
+            Some(policy) => format!("alpha {alpha:.0} ({policy})"),
+            None => format!("alpha {}", self.alpha),
+        }
     }
 
-    fn turn(&mut self, change: f32) -> Wish {
-        self.alpha += change;
+    /// From a policy, the strength goes on from what was applied last.
+    fn turn(&mut self, change: f32, applied: f32) -> Wish {
+        self.alpha = if self.policy.is_some() { applied.round() } else { self.alpha } + change;
         self.policy = None;
         let alpha = Alpha(self.alpha);
         Wish::Policy(Box::new(move || Box::new(Constant(alpha))))
@@ -65,18 +70,28 @@ struct Followed {
     /// Seconds of thinking so far, and its tokens.
     thinking: (f64, u32),
     thought_ended: bool,
+    throttle: Option<Throttle>,
+    applied_alpha: f32,
 }
 
 impl Followed {
-    fn new(markers_end: &str, throttle: Option<&Throttle>, has_vector: bool) -> Self {
-        let policy = throttle.map(Throttle::text);
+    fn new(markers_end: &str, throttle: Option<Throttle>, has_vector: bool) -> Self {
+        let policy = throttle.as_ref().map(|throttle| throttle.text(0.0));
         Self {
             status: Status { stage: Stage::Queued, policy, has_vector },
             thought: MarkerFilter::new(markers_end),
             thinking_from: None,
             thinking: (0.0, 0),
             thought_ended: false,
+            throttle,
+            applied_alpha: 0.0,
         }
+    }
+
+    fn turn(&mut self, change: f32) -> Option<Wish> {
+        let wish = self.throttle.as_mut()?.turn(change, self.applied_alpha);
+        self.status.policy = self.throttle.as_ref().map(|throttle| throttle.text(self.applied_alpha));
+        Some(wish)
     }
 
     /// Takes a token; the text of the thought or the answer that it adds.
@@ -85,6 +100,8 @@ impl Followed {
         if event.phase == Phase::Thinking {
             let from = *self.thinking_from.get_or_insert(event.elapsed_secs);
             self.thinking = (event.elapsed_secs - from, event.thinking_tokens);
+            self.applied_alpha = event.alpha;
+            self.status.policy = self.throttle.as_ref().map(|throttle| throttle.text(event.alpha));
             return self.thought.push(&event.text);
         }
         event.text.clone()
@@ -116,7 +133,6 @@ fn remark(event: &FinishEvent) -> Option<String> {
 pub struct TerminalView {
     screen: Screen<Stdout>,
     followed: Followed,
-    throttle: Option<Throttle>,
     pending: String,
     drawn: Instant,
     /// Set by Ctrl-C.
@@ -129,8 +145,7 @@ impl TerminalView {
     pub fn new(console: &Console, end: &str, throttle: Option<Throttle>, has_vector: bool) -> Result<Self> {
         Ok(Self {
             screen: Screen::new(std::io::stdout(), console.width(), console.styled()),
-            followed: Followed::new(end, throttle.as_ref(), has_vector),
-            throttle,
+            followed: Followed::new(end, throttle, has_vector),
             pending: String::new(),
             drawn: Instant::now(),
             interrupted: false,
@@ -140,7 +155,7 @@ impl TerminalView {
 
     /// What can be pushed now, after all keys.
     pub fn throttle(&self) -> Option<&Throttle> {
-        self.throttle.as_ref()
+        self.followed.throttle.as_ref()
     }
 
     fn draw(&mut self) -> Result<()> {
@@ -189,9 +204,7 @@ impl TerminalView {
                 return Ok(None);
             }
         };
-        let wish = self.throttle.as_mut().map(|throttle| throttle.turn(turned));
-        self.followed.status.policy = self.throttle.as_ref().map(Throttle::text);
-        Ok(wish)
+        Ok(self.followed.turn(turned))
     }
 }
 
@@ -240,7 +253,7 @@ pub struct PlainView<'a> {
 
 impl<'a> PlainView<'a> {
     /// A view of a prompt that is about to be run.
-    pub fn new(console: &'a Console, end: &str, throttle: Option<&Throttle>, has_vector: bool) -> Self {
+    pub fn new(console: &'a Console, end: &str, throttle: Option<Throttle>, has_vector: bool) -> Self {
         let followed = Followed::new(end, throttle, has_vector);
         Self { console, followed, answer: String::new(), last_line: Instant::now() }
     }
@@ -285,6 +298,14 @@ pub struct JsonView<'a> {
     console: &'a Console,
 }
 
+/// An event with the number of its sample, 0 where there is one alone.
+#[derive(Serialize)]
+struct OfSample<'a, E> {
+    sample: usize,
+    #[serde(flatten)]
+    event: &'a E,
+}
+
 /// The data of a `prompt` line.
 #[derive(Serialize)]
 struct PromptProgress {
@@ -305,8 +326,8 @@ impl View for JsonView<'_> {
             Update::Prompt { read, total } => {
                 self.console.emit("prompt", &PromptProgress { read_tokens: *read, prompt_tokens: *total });
             }
-            Update::Token(_, event) => self.console.emit("token", event),
-            Update::Finish(_, event) => self.console.emit("finish", event),
+            Update::Token(sample, event) => self.console.emit("token", &OfSample { sample: *sample, event }),
+            Update::Finish(sample, event) => self.console.emit("finish", &OfSample { sample: *sample, event }),
         }
         Ok(())
     }

@@ -1,0 +1,157 @@
+//! `tpv evaluate reading`: every reading of a folder of traces against baselines that look at no state.
+
+use crate::args::EvaluateReadingArgs;
+use crate::console::Console;
+use crate::reading_table;
+use crate::states::head_traces;
+use crate::vectors::find;
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tpv_core::bootstrap::Bootstrap;
+use tpv_core::phase::ThinkingMarkers;
+use tpv_core::reading::evaluation::{ReadingReport, evaluate};
+use tpv_core::reading::{Calibration, HeadTrace};
+use tpv_core::vector::ProgressVector;
+use tpv_data::dataset::DatasetManifest;
+use tpv_data::source::{TraceHeader, TraceId, TraceSource, open_traces};
+
+/// What the command found.
+#[derive(Debug, Serialize)]
+pub struct ReadingEvaluation {
+    /// Where the vector comes from.
+    pub vector: String,
+    /// The data set of the traces, where the folder says so.
+    pub dataset: Option<String>,
+    /// Traces left out, by reason.
+    pub left_out: BTreeMap<String, usize>,
+    /// The figures.
+    pub report: ReadingReport,
+}
+
+/// Runs the command.
+pub fn run(args: &EvaluateReadingArgs, console: &Console) -> Result<ReadingEvaluation> {
+    let (source, dataset) = open(&args.input_dir)?;
+    let model = source.model().cloned().unwrap_or_default();
+    let (origin, file) = find(args.tpv.tpv.as_deref(), &model)?.with_context(|| {
+        format!("there is no vector for {}; name one with --tpv, or make one with: tpv learn {0}", model.name)
+    })?;
+    let vector = file.vector;
+    let calibration = Calibration::of_vector(&vector)?;
+    let known_lengths = known_lengths(calibration.as_ref(), &vector)?;
+    let chosen = choose(&*source, dataset.as_ref());
+    if let Some(remark) = overlap(&vector, source.dataset(), dataset.as_ref()) {
+        console.notice(remark);
+    }
+    let traces = read(&*source, &chosen.traces, &vector, console)?;
+    if traces.is_empty() {
+        bail!("{}: no finished thought with states is there to measure", args.input_dir.display());
+    }
+    let bootstrap = Bootstrap { seed: args.seed, resamples: args.resamples, ..Bootstrap::default() };
+    let report = evaluate(&traces, calibration.as_ref(), &known_lengths, &bootstrap)?;
+    let found = ReadingEvaluation {
+        vector: origin,
+        dataset: source.dataset().map(str::to_owned),
+        left_out: chosen.left_out,
+        report,
+    };
+    show(&found, console);
+    Ok(found)
+}
+
+/// A folder of traces, or a data set that `prepare` made of one.
+fn open(folder: &Path) -> Result<(Box<dyn TraceSource>, Option<DatasetManifest>)> {
+    if folder.join(tpv_data::dataset::DATASET_FILE).is_file() {
+        let manifest = DatasetManifest::load(folder)?;
+        return Ok((manifest.open_traces()?, Some(manifest)));
+    }
+    Ok((open_traces(folder, &ThinkingMarkers::default())?, None))
+}
+
+fn known_lengths(calibration: Option<&Calibration>, vector: &ProgressVector) -> Result<Vec<u32>> {
+    if let Some(calibration) = calibration {
+        return Ok(calibration.lengths.clone());
+    }
+    // Without the lengths themselves their mean is all that the vector knows of other problems.
+    let mean = vector.info.rows.checked_div(vector.info.traces).filter(|&mean| mean > 0);
+    let mean =
+        mean.context("the vector says nothing about lengths that the baselines could know; train it with `tpv train`")?;
+    Ok(vec![mean as u32])
+}
+
+/// Traces that can be measured, and how many cannot, by reason.
+struct Chosen {
+    traces: Vec<TraceId>,
+    left_out: BTreeMap<String, usize>,
+}
+
+fn choose(source: &dyn TraceSource, dataset: Option<&DatasetManifest>) -> Chosen {
+    let mut chosen = Chosen { traces: Vec::new(), left_out: BTreeMap::new() };
+    source.left_out().iter().for_each(|it| *chosen.left_out.entry(it.reason.clone()).or_insert(0) += 1);
+    for header in source.headers() {
+        match reason(header, dataset) {
+            None => chosen.traces.push(header.id),
+            Some(reason) => *chosen.left_out.entry(reason.into()).or_insert(0) += 1,
+        }
+    }
+    chosen
+}
+
+fn reason(header: &TraceHeader, dataset: Option<&DatasetManifest>) -> Option<&'static str> {
+    match header {
+        header if dataset.is_some_and(|dataset| dataset.train.contains(&header.id)) => Some("a training problem"),
+        header if !header.thinking_ended => Some("unfinished: no end of thinking within the token limit"),
+        header if header.thinking_rows == 0 => Some("no states were kept"),
+        _ => None,
+    }
+}
+
+/// A warning where the vector may have seen what it is measured on.
+fn overlap(vector: &ProgressVector, dataset: Option<&str>, manifest: Option<&DatasetManifest>) -> Option<String> {
+    let same = dataset.is_some_and(|name| !name.is_empty() && name == vector.info.dataset);
+    let what = match (same, manifest) {
+        (false, _) => return None,
+        (true, Some(_)) => {
+            "the saved vector was refitted on all problems of its data set, the test problems here among them"
+        }
+        (true, None) => "the vector was trained on problems of the same data set",
+    };
+    Some(format!("{what}: these figures may flatter it; measure on problems of another file"))
+}
+
+fn read(
+    source: &dyn TraceSource,
+    ids: &[TraceId],
+    vector: &ProgressVector,
+    console: &Console,
+) -> Result<Vec<HeadTrace>> {
+    let bar = console.bar(ids.len() as u64, "read");
+    let mut traces = Vec::with_capacity(ids.len());
+    for &id in ids {
+        console.check_interrupted()?;
+        traces.extend(head_traces(source, id, &[vector])?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(traces)
+}
+
+fn show(found: &ReadingEvaluation, console: &Console) {
+    console.emit("evaluate_reading", found);
+    let report = &found.report;
+    console.print(format!(
+        "{} tokens of {} thoughts of {} problems, {:.0} tokens a thought; vector: {}",
+        report.tokens, report.traces, report.problems, report.mean_thinking_tokens, found.vector
+    ));
+    found.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
+    console.print(reading_table::sources(report));
+    match &report.calibrated {
+        Some(calibrated) => {
+            console.print(reading_table::deciles(calibrated));
+            console.print(reading_table::coverage_sentence(calibrated));
+            console.print(reading_table::gains(calibrated));
+        }
+        None => console.print("the vector has no calibration: no intervals to measure"),
+    }
+}

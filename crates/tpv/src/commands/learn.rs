@@ -1,0 +1,193 @@
+//! `tpv learn`: the vector of any model in one command: generate, prepare, train with calibration, into the library.
+//!
+//! Every step goes on from what an interrupted run has left.
+
+use super::{generate, prepare, train};
+use crate::args::{
+    DatasetArgs, GenerateArgs, KeepStates, LearnArgs, PrepareArgs, SplitMethod, StatesPrecision, TrainArgs,
+};
+use crate::console::Console;
+use crate::model::{THINKER, open_dataset, open_model, prompt_style};
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::policy::Constant;
+use tpv_core::reading::BlindReader;
+use tpv_core::sampling::sample_seed;
+use tpv_data::library::VectorLibrary;
+use tpv_data::problems::Problem;
+use tpv_data::vector::VectorFile;
+use tpv_engine::decode::{DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use tpv_engine::model::TextModel;
+
+/// Tokens of each sample that the speed is measured on.
+const PROBE_TOKENS: usize = 12;
+
+/// What learning will cost at most.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    /// Samples to be drawn.
+    pub samples: usize,
+    /// Tokens, if no sample ends before its limit.
+    pub most_tokens: u64,
+    /// Measured on a few tokens of a full batch.
+    pub tokens_per_sec: f64,
+    /// Seconds, if no sample ends before its limit.
+    pub most_secs: f64,
+    /// Bytes of states on disk, if no sample ends before its limit.
+    pub most_bytes: u64,
+    /// Bytes of memory for the sums of `tpv train`.
+    pub training_bytes: u64,
+    /// Where the traces go.
+    pub folder: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
+    let library = VectorLibrary::of_user();
+    let generate_args = generate_args(args);
+    let problems = open_dataset(&generate_args.dataset, console)?;
+    let chosen = problems.select(0, generate_args.end_problem_index.min(problems.problems.len()))?;
+    if chosen.is_empty() {
+        bail!("--problems must be at least 1");
+    }
+    let mut model = open_model(&args.model, &args.run, console)?;
+    let work = args.output_dir.clone().unwrap_or_else(|| {
+        library.folder().parent().unwrap_or(Path::new(".")).join("learn").join(&model.identity.fingerprint)
+    });
+    let generate_args =
+        GenerateArgs { output_dir: work.join("traces"), end_problem_index: chosen.len(), ..generate_args };
+    let cost = cost(&generate_args, chosen, &mut model, &work)?;
+    show_cost(&cost, console);
+    if args.dry_run {
+        return Ok(());
+    }
+    generate::run_with(&generate_args, &problems, &mut model, console)?;
+    drop(model);
+    let (dataset, vector) = (work.join("dataset"), work.join("vector"));
+    prepare::run(&prepare_args(&generate_args.output_dir, &dataset, args.sampling.seed), console)?;
+    train::run(&train_args(&dataset, &vector, args.sampling.seed), console)?;
+    let entry = library.put(&args.name, &VectorFile::load(&vector)?, true)?;
+    console.print(format!(
+        "the vector is in the library as {} ({}); `tpv run --model {}` finds it\n\
+         the traces in {} are no longer needed",
+        entry.name,
+        entry.path.display(),
+        args.model,
+        work.display()
+    ));
+    Ok(())
+}
+
+fn generate_args(args: &LearnArgs) -> GenerateArgs {
+    let default = if args.model == THINKER { THINKER } else { "math500" };
+    GenerateArgs {
+        model: args.model.clone(),
+        max_new_tokens: args.max_new_tokens,
+        start_problem_index: 0,
+        end_problem_index: args.problems,
+        generations_per_problem: args.generations_per_problem,
+        output_dir: PathBuf::new(),
+        states_dtype: StatesPrecision::F16,
+        keep_states: KeepStates::Thinking,
+        dataset: DatasetArgs {
+            dataset: args.dataset.clone().unwrap_or_else(|| default.into()),
+            problem_field: None,
+            answer_field: None,
+            prompt_template: args.style.prompt_template.clone(),
+            chat_template: args.style.chat_template,
+        },
+        sampling: args.sampling.clone(),
+        run: args.run.clone(),
+    }
+}
+
+fn prepare_args(traces: &Path, dataset: &Path, seed: u64) -> PrepareArgs {
+    PrepareArgs {
+        input_dir: traces.into(),
+        output_dir: dataset.into(),
+        seed,
+        train_split_ratio: 0.8,
+        split: SplitMethod::Hash,
+        end_of_thinking_token: "</think>".into(),
+    }
+}
+
+fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
+    TrainArgs {
+        input_dir: dataset.into(),
+        output_dir: vector.into(),
+        epsilon: 1e-10,
+        intercept: false,
+        device: "cpu".into(),
+        seed,
+    }
+}
+
+fn cost(args: &GenerateArgs, problems: &[Problem], model: &mut TextModel, folder: &Path) -> Result<Cost> {
+    let samples = problems.len() * args.generations_per_problem;
+    let most_tokens = (samples * args.max_new_tokens) as u64;
+    let tokens_per_sec = measure_speed(args, &problems[0], samples, model)?;
+    let width = model.identity.hidden_size as u64;
+    Ok(Cost {
+        samples,
+        most_tokens,
+        tokens_per_sec,
+        most_secs: most_tokens as f64 / tokens_per_sec,
+        most_bytes: most_tokens * width * 2,
+        // The sums of six folds, and one more set while they are joined, in f64.
+        training_bytes: 7 * width * width * 8,
+        folder: folder.into(),
+    })
+}
+
+#[derive(Default)]
+struct Count(u64);
+
+impl DecodeSink for Count {
+    fn token(&mut self, _: SampleId, _: TokenEvent, _: &[f32]) {
+        self.0 += 1;
+    }
+
+    fn finish(&mut self, _: SampleId, _: FinishEvent) {}
+}
+
+/// Tokens per second of a full batch, without the reading of its prompt.
+fn measure_speed(args: &GenerateArgs, problem: &Problem, samples: usize, model: &mut TextModel) -> Result<f64> {
+    let prompt = model.prompts.prompt(&prompt_style(&args.dataset)?, &problem.text)?;
+    let sample = |number: usize| SampleRequest {
+        sampling: args.sampling.params(),
+        seed: sample_seed(args.sampling.seed, 0, number as u64),
+        max_new_tokens: PROBE_TOKENS,
+        shift: None,
+        intervene: IntervenePhase::Thinking,
+        reader: Box::new(BlindReader),
+        policy: Box::new(Constant::default()),
+        logit_bias: Vec::new(),
+        stop_texts: Vec::new(),
+    };
+    let samples = (0..samples.min(args.run.max_batch)).map(sample).collect();
+    model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
+    let mut count = Count::default();
+    while count.0 == 0 && model.decoder.step(&mut count)? {}
+    let (before, started) = (count.0, Instant::now());
+    while model.decoder.step(&mut count)? {}
+    Ok(((count.0 - before) as f64 / started.elapsed().as_secs_f64().max(1e-9)).max(1e-3))
+}
+
+fn show_cost(cost: &Cost, console: &Console) {
+    console.emit("cost", cost);
+    console.print(format!(
+        "{} samples, at most {} tokens; at {:.0} tok/s, as just measured, at most {:.0} min\n\
+         at most {:.0} MB of states in {}, and {:.0} MB of memory for the fit",
+        cost.samples,
+        cost.most_tokens,
+        cost.tokens_per_sec,
+        (cost.most_secs / 60.0).ceil(),
+        cost.most_bytes as f64 / 1e6,
+        cost.folder.display(),
+        cost.training_bytes as f64 / 1e6,
+    ));
+}

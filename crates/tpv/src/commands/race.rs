@@ -1,0 +1,214 @@
+//! `tpv race`: the same problem and seed at alpha 0 and at another alpha, two bars side by side.
+
+use crate::args::RaceArgs;
+use crate::console::{Console, Stopped};
+use crate::live::line::{bar, percent, thought_for, truncate};
+use crate::live::screen::{Screen, Style};
+use crate::live::session::{Update, Wish, answer};
+use crate::live::terminal::{Key, RawMode, keys};
+use crate::live::text::harmless;
+use crate::live::view::{JsonView, View};
+use crate::model::{THINKER, open_model, problem_style};
+use crate::table::table;
+use crate::vectors::{OpenVector, open_vector, reader};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::io::Stdout;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::phase::Phase;
+use tpv_core::policy::{Alpha, Constant};
+use tpv_core::sampling::sample_seed;
+use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+
+/// What is raced over when nothing is asked: problem 308 of the bundled list.
+const PROBLEM: &str = "David has 19 marbles. Day 1: gets 5. Day 2: sells 7. Day 3: gets 7. Day 4: loses 2. Day 5: buys 9. \
+     Day 6: finds 7. Day 7: sells 2. How many marbles does David have now?";
+/// Tokens per second at which the bundled toy model can be watched.
+const THINKER_PACE: f64 = 60.0;
+const REDRAW: Duration = Duration::from_millis(60);
+const PLAIN_LINE: Duration = Duration::from_secs(5);
+
+/// One of the two runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Runner {
+    /// Its strength.
+    pub alpha: f32,
+    /// Its thought.
+    #[serde(skip)]
+    newest: Option<TokenEvent>,
+    /// Its answer.
+    pub answer: String,
+    /// How it ended.
+    pub finish: Option<FinishEvent>,
+}
+
+impl Runner {
+    fn new(alpha: f32) -> Self {
+        Self { alpha, newest: None, answer: String::new(), finish: None }
+    }
+
+    fn token(&mut self, event: &TokenEvent) {
+        if event.phase == Phase::Answer {
+            self.answer.push_str(&event.text);
+        } else {
+            self.newest = Some(event.clone());
+        }
+    }
+
+    fn text(&self) -> String {
+        let Some(event) = &self.newest else { return format!("alpha {}  waiting", self.alpha) };
+        let progress = event.reading.and_then(|reading| reading.progress);
+        let tokens = event.thinking_tokens;
+        format!("alpha {} {} {} {tokens} tok", self.alpha, bar(progress.unwrap_or(0.0)), percent(progress))
+    }
+}
+
+/// What the race found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Race {
+    /// Alpha 0 and the other one.
+    pub runners: Vec<Runner>,
+    /// Thinking tokens of the first less those of the second.
+    pub saved_thinking_tokens: i64,
+}
+
+/// Runs the command.
+pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
+    args.sampling.params().validate()?;
+    if args.alpha == 0.0 {
+        bail!("--alpha 0 would race against itself; name another strength");
+    }
+    let style = problem_style(&args.style)?;
+    let mut model = open_model(&args.model, &args.run, console)?;
+    let vector = open_vector(&args.tpv, &model, console)?
+        .with_context(|| format!("a race needs a vector to push along; make one with: tpv learn {}", args.model))?;
+    let problem = args.prompt.as_deref().unwrap_or(PROBLEM);
+    console.say(problem);
+    let prompt = model.prompts.prompt(&style, problem)?;
+    let samples = [0.0, args.alpha].map(|alpha| sample(args, alpha, &vector)).into_iter().collect();
+    let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples };
+    let mut view = RaceView::new(args, console)?;
+    answer(&mut model.decoder, request, pace(args, console), &mut view, console)?;
+    let (race, interrupted) = view.finish();
+    if interrupted || console.check_interrupted().is_err() {
+        return Err(Stopped.into());
+    }
+    report(&race, console);
+    Ok(())
+}
+
+fn pace(args: &RaceArgs, console: &Console) -> Option<f64> {
+    let slowed = args.model == THINKER && console.is_terminal();
+    args.pace.or(slowed.then_some(THINKER_PACE)).filter(|&pace| pace > 0.0)
+}
+
+fn sample(args: &RaceArgs, alpha: f32, vector: &OpenVector) -> SampleRequest {
+    SampleRequest {
+        sampling: args.sampling.params(),
+        seed: sample_seed(args.sampling.seed, 0, 0),
+        max_new_tokens: args.max_new_tokens,
+        shift: Some(Arc::clone(&vector.shift)),
+        intervene: IntervenePhase::Thinking,
+        reader: reader(Some(vector), None),
+        policy: Box::new(Constant(Alpha(alpha))),
+        logit_bias: Vec::new(),
+        stop_texts: Vec::new(),
+    }
+}
+
+/// Both bars in one live line, or in a plain one every five seconds.
+struct RaceView<'a> {
+    console: &'a Console,
+    runners: Vec<Runner>,
+    events: Option<JsonView<'a>>,
+    screen: Option<(Screen<Stdout>, RawMode)>,
+    drawn: Instant,
+    interrupted: bool,
+}
+
+impl<'a> RaceView<'a> {
+    fn new(args: &RaceArgs, console: &'a Console) -> Result<Self> {
+        let screen = || -> Result<_> {
+            Ok((Screen::new(std::io::stdout(), console.width(), console.styled()), RawMode::enter()?))
+        };
+        Ok(Self {
+            console,
+            runners: vec![Runner::new(0.0), Runner::new(args.alpha)],
+            events: console.json().then(|| JsonView::new(console)),
+            screen: console.is_terminal().then(screen).transpose()?,
+            drawn: Instant::now(),
+            interrupted: false,
+        })
+    }
+
+    fn line(&self, width: usize) -> String {
+        let texts: Vec<String> = self.runners.iter().map(Runner::text).collect();
+        truncate(&texts.join("  │  "), width)
+    }
+
+    fn finish(self) -> (Race, bool) {
+        let tokens = |runner: &Runner| runner.finish.as_ref().map_or(0, |finish| i64::from(finish.thinking_tokens));
+        let saved_thinking_tokens = tokens(&self.runners[0]) - tokens(&self.runners[1]);
+        (Race { runners: self.runners, saved_thinking_tokens }, self.interrupted)
+    }
+}
+
+impl View for RaceView<'_> {
+    fn update(&mut self, update: &Update) -> Result<()> {
+        match update {
+            Update::Prompt { .. } => {}
+            Update::Token(sample, event) => self.runners[*sample].token(event),
+            Update::Finish(sample, event) => self.runners[*sample].finish = Some(event.clone()),
+        }
+        self.events.as_mut().map_or(Ok(()), |events| events.update(update))
+    }
+
+    fn refresh(&mut self, last: bool) -> Result<()> {
+        let every = if self.screen.is_some() { REDRAW } else { PLAIN_LINE };
+        let due = self.drawn.elapsed() >= every;
+        let line = self.line(self.screen.as_ref().map_or(usize::MAX, |(screen, _)| screen.line_width()));
+        match &mut self.screen {
+            Some((screen, _)) if last => return Ok(screen.finish()?),
+            Some((screen, _)) if due => screen.update("", Style::Plain, &line)?,
+            None if due && !last && !self.console.json() => self.console.say(line),
+            _ => return Ok(()),
+        }
+        self.drawn = Instant::now();
+        Ok(())
+    }
+
+    fn wishes(&mut self) -> Result<Vec<Wish>> {
+        let Some((screen, _)) = &mut self.screen else { return Ok(Vec::new()) };
+        let mut wishes = Vec::new();
+        for key in keys()? {
+            match key {
+                Key::Quit | Key::Interrupt => {
+                    self.interrupted |= key == Key::Interrupt;
+                    wishes.push(Wish::Cancel);
+                }
+                Key::EndThinking => wishes.push(Wish::EndThinking),
+                Key::Resized(columns) => screen.resize(usize::from(columns))?,
+                Key::Up | Key::Down => {}
+            }
+        }
+        Ok(wishes)
+    }
+}
+
+fn report(race: &Race, console: &Console) {
+    console.emit("race", race);
+    let rows = race.runners.iter().filter_map(|runner| {
+        let finish = runner.finish.as_ref()?;
+        let thought = match finish.thinking_ended {
+            true => thought_for(finish.thinking_secs, finish.thinking_tokens),
+            false => format!("{} tokens, not ended", finish.thinking_tokens),
+        };
+        Some(vec![format!("alpha {}", runner.alpha), thought, harmless(runner.answer.trim())])
+    });
+    console.print(table(&["", "thinking", "answer"], rows));
+    let base = race.runners[0].finish.as_ref().map_or(0, |finish| finish.thinking_tokens).max(1);
+    let share = 100.0 * race.saved_thinking_tokens as f64 / f64::from(base);
+    console.print(format!("saved {} of {base} thinking tokens ({share:.0} %)", race.saved_thinking_tokens));
+}
