@@ -115,6 +115,14 @@ enum Family {
 }
 
 impl DecoderConfig {
+    /// Weights that one decode step reads: all but the embedding, which is read row by row unless it is the head.
+    pub fn weights_per_step(&self) -> usize {
+        let d = self.hidden_size;
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let attention = d * (queries + 2 * keys) + queries * d;
+        self.layers * (attention + 3 * d * self.intermediate_size) + self.vocab_size * d
+    }
+
     /// Reads the text of a `config.json`.
     pub fn from_json(text: &[u8]) -> Result<Self> {
         let json: Value = serde_json::from_slice(text)

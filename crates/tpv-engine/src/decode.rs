@@ -172,6 +172,15 @@ impl Decoder {
         }
     }
 
+    /// Gives the engine back; what is in flight is dropped.
+    pub fn into_engine(mut self) -> Box<dyn Engine> {
+        let active = self.active.iter().map(|active| active.sequence);
+        let sequences: Vec<SequenceId> =
+            active.chain(self.reading_prompt.iter().map(|prefill| prefill.sequence)).collect();
+        sequences.into_iter().for_each(|sequence| self.engine.close(sequence));
+        self.engine
+    }
+
     /// The model that is run.
     pub fn spec(&self) -> &ModelSpec {
         self.engine.spec()

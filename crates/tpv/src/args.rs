@@ -72,6 +72,9 @@ pub enum Command {
     /// All four steps on the bundled toy model, in under a minute.
     #[command(after_help = "Example: tpv demo")]
     Demo(DemoArgs),
+    /// Measure this machine: prompt reading, decoding, and what monitoring and control cost.
+    #[command(after_help = "Example: tpv bench 1.5b 7b --dtype q8_0 --batch 1,8,32")]
+    Bench(BenchArgs),
 }
 
 /// How a model is run.
@@ -626,6 +629,27 @@ pub struct DemoArgs {
     /// The strength to compare with 0.
     #[arg(long, default_value_t = 15.0, allow_negative_numbers = true)]
     pub alpha: f32,
+}
+
+/// Flags of `tpv bench`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct BenchArgs {
+    /// Shapes with random weights (0.5b, 1.5b, 1.5b-8-layers, 7b, 8b, 32b) or models.
+    #[arg(default_value = "thinker")]
+    pub models: Vec<String>,
+    /// Sequences that decode together, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    pub batch: Vec<usize>,
+    /// Length of the prompt that is read.
+    #[arg(long, default_value_t = 512)]
+    pub prompt_tokens: usize,
+    /// Decode steps of each measurement.
+    #[arg(long, default_value_t = 32)]
+    pub steps: usize,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Makes `--some-flag` the same as `--some_flag`; what follows `--` stays as it is.

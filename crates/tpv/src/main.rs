@@ -41,6 +41,7 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Race(args) => commands::race::run(&args, console),
         Command::Learn(args) => commands::learn::run(&args, console),
         Command::Vectors(command) => commands::vectors::run(&command, console),
+        Command::Bench(args) => commands::bench::run(&args, console),
         Command::Demo(args) => commands::demo::run(&args, console),
     }
 }

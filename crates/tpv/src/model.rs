@@ -44,7 +44,8 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
     Ok(model)
 }
 
-fn load_options(args: &RunArgs) -> Result<LoadOptions> {
+/// The wishes about device and arithmetic.
+pub fn load_options(args: &RunArgs) -> Result<LoadOptions> {
     let dtype = match args.dtype {
         Dtype::Auto => None,
         Dtype::F32 => Some(DtypeChoice::F32),
@@ -66,6 +67,11 @@ fn parse_device(text: &str) -> Result<DeviceChoice> {
             None => bail!("unknown device \"{other}\"; use auto, cpu, cuda, cuda:1 or metal"),
         },
     })
+}
+
+/// Where a model's weights are.
+pub fn open_source(name: &str, args: &RunArgs, console: &Console) -> Result<ModelSource> {
+    Ok(locate(name, args, console)?.0)
 }
 
 fn locate(name: &str, args: &RunArgs, console: &Console) -> Result<(ModelSource, TextFiles, Option<String>)> {
