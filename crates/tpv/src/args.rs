@@ -13,6 +13,9 @@ pub const DEFAULT_TEMPLATE: &str =
 /// The model of the paper's scripts.
 pub const DEFAULT_MODEL: &str = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B";
 
+/// The vector of the paper's scripts.
+pub const DEFAULT_VECTOR: &str = "tpv_model/tpv_linear_weights.npy";
+
 /// How far a reasoning model's thinking is, and a throttle for it.
 ///
 /// Four steps make and use a thinking progress vector: generate (sample and record states), prepare (label and split),
@@ -306,8 +309,9 @@ pub struct InterveneArgs {
     /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
     #[arg(long, alias = "model", default_value = DEFAULT_MODEL)]
     pub model_name_or_path: String,
-    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote.
-    #[arg(long, alias = "tpv", default_value = "tpv_model/tpv_linear_weights.npy")]
+    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote; where the default is not there, the library's
+    /// vector of the model, else the bundled one.
+    #[arg(long, alias = "tpv", default_value = DEFAULT_VECTOR)]
     pub intervention_vector_path: PathBuf,
     /// Where the responses go.
     #[arg(long, default_value = "llama_intervention_responses")]

@@ -1,8 +1,8 @@
 //! Which vector belongs to a model: the one that was named, one of the user's library, or the bundled one.
 
-use crate::args::TpvArgs;
+use crate::args::{DEFAULT_VECTOR, TpvArgs};
 use crate::console::Console;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::path::Path;
 use std::sync::Arc;
 use tpv_core::policy::PolicyContext;
@@ -69,6 +69,32 @@ pub fn find(wanted: Option<&str>, model: &ModelIdentity) -> Result<Option<(Strin
         }
         None => of_model(&library, model),
     }
+}
+
+/// The vector at a path; where that is the default one and nothing is there, the vector of the model.
+pub fn at_path_or_of_model(path: &Path, model: &ModelIdentity, console: &Console) -> Result<VectorFile> {
+    if path.exists() || path != Path::new(DEFAULT_VECTOR) {
+        let file = VectorFile::load(path)?;
+        check_model(path, &file.vector, model)?;
+        return Ok(file);
+    }
+    let found = find(None, model)?;
+    let (origin, file) = found.with_context(|| {
+        format!(
+            "{DEFAULT_VECTOR} is not there and the library has no vector of {}; make one with: tpv learn {0}",
+            model.name
+        )
+    })?;
+    console.notice(format!("{DEFAULT_VECTOR} is not there: using {origin}"));
+    Ok(file)
+}
+
+/// Refuses a path that names nothing before any model is loaded.
+pub fn check_path(path: &Path) -> Result<()> {
+    if !path.exists() && path != Path::new(DEFAULT_VECTOR) {
+        VectorFile::load(path)?;
+    }
+    Ok(())
 }
 
 fn is_path(text: &str) -> bool {

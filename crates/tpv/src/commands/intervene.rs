@@ -9,6 +9,7 @@ use crate::console::Console;
 use crate::model::{open_dataset, open_model, prompt_style};
 use crate::recorder::{Keep, Recorder, Recording};
 use crate::table::table;
+use crate::vectors::{at_path_or_of_model, check_path};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -20,7 +21,6 @@ use tpv_core::reading::BlindReader;
 use tpv_core::sampling::{SamplingParams, sample_seed};
 use tpv_data::atomic::{append_line, create_folder, write_bytes};
 use tpv_data::problems::Problem;
-use tpv_data::vector::{VectorFile, check_model};
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
 
@@ -86,11 +86,11 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     }
     let sampling = SamplingParams { temperature: args.temperature, top_p: args.top_p, top_k: args.top_k };
     sampling.validate()?;
-    let vector = VectorFile::load(&args.intervention_vector_path)?;
+    check_path(&args.intervention_vector_path)?;
     let problems = open_dataset(&args.dataset, console)?;
     let chosen = problems.select(args.problem_start_idx, args.problem_end_idx)?;
     let mut model = open_model(&args.model_name_or_path, &args.run, console)?;
-    check_model(&args.intervention_vector_path, &vector.vector, &model.identity)?;
+    let vector = at_path_or_of_model(&args.intervention_vector_path, &model.identity, console)?;
     let shift: Arc<[f32]> = model.decoder.project(&vector.vector.theta)?.into();
     let settings = settings(args, &sampling, &problems.name, &model, &vector.vector.theta);
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
