@@ -145,7 +145,16 @@ fn first_difference(key: &str, here: &Value, other: &Value) -> Option<Difference
             first_difference(&full, &here[name.as_str()], &other[name.as_str()])
         });
     }
-    (here != other).then(|| Difference { key: key.into(), here: here.to_string(), other: other.to_string() })
+    (here != other).then(|| Difference { key: key.into(), here: shown(here), other: shown(other) })
+}
+
+/// A value as its user wrote it: 0.6 is kept in single precision, which JSON widens to 0.6000000238418579.
+fn shown(value: &Value) -> String {
+    let single = value.as_f64().filter(|_| value.is_f64()).map(|wide| wide as f32);
+    match single.filter(|&single| Some(f64::from(single)) == value.as_f64()) {
+        Some(single) => single.to_string(),
+        None => value.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -112,7 +112,8 @@ impl TensorFiles {
     }
 
     fn add(&mut self, path: &Path, bytes: Bytes) -> Result<()> {
-        let damaged = |error| file_error(path, format!("not a whole safetensors file ({error})"));
+        let damaged =
+            |error| file_error(path, format!("not a whole safetensors file ({error}); copy or download it again"));
         let content = bytes.as_slice();
         let start = content.as_ptr() as usize;
         for (name, view) in SafeTensors::deserialize(content).map_err(damaged)?.tensors() {

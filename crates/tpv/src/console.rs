@@ -129,9 +129,22 @@ impl Console {
         if error.is::<Stopped>() {
             return ExitCode::from(130);
         }
-        self.say(format!("error: {error:#}"));
+        self.say(format!("error: {}", sentence(error)));
         if error.is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
     }
+}
+
+/// An error with its causes, less those that the error before them has already told.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.is_empty() {
+            sentence = cause;
+        } else if !sentence.contains(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
+    sentence
 }
 
 fn write_stdout(line: &str) {
@@ -139,5 +152,20 @@ fn write_stdout(line: &str) {
         && error.kind() == std::io::ErrorKind::BrokenPipe
     {
         std::process::exit(0); // the reader has seen enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = anyhow::Error::new(cause).context("x.npy: cannot be read: entity not found; check the path");
+        assert_eq!(sentence(&error), "x.npy: cannot be read: entity not found; check the path");
+        let error = Err::<(), _>(error).context("model m cannot be used").expect_err("it is an error");
+        assert_eq!(sentence(&error), "model m cannot be used: x.npy: cannot be read: entity not found; check the path");
     }
 }

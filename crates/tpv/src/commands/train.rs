@@ -265,9 +265,9 @@ fn measure_all(
         test: vec![
             figures("mean", &mean)?,
             figures("position only", &position)?,
-            figures(if args.intercept { "theta (with intercept)" } else { "theta" }, &test)?,
-            figures("reading head (theta with intercept)", &with_intercept)?,
-            figures("position and theta", &joint)?,
+            figures(if args.intercept { "theta (--intercept)" } else { "theta" }, &test)?,
+            figures("theta + intercept", &with_intercept)?,
+            figures("position + theta", &joint)?,
         ],
         theta_less_position: paired_difference(&test, &position, &bootstrap)?,
         joint_less_position: paired_difference(&joint, &position, &bootstrap)?,
@@ -316,10 +316,10 @@ fn report(metrics: &TrainMetrics, args: &TrainArgs, console: &Console) {
     }
     let rows = metrics.test.iter().map(|it| {
         let Figures { mse, mae, r2, spearman, .. } = it.figures;
-        vec![it.predictor.to_owned(), figure(mse, 4), figure(mae, 4), figure(r2, 4), figure(spearman, 4)]
+        vec![it.predictor.to_owned(), figure(mse, 3), figure(mae, 3), figure(r2, 3), figure(spearman, 3)]
     });
     console.print(table(&["held-out problems", "MSE", "MAE", "R2", "Spearman"], rows));
-    let difference = figure(metrics.theta_less_position.mse, 4);
+    let difference = figure(metrics.theta_less_position.mse, 3);
     match &metrics.reading {
         Some(report) => console.print(reading_table::summary(report)),
         None => console.notice(format!(
@@ -328,7 +328,8 @@ fn report(metrics: &TrainMetrics, args: &TrainArgs, console: &Console) {
         )),
     }
     console.print(format!(
-        "MSE of theta less that of position only: {difference}; 95 % bootstrap intervals by problem\n\
+        "MSE of theta less that of position only: {difference}; in brackets 95 % bootstrap intervals by problem\n\
+         theta + intercept is the reading head; theta alone is the direction to push along\n\
          the saved vector is refitted on all {} traces, so these figures are of the fit before\n\
          the vector is in {}",
         metrics.refit_traces,

@@ -1,0 +1,225 @@
+//! Bad input gets one sentence with the path and the next step, and leaves nothing half-written.
+
+use crate::workplace::{Run, Workplace, check_sentence, names, npy};
+use serde_json::json;
+
+const SMALL: &str = "--dataset thinker --end_problem_index 1 --generations_per_problem 1 --max_new_tokens 20";
+
+fn vector(width: usize, value: f32) -> Vec<u8> {
+    let values: Vec<u8> = std::iter::repeat_n(value.to_le_bytes(), width).flatten().collect();
+    npy("<f4", &format!("({width},)"), &values)
+}
+
+/// A folder as the Python scripts make it: so many problems of three thinking tokens, states of one value.
+fn python_folder(place: &Workplace, folder: &str, problems: usize, value: u16) {
+    for problem in 0..problems {
+        let at = |name: &str| format!("{folder}/problem_{problem}/generation_0/{name}");
+        place.write(&at("tokens.json"), json!(["Why", "<think>", "a", "b", "</think>", "c"]).to_string());
+        let metadata = json!({"input_prompt_length_tokens": 2, "output_generated_length_tokens": 4});
+        place.write(&at("metadata.json"), metadata.to_string());
+        let states: Vec<u8> = std::iter::repeat_n(value.to_le_bytes(), 4 * 8).flatten().collect();
+        place.write(&at("token_hidden_states_output.npy"), npy("<f2", "(4, 8)", &states));
+    }
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let place = Workplace::new();
+    let generate = format!("generate {SMALL} --output_dir out --model");
+    place.refused(&format!("{generate} ./nowhere"), &["./nowhere: there is no such folder", "check the path"]);
+    place.refused(
+        &format!("{generate} org/unknown"),
+        &["the model org/unknown", "HF_HUB_OFFLINE is set", "give the path of a local copy"],
+    );
+    place
+        .refused("prepare --input_dir nowhere --output_dir out", &["nowhere: there is no such folder", "tpv generate"]);
+    std::fs::create_dir(place.path("empty")).unwrap();
+    place.refused("prepare --input_dir empty --output_dir out", &["empty: the folder holds no traces"]);
+    place
+        .refused("train --input_dir empty --output_dir out", &["empty: the folder has no dataset.json", "tpv prepare"]);
+    place.refused(
+        &format!("intervene {} --intervention_vector_path no.npy --output_generations_dir out", "--model thinker"),
+        &["no.npy: cannot open the file", "check the path"],
+    );
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn data_sets_that_cannot_be_used_are_named() {
+    let place = Workplace::new();
+    place.write("empty.jsonl", "");
+    place.write("broken.jsonl", "{\"problem\": \"1+1\"}\n{\"prob");
+    place.write("other.jsonl", "{\"text\": \"1+1\"}\n");
+    place.write("torn.parquet", "PAR1 and no end");
+    let line =
+        |dataset: &str| format!("generate --model thinker --end_problem_index 1 --output_dir out --dataset {dataset}");
+    place.refused(&line("unknown"), &["unknown data set \"unknown\"", "thinker, math500, gsm8k"]);
+    place.refused(
+        &line("math500"),
+        &["the data set HuggingFaceH4/MATH-500", "HF_HUB_OFFLINE is set", "give the path of a local copy"],
+    );
+    place.refused(&line("nowhere.jsonl"), &["nowhere.jsonl: cannot read the data set", "check the path"]);
+    place.refused(&line("empty.jsonl"), &["empty.jsonl: the data set is empty"]);
+    place.refused(&line("broken.jsonl"), &["broken.jsonl: line 2 is not JSON"]);
+    place.refused(&line("other.jsonl"), &["other.jsonl", "--problem_field"]);
+    place.refused(&line("torn.parquet"), &["torn.parquet: not a complete parquet file"]);
+    place.refused(
+        "generate --model thinker --dataset thinker --start_problem_index 5 --end_problem_index 5 --output_dir out",
+        &["problems 5..5 of data set thinker are an empty range", "greater than the start index"],
+    );
+    place.refused(
+        "generate --model thinker --dataset thinker --end_problem_index 401 --output_dir out",
+        &["beyond the 400 problems", "at most 400"],
+    );
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn checkpoints_that_cannot_be_used_are_named() {
+    let place = Workplace::new();
+    let weights = tpv_thinker::WEIGHTS;
+    for folder in ["truncated", "foreign", "wordy", "other_size"] {
+        place.thinker(folder);
+    }
+    place.write("truncated/model.safetensors", &weights[..weights.len() / 2]);
+    place.write("foreign/model.safetensors", "<html>not found</html>");
+    let words = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"how": 0, "many": 1, "[UNK]": 2}, "unk_token": "[UNK]"}});
+    place.write("wordy/tokenizer.json", words.to_string());
+    let config = std::str::from_utf8(tpv_thinker::CONFIG).unwrap();
+    place.write("other_size/config.json", config.replace("512", "256"));
+    let line = |model: &str| format!("generate {SMALL} --output_dir out --model ./{model}");
+    let next = "copy or download it again";
+    place.refused(&line("truncated"), &["truncated/model.safetensors: not a whole safetensors file", next]);
+    place.refused(&line("foreign"), &["foreign/model.safetensors: not a whole safetensors file", next]);
+    place.refused(&line("wordy"), &["./wordy", "\"</think>\"", "use a reasoning model"]);
+    place.refused(
+        &line("other_size"),
+        &["./other_size: tensor `model.layers.0.mlp.gate_proj.weight` is [512, 192], config.json means"],
+    );
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn vectors_that_do_not_fit_are_refused_by_name() {
+    let place = Workplace::new();
+    place.write("narrow.npy", vector(100, 1.0));
+    place.write("nan.npy", vector(192, f32::NAN));
+    place.write("model.safetensors", tpv_thinker::WEIGHTS);
+    place.write("torn.safetensors", &tpv_thinker::WEIGHTS[..1000]);
+    place.write("other.npy", "not an array");
+    let line = |vector: &str| {
+        format!(
+            "intervene --model thinker --dataset thinker --problem_start_idx 0 --problem_end_idx 1 --max_new_tokens 10 \
+             --output_generations_dir out --intervention_vector_path {vector}"
+        )
+    };
+    place.refused(&line("narrow.npy"), &["narrow.npy: ", "has width 100, thinker", "has 192", "train a vector"]);
+    place.refused(&line("nan.npy"), &["nan.npy: value 0 is NaN"]);
+    place.refused(&line("model.safetensors"), &["model.safetensors: "]);
+    place.refused(&line("torn.safetensors"), &["torn.safetensors: not a complete safetensors file"]);
+    place.refused(&line("other.npy"), &["other.npy: "]);
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn a_vector_of_another_model_of_the_same_width_is_refused_by_name() {
+    let place = Workplace::new();
+    place.thinker("mine");
+    place.thinker("tuned");
+    let mut weights = tpv_thinker::WEIGHTS.to_vec();
+    let header_end = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&weights[8..header_end]).unwrap();
+    let offset = header["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    weights[header_end + offset] ^= 0x40;
+    place.write("tuned/model.safetensors", weights);
+    place.ok("generate --model ./mine --dataset thinker --end_problem_index 6 --generations_per_problem 1 \
+         --max_new_tokens 900 --output_dir traces");
+    place.ok("prepare --input_dir traces --output_dir dataset");
+    place.ok("train --input_dir dataset --output_dir vector");
+    let line = "intervene --dataset thinker --problem_start_idx 0 --problem_end_idx 1 --max_new_tokens 10 \
+                --output_generations_dir out --intervention_vector_path vector --model";
+    place.refused(&format!("{line} ./tuned"), &["the vector belongs to ./mine", "this is ./tuned", "train a vector"]);
+    place.ok(&format!("{line} thinker"));
+}
+
+#[test]
+fn states_that_are_no_numbers_are_refused() {
+    let place = Workplace::new();
+    python_folder(&place, "traces", 5, 0x7e00);
+    place.ok("prepare --input_dir traces --output_dir dataset --split reference");
+    place.refused("train --input_dir dataset --output_dir vector", &["problem_", "generation_0", "NaN"]);
+    assert!(!place.path("vector").exists());
+}
+
+#[test]
+fn traces_without_an_end_are_counted_and_refused() {
+    let place = Workplace::new();
+    place.ok(&format!("generate --model thinker {SMALL} --output_dir traces"));
+    place.refused(
+        "prepare --input_dir traces --output_dir dataset",
+        &["none of the 1 traces", "1 unfinished", "--max_new_tokens"],
+    );
+    assert!(!place.path("dataset").exists());
+}
+
+#[test]
+fn singular_sums_are_solved_and_said() {
+    let place = Workplace::new();
+    python_folder(&place, "traces", 5, 0x3c00);
+    place.ok("prepare --input_dir traces --output_dir dataset --split reference");
+    let run = place.ok("train --input_dir dataset --output_dir vector --epsilon 0");
+    assert!(run.stderr.contains("note: train fit: ") && run.stderr.contains("note: final fit: "), "{}", run.stderr);
+}
+
+#[test]
+fn wishes_that_the_machine_cannot_grant_get_a_notice() {
+    let place = Workplace::new();
+    for (wish, part) in [("--dtype bf16", "bf16"), ("--torch_dtype float16", "f16")] {
+        let run = place.ok(&format!("generate --model thinker {SMALL} --device cpu --output_dir {part} {wish}"));
+        assert!(run.stderr.contains("note: ") && run.stderr.contains("using f32"), "{}", run.stderr);
+    }
+    if !cfg!(feature = "cuda") {
+        let run = place.ok(&format!("generate --model thinker {SMALL} --device cuda --output_dir cuda"));
+        assert!(run.stderr.contains("note: ") && run.stderr.contains("running on the CPU"), "{}", run.stderr);
+    }
+    place.refused(
+        &format!("generate --model thinker {SMALL} --device tpu --output_dir tpu"),
+        &["unknown device \"tpu\""],
+    );
+    assert!(!place.path("tpu").exists());
+}
+
+/// A bound on the size of files stands in for a disk that fills up.
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_grow_leaves_nothing_half_written() {
+    let place = Workplace::new();
+    let line = format!("generate --model thinker {SMALL} --output_dir out");
+    let run: Run = place.shell(&format!("trap '' XFSZ; ulimit -f 4; exec \"$TPV\" {line}")).output().unwrap().into();
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    check_sentence(&run, &line, &["out/problem_0.safetensors: cannot write the file", "check the disk"]);
+    assert_eq!(names(&place.path("out")), ["run.json"]);
+    place.ok(&line);
+    assert!(place.path("out/problem_0.safetensors").exists());
+}
+
+/// A real full disk, where the system lets a test mount one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_named() {
+    let place = Workplace::new();
+    std::fs::create_dir(place.path("small")).unwrap();
+    let line = format!("generate --model thinker {SMALL} --states_dtype f32 --output_dir small");
+    let script =
+        format!("mount -t tmpfs -o size=8k none small || exit 77; \"$TPV\" {line}; code=$?; ls -A small; exit $code");
+    let output = place.shell(&format!("exec unshare -rm sh -c '{script}'")).output().unwrap();
+    let run: Run = output.into();
+    if !matches!(run.code, Some(0 | 1)) || run.stderr.contains("unshare:") {
+        return eprintln!("skipped: no file system can be mounted here: {}", run.stderr.trim());
+    }
+    assert_eq!(run.code, Some(1), "{}{}", run.stdout, run.stderr);
+    check_sentence(&run, &line, &["small/problem_0.safetensors: no space is left on the disk", "free some space"]);
+    assert_eq!(run.stdout, "run.json\n");
+}
