@@ -61,7 +61,7 @@ pub enum Command {
     )]
     Sweep(SweepArgs),
     /// Measure against baselines.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: tpv evaluate reading --input_dir traces")]
     Evaluate(EvaluateCommand),
     /// Race the same problem and seed at alpha 0 against another alpha.
     #[command(after_help = "Example: tpv race --alpha 15")]
@@ -70,7 +70,7 @@ pub enum Command {
     #[command(after_help = "Example: tpv learn deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --dry_run")]
     Learn(LearnArgs),
     /// The vector library: list, show, import, remove.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: tpv vectors list")]
     Vectors(VectorsCommand),
     /// All four steps on the bundled toy model, in under a minute.
     #[command(after_help = "Example: tpv demo")]

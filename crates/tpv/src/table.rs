@@ -29,8 +29,11 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     for row in rows {
         table.add_row(row);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((1, 0));
+        if at > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table.to_string()
 }
