@@ -1,0 +1,90 @@
+//! Live control: another policy for an answer under way, or the end of its thinking.
+
+use crate::app::{App, json_body};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::http::{Request, Response};
+use crate::policy::{self, MOST_ALPHA};
+use crate::worker::{Command, Guarded};
+use serde_json::json;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tpv_core::policy::Policy;
+use tpv_engine::decode::SampleId;
+
+/// What is to change.
+struct Change {
+    policy: Option<String>,
+    end_thinking: bool,
+    /// One choice alone.
+    choice: Option<usize>,
+}
+
+/// Answers `/v1/chat/completions/control`: `{"id", "policy" | "alpha", "end_thinking", "choice"}`.
+pub async fn control(app: &Arc<App>, request: &Request) -> Result<Response, ApiError> {
+    let ready = app.ready()?;
+    let body = json_body(request)?;
+    let fields = Fields::of_body(&body)?;
+    let id = fields.text("id")?.ok_or_else(|| fields.error("id", "must be the id of an answer under way"))?;
+    let change = change(fields)?;
+    if change.policy.is_some() && ready.vector.is_none() {
+        return Err(fields.error("policy", "needs a vector, and the server was started without one"));
+    }
+    let ids = chosen(app, id, &change)?;
+    let samples = ids.into_iter().map(|id| Ok((id, policy(&change)?))).collect::<Result<Vec<_>, ApiError>>()?;
+    let (applied, answer) = oneshot::channel();
+    let command = Command::Control { samples, end_thinking: change.end_thinking, applied };
+    let ended = || ApiError::busy("stopping", "the server is stopping");
+    ready.commands.send(command).map_err(|_| ended())?;
+    let applied = answer.await.map_err(|_| ended())?;
+    Ok(Response::json(200, &json!({ "id": id, "applied": applied })))
+}
+
+fn change(fields: Fields<'_>) -> Result<Change, ApiError> {
+    let most = f64::from(MOST_ALPHA);
+    let alpha = fields.number("alpha", -most..=most)?.map(|alpha| format!("constant:{alpha}"));
+    let policy = fields.text("policy")?.map(str::to_owned).or(alpha);
+    let end_thinking = fields.flag("end_thinking")?;
+    if policy.is_none() && !end_thinking {
+        return Err(fields.error("policy", "or alpha or end_thinking must say what is to change"));
+    }
+    Ok(Change { policy, end_thinking, choice: fields.count("choice", 0..=1023)? })
+}
+
+fn policy(change: &Change) -> Result<Option<Box<dyn Policy>>, ApiError> {
+    let parse = |text: &String| policy::parse("policy", text);
+    let policy = change.policy.as_ref().map(parse).transpose()?;
+    Ok(policy.map(|policy| Box::new(Guarded::new(policy)) as Box<dyn Policy>))
+}
+
+fn chosen(app: &App, id: &str, change: &Change) -> Result<Vec<SampleId>, ApiError> {
+    let unknown = |message: String| ApiError { field: Some("id".into()), ..ApiError::new(404, "not_found", message) };
+    let ids = app.running().get(id).cloned();
+    let ids = ids.ok_or_else(|| unknown(format!("no answer {id} is under way")))?;
+    match change.choice {
+        None => Ok(ids),
+        Some(choice) => match ids.get(choice) {
+            Some(&sample) => Ok(vec![sample]),
+            None => Err(unknown(format!("the answer has no choice {choice}"))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: serde_json::Value) -> Result<Change, ApiError> {
+        change(Fields::of_body(&body).unwrap())
+    }
+
+    #[test]
+    fn alpha_is_a_short_form_of_a_policy() {
+        assert_eq!(parse(json!({ "alpha": 12.5 })).unwrap().policy.as_deref(), Some("constant:12.5"));
+        assert_eq!(parse(json!({ "policy": "off", "alpha": 3 })).unwrap().policy.as_deref(), Some("off"));
+        assert!(parse(json!({ "end_thinking": true })).unwrap().end_thinking);
+        for (body, field) in [(json!({}), "policy"), (json!({ "alpha": "x" }), "alpha"), (json!({ "alpha": 1e9 }), "alpha")] {
+            assert_eq!(parse(body).map(drop).unwrap_err().field.as_deref(), Some(field));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Who may ask: the API key, and the names under which the server may be called.
+//!
+//! A page that a browser shows can make the browser call servers on the same machine. Two checks keep it out: the `Origin`
+//! must be this server's own or listed, and the `Host` must not be a foreign name that was made to point here (DNS
+//! rebinding). Plain addresses cannot be rebound, so they are always fine as `Host`.
+
+use crate::config::Access;
+use crate::error::ApiError;
+use crate::http::Request;
+use std::net::IpAddr;
+use subtle::ConstantTimeEq;
+
+/// What is open to everybody who may call at all: the page, and whether the server lives.
+const OPEN_PATHS: [&str; 5] = ["/", "/page.js", "/page.css", "/health", "/favicon.svg"];
+
+/// Refuses requests that may not be answered.
+pub fn check(request: &Request, access: &Access) -> Result<(), ApiError> {
+    check_host(request, access)?;
+    check_origin(request, access)?;
+    if request.method == "OPTIONS" || OPEN_PATHS.contains(&request.path.as_str()) {
+        return Ok(());
+    }
+    check_key(request, access)
+}
+
+/// The origin that may read the answer, if the request names one that is allowed.
+pub fn allowed_origin<'a>(request: &'a Request, access: &Access) -> Option<&'a str> {
+    request.header("origin").filter(|origin| access.allowed_origins.iter().any(|allowed| allowed == origin))
+}
+
+fn check_host(request: &Request, access: &Access) -> Result<(), ApiError> {
+    let host = host_name(request.header("host").unwrap_or_default());
+    let local = host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
+    let listed = access.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host));
+    if local || listed || host.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    let message = format!("the server may not be called as \"{host}\"; start it with --allow_host {host} to permit it");
+    Err(ApiError::new(403, "host_not_allowed", message))
+}
+
+/// A `Host` without its port and without the brackets of an IPv6 address.
+fn host_name(host: &str) -> &str {
+    if let Some(inner) = host.strip_prefix('[') {
+        return inner.split(']').next().unwrap_or(inner);
+    }
+    host.rsplit_once(':').map_or(host, |(name, _)| name)
+}
+
+fn check_origin(request: &Request, access: &Access) -> Result<(), ApiError> {
+    let Some(origin) = request.header("origin") else { return Ok(()) };
+    let own = origin.split_once("://").is_some_and(|(_, host)| Some(host) == request.header("host"));
+    if own || allowed_origin(request, access).is_some() {
+        return Ok(());
+    }
+    let message = "pages of other origins may not call this server; start it with --allow_origin to permit one";
+    Err(ApiError::new(403, "origin_not_allowed", message))
+}
+
+fn check_key(request: &Request, access: &Access) -> Result<(), ApiError> {
+    let Some(key) = &access.api_key else { return Ok(()) };
+    let given = request.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if given.as_bytes().ct_eq(key.as_bytes()).into() {
+        return Ok(());
+    }
+    Err(ApiError::new(401, "invalid_api_key", "the API key is missing or wrong; send it as Authorization: Bearer KEY"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(path: &str, headers: &[(&str, &str)]) -> Request {
+        let headers = headers.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        let client = IpAddr::from([127, 0, 0, 1]);
+        Request { method: "POST".into(), path: path.into(), headers, body: Vec::new(), client }
+    }
+
+    fn status(headers: &[(&str, &str)], access: &Access) -> u16 {
+        check(&request("/v1/models", headers), access).map_or_else(|error| error.status, |()| 200)
+    }
+
+    #[test]
+    fn foreign_names_are_refused_and_addresses_are_not() {
+        let access = Access { allowed_hosts: vec!["gpu.example.org".into()], ..Access::default() };
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080", "10.0.0.7", "gpu.example.org:80"] {
+            assert_eq!(status(&[("host", host)], &access), 200, "{host}");
+        }
+        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+            assert_eq!(status(&[("host", host)], &access), 403, "{host}");
+        }
+    }
+
+    #[test]
+    fn only_the_own_and_listed_origins_may_call() {
+        let access = Access { allowed_origins: vec!["https://chat.example".into()], ..Access::default() };
+        let with = |origin| status(&[("host", "localhost:8080"), ("origin", origin)], &access);
+        assert_eq!(with("http://localhost:8080"), 200);
+        assert_eq!(with("https://chat.example"), 200);
+        for origin in ["http://localhost:9999", "https://evil.example", "null", "https://chat.example.evil"] {
+            assert_eq!(with(origin), 403, "{origin}");
+        }
+    }
+
+    #[test]
+    fn the_key_opens_everything_but_the_open_paths() {
+        let access = Access { api_key: Some("secret".into()), ..Access::default() };
+        let with = |value| status(&[("host", "localhost"), ("authorization", value)], &access);
+        assert_eq!(with("Bearer secret"), 200);
+        for value in ["Bearer Secret", "Bearer secret1", "secret", "Basic secret", "Bearer "] {
+            assert_eq!(with(value), 401, "{value}");
+        }
+        assert!(check(&request("/health", &[("host", "localhost")]), &access).is_ok());
+        assert!(check(&request("/metrics", &[("host", "localhost")]), &access).is_err());
+    }
+}

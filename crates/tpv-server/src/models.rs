@@ -1,0 +1,55 @@
+//! What is served: the model, and the vector with its figures and warnings.
+
+use crate::app::{App, Ready, ReadyVector};
+use crate::error::ApiError;
+use crate::http::Response;
+use serde_json::{Value, json};
+
+/// Answers `/v1/models`.
+pub fn list(app: &App) -> Result<Response, ApiError> {
+    let model = model(app, app.ready()?);
+    Ok(Response::json(200, &json!({ "object": "list", "data": [model] })))
+}
+
+/// Answers `/v1/models/NAME`.
+pub fn one(app: &App, name: &str) -> Result<Response, ApiError> {
+    let ready = app.ready()?;
+    if name != app.config.model_name {
+        return Err(ApiError::no_such_model(name, &app.config.model_name));
+    }
+    Ok(Response::json(200, &model(app, ready)))
+}
+
+fn model(app: &App, ready: &Ready) -> Value {
+    json!({
+        "id": app.config.model_name,
+        "object": "model",
+        "created": app.started_unix_secs,
+        "owned_by": "tpv",
+        "max_model_len": ready.max_positions,
+        "tpv": {
+            "version": tpv_core::event::EVENT_VERSION,
+            "dtype": ready.dtype,
+            "hidden_size": ready.identity.hidden_size,
+            "fingerprint": ready.identity.fingerprint,
+            "sampling": app.config.sampling,
+            "examples": app.config.examples,
+            "vector": ready.vector.as_ref().map(vector),
+        },
+    })
+}
+
+fn vector(vector: &ReadyVector) -> Value {
+    json!({
+        "model": vector.info.model.name,
+        "dataset": vector.info.dataset,
+        "traces": vector.info.traces,
+        "rows": vector.info.rows,
+        "figures": vector.info.figures,
+        "calibrated": vector.reading.is_calibrated(),
+        "efforts": vector.efforts,
+        "theta_norm": vector.theta_norm,
+        "think_end_shift_per_alpha": vector.think_end_shift,
+        "warnings": vector.warnings,
+    })
+}

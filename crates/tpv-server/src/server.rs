@@ -1,0 +1,175 @@
+//! The server's life: listen, load, serve, stop.
+
+use crate::app::{App, Ready, ReadyVector, handle};
+use crate::config::ServerConfig;
+use crate::connection::Connection;
+use crate::worker::Worker;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+use tpv_core::reading::{Calibration, ReadingModel};
+use tpv_core::vector::ProgressVector;
+use tpv_engine::error::EngineError;
+use tpv_engine::model::TextModel;
+
+/// Connections that are held at once; further clients wait in the kernel's queue.
+const MOST_CONNECTIONS: usize = 1024;
+
+/// Why a server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address is not loopback, and nothing says who may call.
+    #[error(
+        "{0} can be reached from other machines; give an API key (--api_key_file or TPV_API_KEY), or --no_auth to let everybody in"
+    )]
+    Open(SocketAddr),
+    /// The address cannot be used.
+    #[error("cannot listen on {address}: {source}; choose another --port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The runtime did not start.
+    #[error("the network runtime cannot start: {0}")]
+    Runtime(std::io::Error),
+    /// The vector cannot be used with the model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// What is served.
+pub struct Served {
+    /// The model.
+    pub model: TextModel,
+    /// Its vector; without one there is neither progress nor control.
+    pub vector: Option<ServedVector>,
+}
+
+/// A vector with what belongs to it.
+pub struct ServedVector {
+    /// The vector; its width must be the model's.
+    pub vector: ProgressVector,
+    /// How readings become percent and time left.
+    pub calibration: Option<Calibration>,
+    /// What the user should know, e.g. that it was made for another model.
+    pub warnings: Vec<String>,
+}
+
+/// A server that listens, and refuses with 503 until it has a model.
+pub struct Server {
+    app: Arc<App>,
+    runtime: Runtime,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Listens; the model comes with [`Server::run`].
+    pub fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        let address = config.address;
+        let locked = config.access.api_key.is_some() || config.access.open_to_all;
+        if !address.ip().is_loopback() && !locked {
+            return Err(ServerError::Open(address));
+        }
+        let listen = |source| ServerError::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(ServerError::Runtime)?;
+        let app = Arc::new(App::new(config));
+        runtime.spawn(accept(listener, Arc::clone(&app)));
+        Ok(Self { app, runtime, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves a model on this thread until `should_stop` holds; what is under way then gets the time of
+    /// [`Limits::grace`](crate::config::Limits::grace).
+    pub fn run(self, served: Served, should_stop: impl Fn() -> bool) -> Result<(), ServerError> {
+        let Served { model, vector } = served;
+        let TextModel { identity, decoder, prompts, .. } = model;
+        let (commands, receiver) = mpsc::channel();
+        let think_end = prompts.think_end[0] as usize;
+        let vector = vector.map(|vector| ready_vector(vector, &decoder, think_end)).transpose()?;
+        let spec = decoder.spec();
+        self.app.set_ready(Ready {
+            prompts,
+            identity,
+            dtype: format!("{} on {}", spec.dtype, spec.device),
+            max_positions: spec.max_positions,
+            commands,
+            vector,
+        });
+        let app = Arc::clone(&self.app);
+        let stop = move || {
+            let stops = should_stop();
+            if stops {
+                app.stop();
+            }
+            stops
+        };
+        Worker::new(decoder, receiver, Arc::clone(&self.app.metrics)).run(stop, self.app.config.limits.grace);
+        self.drain();
+        Ok(())
+    }
+
+    /// Lets the last bytes reach their readers.
+    fn drain(self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while !self.app.running().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        self.runtime.shutdown_timeout(Duration::from_millis(500));
+    }
+}
+
+fn ready_vector(
+    served: ServedVector,
+    decoder: &tpv_engine::decode::Decoder,
+    think_end: usize,
+) -> Result<ReadyVector, EngineError> {
+    let ServedVector { vector, calibration, warnings } = served;
+    let shift = decoder.project(&vector.theta)?;
+    let mean = shift.iter().sum::<f32>() / shift.len().max(1) as f32;
+    Ok(ReadyVector {
+        reading: Arc::new(ReadingModel::new(&vector, calibration.as_ref())),
+        think_end_shift: shift[think_end] - mean,
+        theta_norm: vector.theta.iter().map(|value| value * value).sum::<f32>().sqrt(),
+        shift: shift.into(),
+        efforts: vector.efforts,
+        info: vector.info,
+        warnings,
+    })
+}
+
+async fn accept(listener: TcpListener, app: Arc<App>) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("the listener is set to non-blocking");
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(_) => {
+                // Out of file descriptors, say: others must end first.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            let _permit = permit;
+            let connection = Connection::new(stream, client.ip(), app.config.limits);
+            let (handler, stopping) = (Arc::clone(&app), Arc::clone(&app));
+            connection.serve(move |request| handle(Arc::clone(&handler), request), move || stopping.is_stopping()).await;
+        });
+    }
+}
