@@ -47,7 +47,8 @@ pub async fn answer(app: &Arc<App>, request: &Request, form: Form) -> Result<Res
         include_usage: wish.include_usage,
         reasoning_fields: app.config.reasoning_fields,
     };
-    let mut ticket = Ticket { app: Arc::clone(app), id: envelope.id.clone(), ids: Vec::new(), done: false, _room: room };
+    let mut ticket =
+        Ticket { app: Arc::clone(app), id: envelope.id.clone(), ids: Vec::new(), done: false, _room: room };
     let (sender, events) = mpsc::unbounded_channel();
     submit(ready, &wish, prompts, sender, &mut ticket).await?;
     app.running().insert(ticket.id.clone(), ticket.ids.clone());
@@ -209,25 +210,21 @@ fn sample_request(
 }
 
 fn policy_of(ready: &Ready, wish: &Wish) -> Result<Box<dyn Policy>, ApiError> {
-    if let Some(text) = &wish.policy {
-        if ready.vector.is_none() {
-            let message = "tpv.policy needs a vector, and the server was started without one; give it --vector";
-            return Err(ApiError::field("tpv.policy", message));
-        }
-        return policy::parse("tpv.policy", text);
+    match (&wish.policy, &wish.effort) {
+        (Some(text), _) => policy::parse("tpv.policy", text, &ready.policies),
+        (None, Some(effort)) => effort_policy(ready, effort),
+        (None, None) => Ok(Box::new(Constant::default())),
     }
-    let alpha = wish.effort.as_deref().map_or(Ok(0.0), |effort| effort_alpha(ready, effort))?;
-    Ok(Box::new(Constant(Alpha(alpha))))
 }
 
-/// The alpha of an effort level; `medium` is the model as it is unless the vector says otherwise.
-fn effort_alpha(ready: &Ready, effort: &str) -> Result<f32, ApiError> {
-    let levels = ready.vector.as_ref().map(|vector| &vector.efforts);
-    match levels.and_then(|levels| levels.get(effort)) {
-        Some(&alpha) => Ok(alpha),
-        None if effort == "medium" => Ok(0.0),
+/// The policy of an effort level; `medium` is the model as it is unless the vector says otherwise.
+fn effort_policy(ready: &Ready, effort: &str) -> Result<Box<dyn Policy>, ApiError> {
+    let levels = &ready.policies.efforts;
+    match levels.get(effort) {
+        Some(&alpha) => Ok(Box::new(Constant(Alpha(alpha)))),
+        None if effort == "medium" => Ok(Box::new(Constant::default())),
         None => {
-            let known: Vec<&str> = levels.into_iter().flat_map(|levels| levels.keys().map(String::as_str)).collect();
+            let known: Vec<&str> = levels.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "medium only".into() } else { known.join(", ") };
             let message = format!("reasoning_effort \"{effort}\" is no level of this vector ({known}); use tpv.policy");
             Err(ApiError::field("reasoning_effort", message))

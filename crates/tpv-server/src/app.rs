@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tpv_core::policy::PolicyContext;
 use tpv_core::reading::ReadingModel;
 use tpv_core::vector::{ModelIdentity, VectorInfo};
 use tpv_engine::decode::SampleId;
@@ -46,6 +47,8 @@ pub struct Ready {
     pub dtype: String,
     /// The longest sequence, prompt included.
     pub max_positions: usize,
+    /// What policies must know of model and vector.
+    pub policies: PolicyContext,
     /// The way to the decode loop.
     pub commands: Sender<Command>,
     /// The vector, if there is one.

@@ -313,7 +313,11 @@ fn body_length(request: &Request, limits: &Limits) -> Result<BodyLength, ReadErr
             let plain = all("content-length") == 1 && digits.bytes().all(|digit| digit.is_ascii_digit());
             let length = digits.parse::<usize>().ok().filter(|_| plain);
             let length = length.ok_or_else(|| malformed("the content-length is not one whole number"))?;
-            if length > limits.max_body_bytes { Err(too_large(limits.max_body_bytes)) } else { Ok(BodyLength::Bytes(length)) }
+            if length > limits.max_body_bytes {
+                Err(too_large(limits.max_body_bytes))
+            } else {
+                Ok(BodyLength::Bytes(length))
+            }
         }
     }
 }

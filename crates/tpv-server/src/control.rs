@@ -1,6 +1,6 @@
 //! Live control: another policy for an answer under way, or the end of its thinking.
 
-use crate::app::{App, json_body};
+use crate::app::{App, Ready, json_body};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::http::{Request, Response};
@@ -27,11 +27,8 @@ pub async fn control(app: &Arc<App>, request: &Request) -> Result<Response, ApiE
     let fields = Fields::of_body(&body)?;
     let id = fields.text("id")?.ok_or_else(|| fields.error("id", "must be the id of an answer under way"))?;
     let change = change(fields)?;
-    if change.policy.is_some() && ready.vector.is_none() {
-        return Err(fields.error("policy", "needs a vector, and the server was started without one"));
-    }
     let ids = chosen(app, id, &change)?;
-    let samples = ids.into_iter().map(|id| Ok((id, policy(&change)?))).collect::<Result<Vec<_>, ApiError>>()?;
+    let samples = ids.into_iter().map(|id| Ok((id, policy(ready, &change)?))).collect::<Result<Vec<_>, ApiError>>()?;
     let (applied, answer) = oneshot::channel();
     let command = Command::Control { samples, end_thinking: change.end_thinking, applied };
     let ended = || ApiError::busy("stopping", "the server is stopping");
@@ -51,8 +48,8 @@ fn change(fields: Fields<'_>) -> Result<Change, ApiError> {
     Ok(Change { policy, end_thinking, choice: fields.count("choice", 0..=1023)? })
 }
 
-fn policy(change: &Change) -> Result<Option<Box<dyn Policy>>, ApiError> {
-    let parse = |text: &String| policy::parse("policy", text);
+fn policy(ready: &Ready, change: &Change) -> Result<Option<Box<dyn Policy>>, ApiError> {
+    let parse = |text: &String| policy::parse("policy", text, &ready.policies);
     let policy = change.policy.as_ref().map(parse).transpose()?;
     Ok(policy.map(|policy| Box::new(Guarded::new(policy)) as Box<dyn Policy>))
 }
@@ -83,7 +80,9 @@ mod tests {
         assert_eq!(parse(json!({ "alpha": 12.5 })).unwrap().policy.as_deref(), Some("constant:12.5"));
         assert_eq!(parse(json!({ "policy": "off", "alpha": 3 })).unwrap().policy.as_deref(), Some("off"));
         assert!(parse(json!({ "end_thinking": true })).unwrap().end_thinking);
-        for (body, field) in [(json!({}), "policy"), (json!({ "alpha": "x" }), "alpha"), (json!({ "alpha": 1e9 }), "alpha")] {
+        for (body, field) in
+            [(json!({}), "policy"), (json!({ "alpha": "x" }), "alpha"), (json!({ "alpha": 1e9 }), "alpha")]
+        {
             assert_eq!(parse(body).map(drop).unwrap_err().field.as_deref(), Some(field));
         }
     }

@@ -16,11 +16,7 @@ impl<'a> Fields<'a> {
     pub fn of_body(body: &'a Value) -> Result<Self, ApiError> {
         match body {
             Value::Object(map) => Ok(Self { map, prefix: "" }),
-            _ => Err(ApiError::new(
-                400,
-                "invalid_json",
-                "the body must be a JSON object",
-            )),
+            _ => Err(ApiError::new(400, "invalid_json", "the body must be a JSON object")),
         }
     }
 

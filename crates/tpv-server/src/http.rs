@@ -60,8 +60,12 @@ impl Response {
     /// A stream of server-sent events.
     pub fn events(items: mpsc::Receiver<String>) -> Self {
         let headers = [("content-type", "text/event-stream"), ("x-accel-buffering", "no")];
-        Self { status: 200, headers: headers.map(|(name, value)| (name, value.into())).into(), body: Body::Events(items) }
-            .header("cache-control", "no-cache")
+        Self {
+            status: 200,
+            headers: headers.map(|(name, value)| (name, value.into())).into(),
+            body: Body::Events(items),
+        }
+        .header("cache-control", "no-cache")
     }
 
     /// The same with one more header.

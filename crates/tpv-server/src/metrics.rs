@@ -5,17 +5,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::Phase;
 
-const LATENCY_SECS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const LATENCY_SECS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 const LENGTH_TOKENS: &[f64] = &[1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0];
 const ALPHAS: &[f64] = &[-100.0, -50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0];
 const SHARES: &[f64] = &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
-const REASONS: [FinishReason; 5] = [
-    FinishReason::Stop,
-    FinishReason::Length,
-    FinishReason::StopText,
-    FinishReason::Cancelled,
-    FinishReason::Failed,
-];
+const REASONS: [FinishReason; 5] =
+    [FinishReason::Stop, FinishReason::Length, FinishReason::StopText, FinishReason::Cancelled, FinishReason::Failed];
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -118,7 +114,11 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::new();
         let gauges: [(&str, &str, f64); 3] = [
-            ("num_requests_running", "Samples that generate or read their prompt.", self.running.load(Ordering::Relaxed) as f64),
+            (
+                "num_requests_running",
+                "Samples that generate or read their prompt.",
+                self.running.load(Ordering::Relaxed) as f64,
+            ),
             ("num_requests_waiting", "Samples that wait for a slot.", self.waiting.load(Ordering::Relaxed) as f64),
             ("kv_cache_usage_perc", "Share of the KV memory in use; 0 where it is unbounded.", self.kv_usage()),
         ];
@@ -137,11 +137,19 @@ impl Metrics {
         }
         self.render_reasons(&mut text);
         self.first_token_secs.render(&mut text, "time_to_first_token_seconds", "From submission to the first token.");
-        self.between_tokens_secs.render(&mut text, "inter_token_latency_seconds", "Mean time between a sample's tokens so far.");
+        self.between_tokens_secs.render(
+            &mut text,
+            "inter_token_latency_seconds",
+            "Mean time between a sample's tokens so far.",
+        );
         self.request_secs.render(&mut text, "e2e_request_latency_seconds", "From submission to the end.");
         self.thinking_length.render(&mut text, "thinking_tokens", "Thinking tokens of thoughts that ended.");
         self.alpha.render(&mut text, "alpha", "Alpha applied to thinking tokens.");
-        self.progress_at_think_end.render(&mut text, "progress_at_think_end", "Last progress read before the thinking ended.");
+        self.progress_at_think_end.render(
+            &mut text,
+            "progress_at_think_end",
+            "Last progress read before the thinking ended.",
+        );
         text
     }
 
@@ -153,7 +161,8 @@ impl Metrics {
     }
 
     fn render_reasons(&self, text: &mut String) {
-        *text += "# HELP tpv_request_success_total Ended samples by reason.\n# TYPE tpv_request_success_total counter\n";
+        *text +=
+            "# HELP tpv_request_success_total Ended samples by reason.\n# TYPE tpv_request_success_total counter\n";
         let names = ["stop", "length", "stop_text", "abort", "error"];
         for (name, counter) in names.iter().zip(&self.finished) {
             let count = counter.load(Ordering::Relaxed);
@@ -214,7 +223,13 @@ mod tests {
         metrics.alpha.observe(2.5);
         metrics.alpha.observe(1e6);
         let text = metrics.render();
-        for line in ["tpv_alpha_bucket{le=\"-5\"} 1", "tpv_alpha_bucket{le=\"5\"} 2", "tpv_alpha_bucket{le=\"+Inf\"} 3", "tpv_alpha_sum 999995", "tpv_alpha_count 3"] {
+        for line in [
+            "tpv_alpha_bucket{le=\"-5\"} 1",
+            "tpv_alpha_bucket{le=\"5\"} 2",
+            "tpv_alpha_bucket{le=\"+Inf\"} 3",
+            "tpv_alpha_sum 999995",
+            "tpv_alpha_count 3",
+        ] {
             assert!(text.lines().any(|it| it == line), "{line}\n{text}");
         }
         for line in text.lines().filter(|line| !line.starts_with('#')) {

@@ -2,13 +2,11 @@
 
 use serde_json::{Value, json};
 use tpv_core::event::{EVENT_VERSION, FinishEvent, TokenEvent};
-use tpv_core::reading::{Estimate, SpeedMeter, remaining_secs};
+use tpv_core::reading::Estimate;
 
 /// Follows one sample and writes its `tpv` objects.
 #[derive(Debug, Clone, Default)]
 pub struct ProgressWriter {
-    speed: SpeedMeter,
-    last_secs: Option<f64>,
     alpha_sum: f64,
     alpha_max: f32,
     before_end: Option<f32>,
@@ -17,10 +15,6 @@ pub struct ProgressWriter {
 impl ProgressWriter {
     /// Takes every event of the sample in order.
     pub fn push(&mut self, event: &TokenEvent) {
-        if let Some(last) = self.last_secs {
-            self.speed.push(event.elapsed_secs - last);
-        }
-        self.last_secs = Some(event.elapsed_secs);
         self.alpha_sum += f64::from(event.alpha);
         if event.alpha.abs() > self.alpha_max.abs() {
             self.alpha_max = event.alpha;
@@ -36,10 +30,9 @@ impl ProgressWriter {
     }
 
     /// The object for this token.
-    pub fn token(&self, event: &TokenEvent) -> Value {
+    pub fn token(event: &TokenEvent) -> Value {
         let reading = event.reading.unwrap_or_default();
         let remaining = reading.remaining_tokens;
-        let secs = remaining.zip(self.speed.tokens_per_sec()).map(|(tokens, speed)| remaining_secs(tokens, speed));
         json!({
             "version": EVENT_VERSION,
             "index": event.index,
@@ -47,7 +40,7 @@ impl ProgressWriter {
             "progress": reading.progress.map(rounded),
             "raw": reading.progress_raw.map(rounded),
             "remaining_tokens": remaining.map(estimate),
-            "remaining_secs": secs.map(estimate),
+            "remaining_secs": event.remaining_secs.map(estimate),
             "thinking_tokens": event.thinking_tokens,
             "alpha": event.alpha,
             "verdict": reading.verdict,

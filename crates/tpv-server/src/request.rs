@@ -148,9 +148,8 @@ fn stop_texts(fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
 }
 
 fn logit_bias(fields: Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
-    let error = || {
-        fields.error("logit_bias", &format!("must map at most {MOST_BIASES} token ids to numbers from -100 to 100"))
-    };
+    let error =
+        || fields.error("logit_bias", &format!("must map at most {MOST_BIASES} token ids to numbers from -100 to 100"));
     let Some(value) = fields.get("logit_bias") else { return Ok(Vec::new()) };
     let map = value.as_object().filter(|map| map.len() <= MOST_BIASES).ok_or_else(error)?;
     let bias = |(token, bias): (&String, &Value)| {
@@ -303,7 +302,10 @@ mod tests {
         assert_eq!(parse(json!("a")), Input::Completion(vec![text("a")]));
         assert_eq!(parse(json!(["a", "b"])), Input::Completion(vec![text("a"), text("b")]));
         assert_eq!(parse(json!([1, 2])), Input::Completion(vec![PromptInput::Tokens(vec![1, 2])]));
-        assert_eq!(parse(json!([[1], [2]])), Input::Completion([[1], [2]].map(|t| PromptInput::Tokens(t.into())).into()));
+        assert_eq!(
+            parse(json!([[1], [2]])),
+            Input::Completion([[1], [2]].map(|t| PromptInput::Tokens(t.into())).into())
+        );
         assert!(completion(&json!({ "prompt": [1, "a"] }), &ServerConfig::default()).is_err());
     }
 

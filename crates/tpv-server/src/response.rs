@@ -59,9 +59,7 @@ struct Choice {
 impl AnswerWriter {
     /// An answer with one choice for each of `phases`, which the prompts leave behind.
     pub fn new(envelope: Envelope, markers: &ThinkingMarkers, phases: &[Phase], prompt_tokens: usize) -> Self {
-        let splitter = |&phase| {
-            (envelope.form == Form::Chat).then(|| ThoughtSplitter::new(markers.clone(), phase))
-        };
+        let splitter = |&phase| (envelope.form == Form::Chat).then(|| ThoughtSplitter::new(markers.clone(), phase));
         let choice = |phase| Choice {
             splitter: splitter(phase),
             progress: ProgressWriter::default(),
@@ -129,7 +127,7 @@ impl AnswerWriter {
         let choice = &mut self.choices[index];
         choice.progress.push(event);
         let piece = choice.split(&event.text, false);
-        let tpv = self.envelope.progress.then(|| self.choices[index].progress.token(event));
+        let tpv = self.envelope.progress.then(|| ProgressWriter::token(event));
         let empty = piece == Piece::default();
         (!empty || tpv.is_some()).then(|| self.text_chunk(index, piece, tpv))
     }
@@ -277,6 +275,7 @@ mod tests {
             forced: false,
             elapsed_secs: f64::from(index) / 100.0,
             tokens_per_sec: None,
+            remaining_secs: None,
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
+use tpv_core::policy::PolicyContext;
 use tpv_core::reading::{Calibration, ReadingModel};
 use tpv_core::vector::ProgressVector;
 use tpv_engine::error::EngineError;
@@ -98,6 +99,13 @@ impl Server {
         let TextModel { identity, decoder, prompts, .. } = model;
         let (commands, receiver) = mpsc::channel();
         let think_end = prompts.think_end[0] as usize;
+        let policies = match &vector {
+            Some(served) => {
+                let shift = decoder.project(&served.vector.theta)?;
+                PolicyContext::of_vector(&served.vector, &shift, &prompts.think_end)
+            }
+            None => PolicyContext { think_end_tokens: prompts.think_end.len().max(1) as u32, ..Default::default() },
+        };
         let vector = vector.map(|vector| ready_vector(vector, &decoder, think_end)).transpose()?;
         let spec = decoder.spec();
         self.app.set_ready(Ready {
@@ -105,6 +113,7 @@ impl Server {
             identity,
             dtype: format!("{} on {}", spec.dtype, spec.device),
             max_positions: spec.max_positions,
+            policies,
             commands,
             vector,
         });
@@ -169,7 +178,9 @@ async fn accept(listener: TcpListener, app: Arc<App>) {
             let _permit = permit;
             let connection = Connection::new(stream, client.ip(), app.config.limits);
             let (handler, stopping) = (Arc::clone(&app), Arc::clone(&app));
-            connection.serve(move |request| handle(Arc::clone(&handler), request), move || stopping.is_stopping()).await;
+            connection
+                .serve(move |request| handle(Arc::clone(&handler), request), move || stopping.is_stopping())
+                .await;
         });
     }
 }

@@ -1,5 +1,9 @@
 //! The command line: the flags of the Python scripts, in their spelling, and a few more.
 
+mod serve;
+
+pub use serve::{ReasoningArg, ServeArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -72,6 +76,9 @@ pub enum Command {
     /// The vector library: list, show, import, remove.
     #[command(subcommand, after_help = "Example: tpv vectors list")]
     Vectors(VectorsCommand),
+    /// Serve a model through an OpenAI-compatible API, with a page that shows its progress.
+    #[command(after_help = "Example: tpv serve")]
+    Serve(ServeArgs),
     /// All four steps on the bundled toy model, in under a minute.
     #[command(after_help = "Example: tpv demo")]
     Demo(DemoArgs),

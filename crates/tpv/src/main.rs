@@ -42,6 +42,7 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Learn(args) => commands::learn::run(&args, console),
         Command::Vectors(command) => commands::vectors::run(&command, console),
         Command::Bench(args) => commands::bench::run(&args, console),
+        Command::Serve(args) => commands::serve::run(&args, console),
         Command::Demo(args) => commands::demo::run(&args, console),
     }
 }

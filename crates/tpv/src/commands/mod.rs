@@ -9,6 +9,7 @@ pub mod learn;
 pub mod prepare;
 pub mod race;
 pub mod run;
+pub mod serve;
 pub mod sweep;
 pub mod train;
 pub mod vectors;

@@ -1,0 +1,122 @@
+//! `tpv serve`: the model behind an OpenAI-compatible API, with a page.
+
+use crate::args::{ReasoningArg, ServeArgs};
+use crate::console::Console;
+use crate::model::open_model;
+use crate::vectors::find;
+use anyhow::{Context, Result, bail};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+use tpv_core::reading::Calibration;
+use tpv_data::vector::VectorFile;
+use tpv_engine::model::TextModel;
+use tpv_server::config::{Access, Limits, ReasoningFields, ServerConfig};
+use tpv_server::{Served, ServedVector, Server};
+
+/// Problems of the bundled list that the page offers.
+const EXAMPLES: [usize; 4] = [200, 215, 230, 260];
+
+/// Runs the command.
+pub fn run(args: &ServeArgs, console: &Console) -> Result<()> {
+    args.sampling.params().validate()?;
+    let server = Server::start(config(args)?)?;
+    let url = format!("http://{}", server.address());
+    console.say(format!("loading {} ...", args.model));
+    let model = open_model(&args.model, &args.run, console)?;
+    let vector = served_vector(args, &model, console)?;
+    console.say(format!("the page is at {url}/, the API at {url}/v1; Ctrl-C stops"));
+    console.emit("serving", &serde_json::json!({ "url": url, "model": args.model }));
+    server.run(Served { model, vector }, || console.check_interrupted().is_err())?;
+    console.say("stopped");
+    Ok(())
+}
+
+fn config(args: &ServeArgs) -> Result<ServerConfig> {
+    let ip: IpAddr = match args.host.as_str() {
+        "localhost" => IpAddr::from([127, 0, 0, 1]),
+        host => host.parse().with_context(|| format!("--host {host} is no address; give one such as 0.0.0.0"))?,
+    };
+    let access = Access {
+        api_key: api_key(args)?,
+        open_to_all: args.no_auth,
+        allowed_hosts: args.allow_host.clone(),
+        allowed_origins: args.allow_origin.clone(),
+    };
+    let limits = Limits {
+        max_batch: args.run.max_batch,
+        max_queue: args.max_queue,
+        max_per_client: args.max_per_client.unwrap_or(usize::MAX),
+        max_body_bytes: args.max_body_bytes,
+        max_new_tokens: args.max_new_tokens,
+        request_time: Duration::from_secs(args.request_secs),
+        grace: Duration::from_secs(args.grace_secs),
+        ..Limits::default()
+    };
+    Ok(ServerConfig {
+        address: SocketAddr::new(ip, args.port),
+        model_name: args.model.clone(),
+        access,
+        limits,
+        sampling: args.sampling.params(),
+        reasoning_fields: match args.reasoning_field {
+            ReasoningArg::Both => ReasoningFields::Both,
+            ReasoningArg::Reasoning => ReasoningFields::Reasoning,
+            ReasoningArg::ReasoningContent => ReasoningFields::ReasoningContent,
+        },
+        examples: examples(&args.model)?,
+    })
+}
+
+fn api_key(args: &ServeArgs) -> Result<Option<String>> {
+    let key = match &args.api_key_file {
+        Some(path) => {
+            Some(std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?)
+        }
+        None => args.api_key.clone(),
+    };
+    let Some(key) = key.map(|key| key.trim().to_owned()) else { return Ok(None) };
+    if key.is_empty() {
+        bail!("the API key is empty; write one into the file, or leave the flag out");
+    }
+    Ok(Some(key))
+}
+
+fn examples(model: &str) -> Result<Vec<String>> {
+    if model != crate::model::THINKER {
+        let questions = ["How many positive divisors does 360 have?", "What is the remainder of 7^100 divided by 13?"];
+        return Ok(questions.map(str::to_owned).into());
+    }
+    let lines: Vec<&str> = tpv_thinker::PROBLEMS_JSONL.lines().collect();
+    let problem = |&place: &usize| -> Result<String> {
+        let line: serde_json::Value = serde_json::from_str(lines[place])?;
+        Ok(line["problem"].as_str().unwrap_or_default().to_owned())
+    };
+    EXAMPLES.iter().map(problem).collect()
+}
+
+/// The model's vector; one of another model of the same width is served with a warning.
+fn served_vector(args: &ServeArgs, model: &TextModel, console: &Console) -> Result<Option<ServedVector>> {
+    let wanted = args.tpv.tpv.as_deref();
+    let (file, warnings) = match find(wanted, &model.identity) {
+        Ok(Some((_, file))) => (file, Vec::new()),
+        Ok(None) => {
+            let name = &model.identity.name;
+            console.notice(format!(
+                "there is no vector for {name}: neither progress nor control; make one with: tpv learn {name}"
+            ));
+            return Ok(None);
+        }
+        Err(error) => {
+            let path = wanted.map(Path::new).filter(|path| path.exists());
+            let file = path.and_then(|path| VectorFile::load(path).ok());
+            match file.filter(|file| file.vector.theta.len() == model.identity.hidden_size) {
+                Some(file) => (file, vec![error.to_string()]),
+                None => return Err(error),
+            }
+        }
+    };
+    warnings.iter().for_each(|warning| console.notice(warning));
+    let calibration = Calibration::of_vector(&file.vector)?;
+    Ok(Some(ServedVector { vector: file.vector, calibration, warnings }))
+}
