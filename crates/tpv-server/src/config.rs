@@ -57,6 +57,8 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// How long running requests may go on after the server was asked to stop.
     pub grace: Duration,
+    /// The least time that a step of the decode loop takes, so that small models can be watched; zero is full speed.
+    pub step_time: Duration,
 }
 
 impl Default for Limits {
@@ -71,6 +73,7 @@ impl Default for Limits {
             transfer_time: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             grace: Duration::from_secs(10),
+            step_time: Duration::ZERO,
         }
     }
 }

@@ -65,11 +65,6 @@ impl Metrics {
         self.kv_capacity.store(kv_tokens.1.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Samples generating or reading their prompt, and samples that wait.
-    pub fn load(&self) -> (usize, usize) {
-        (self.running.load(Ordering::Relaxed), self.waiting.load(Ordering::Relaxed))
-    }
-
     /// Counts a token.
     pub fn token(&self, event: &TokenEvent) {
         self.generation_tokens.fetch_add(1, Ordering::Relaxed);

@@ -125,7 +125,7 @@ impl Server {
             }
             stops
         };
-        Worker::new(decoder, receiver, Arc::clone(&self.app.metrics)).run(stop, self.app.config.limits.grace);
+        Worker::new(decoder, receiver, Arc::clone(&self.app.metrics)).run(stop, self.app.config.limits);
         self.drain();
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Requests talk to it through channels and never wait for each other. An event goes to an unbounded queue of its request,
 //! which holds at most the request's own tokens, so a slow reader cannot stop the loop.
 
+use crate::config::Limits;
 use crate::metrics::Metrics;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,18 +83,22 @@ impl Worker {
         Self { decoder, commands, routes, metrics }
     }
 
-    /// Works until `should_stop` holds, then for at most `grace` longer on what is under way.
-    pub fn run(mut self, should_stop: impl Fn() -> bool, grace: Duration) {
+    /// Works until `should_stop` holds, then for at most [`Limits::grace`] longer on what is under way.
+    pub fn run(mut self, should_stop: impl Fn() -> bool, limits: Limits) {
         let mut deadline: Option<Instant> = None;
         loop {
             self.obey();
             if deadline.is_none() && should_stop() {
-                deadline = Some(Instant::now() + grace);
+                deadline = Some(Instant::now() + limits.grace);
             }
             if deadline.is_some_and(|deadline| self.routes.by_sample.is_empty() || Instant::now() >= deadline) {
                 return self.end_all("the server is stopping");
             }
+            let started = Instant::now();
             self.step();
+            if !self.routes.by_sample.is_empty() {
+                std::thread::sleep(limits.step_time.saturating_sub(started.elapsed()));
+            }
         }
     }
 

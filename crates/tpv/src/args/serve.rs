@@ -53,6 +53,9 @@ pub struct ServeArgs {
     /// Seconds that running requests may go on after the server was asked to stop.
     #[arg(long, default_value_t = 10, help_heading = "Limits")]
     pub grace_secs: u64,
+    /// At most this many tokens a second for each answer, to watch small models; 0 is full speed.
+    #[arg(long, default_value_t = 0.0)]
+    pub pace: f64,
     /// The field that carries the thinking.
     #[arg(long, value_enum, default_value = "both")]
     pub reasoning_field: ReasoningArg,
