@@ -8,4 +8,5 @@ mod json;
 mod kill;
 mod python;
 mod reference;
+mod rooms;
 mod workplace;
