@@ -107,3 +107,26 @@ fn bad_input_is_answered_with_advice() {
         assert!(!output.status.success() && talk.contains(advice) && !talk.contains("panicked"), "{args:?}: {talk}");
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn without_a_terminal_a_line_comes_now_and_then_and_ctrl_c_ends_it() {
+    let problem =
+        "Kate has 5 cookies. Day 1: buys 2. Day 2: finds 5. Day 3: sells 9. How many cookies does Kate have now?";
+    let home = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tpv"))
+        .args(["run", "--pace", "10", problem])
+        .env("TPV_HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut talk = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = talk.next().unwrap().unwrap();
+    assert!(line.starts_with("thinking ") && line.contains(" %  ") && line.contains(" s left ("), "{line}");
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let rest: Vec<String> = talk.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert_eq!(rest.last().map(String::as_str), Some("stopped"));
+}

@@ -4,11 +4,11 @@ use crate::args::RaceArgs;
 use crate::console::{Console, Stopped};
 use crate::live::line::{bar, percent, thought_for, truncate};
 use crate::live::screen::{Screen, Style};
-use crate::live::session::{Update, Wish, answer};
+use crate::live::session::{Update, Wish, answer, choose_pace};
 use crate::live::terminal::{Key, RawMode, keys};
 use crate::live::text::harmless;
 use crate::live::view::{JsonView, View};
-use crate::model::{THINKER, open_model, problem_style};
+use crate::model::{open_model, problem_style};
 use crate::table::table;
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,6 @@ use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 /// What is raced over when nothing is asked: problem 308 of the bundled list.
 const PROBLEM: &str = "David has 19 marbles. Day 1: gets 5. Day 2: sells 7. Day 3: gets 7. Day 4: loses 2. Day 5: buys 9. \
      Day 6: finds 7. Day 7: sells 2. How many marbles does David have now?";
-/// Tokens per second at which the bundled toy model can be watched.
-const THINKER_PACE: f64 = 60.0;
 const REDRAW: Duration = Duration::from_millis(60);
 const PLAIN_LINE: Duration = Duration::from_secs(5);
 
@@ -84,24 +82,20 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
     let mut model = open_model(&args.model, &args.run, console)?;
     let vector = open_vector(&args.tpv, &model, console)?
         .with_context(|| format!("a race needs a vector to push along; make one with: tpv learn {}", args.model))?;
+    let pace = choose_pace(args.pace, &args.model, console);
     let problem = args.prompt.as_deref().unwrap_or(PROBLEM);
     console.say(problem);
     let prompt = model.prompts.prompt(&style, problem)?;
     let samples = [0.0, args.alpha].map(|alpha| sample(args, alpha, &vector)).into_iter().collect();
     let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples };
     let mut view = RaceView::new(args, console)?;
-    answer(&mut model.decoder, request, pace(args, console), &mut view, console)?;
+    answer(&mut model.decoder, request, pace, &mut view, console)?;
     let (race, interrupted) = view.finish();
     if interrupted || console.check_interrupted().is_err() {
         return Err(Stopped.into());
     }
     report(&race, console);
     Ok(())
-}
-
-fn pace(args: &RaceArgs, console: &Console) -> Option<f64> {
-    let slowed = args.model == THINKER && console.is_terminal();
-    args.pace.or(slowed.then_some(THINKER_PACE)).filter(|&pace| pace > 0.0)
 }
 
 fn sample(args: &RaceArgs, alpha: f32, vector: &OpenVector) -> SampleRequest {
@@ -168,6 +162,10 @@ impl View for RaceView<'_> {
     fn refresh(&mut self, last: bool) -> Result<()> {
         let every = if self.screen.is_some() { REDRAW } else { PLAIN_LINE };
         let due = self.drawn.elapsed() >= every;
+        let columns = self.console.width();
+        if let Some((screen, _)) = &mut self.screen {
+            screen.resize(columns)?;
+        }
         let line = self.line(self.screen.as_ref().map_or(usize::MAX, |(screen, _)| screen.line_width()));
         match &mut self.screen {
             Some((screen, _)) if last => return Ok(screen.finish()?),
@@ -180,7 +178,9 @@ impl View for RaceView<'_> {
     }
 
     fn wishes(&mut self) -> Result<Vec<Wish>> {
-        let Some((screen, _)) = &mut self.screen else { return Ok(Vec::new()) };
+        if self.screen.is_none() {
+            return Ok(Vec::new());
+        }
         let mut wishes = Vec::new();
         for key in keys()? {
             match key {
@@ -189,8 +189,7 @@ impl View for RaceView<'_> {
                     wishes.push(Wish::Cancel);
                 }
                 Key::EndThinking => wishes.push(Wish::EndThinking),
-                Key::Resized(columns) => screen.resize(usize::from(columns))?,
-                Key::Up | Key::Down => {}
+                Key::Up | Key::Down | Key::Resized => {}
             }
         }
         Ok(wishes)

@@ -2,9 +2,9 @@
 
 use crate::args::AskArgs;
 use crate::console::{Console, Stopped};
-use crate::live::session::answer;
+use crate::live::session::{answer, choose_pace};
 use crate::live::view::{JsonView, PlainView, TerminalView, Throttle, View};
-use crate::model::{THINKER, open_model, problem_style};
+use crate::model::{open_model, problem_style};
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -16,8 +16,6 @@ use tpv_core::vector::ModelIdentity;
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
 
-/// Tokens per second at which the bundled toy model can be watched; it makes thousands.
-const THINKER_PACE: f64 = 60.0;
 const KEYS: &str = "keys: up/down change alpha, e ends the thinking, q stops";
 
 /// The data of a `start` line.
@@ -50,12 +48,8 @@ pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
             args.model
         );
     }
-    if args.model == THINKER && args.pace.is_none() && console.is_terminal() {
-        console.notice(format!(
-            "the toy model is slowed down to {THINKER_PACE} tokens a second to be watched; --pace 0 lets it go"
-        ));
-    }
-    let mut session = Session { args, style, vector, throttle: None, turn: 0 };
+    let pace = choose_pace(args.pace, &args.model, console);
+    let mut session = Session { args, style, vector, throttle: None, pace, turn: 0 };
     let policy = args.policy.as_ref().map(PolicySpec::to_string);
     session.policy()?;
     session.throttle = session.vector.as_ref().map(|_| Throttle { alpha: args.alpha, policy });
@@ -89,6 +83,8 @@ struct Session<'a> {
     vector: Option<OpenVector>,
     /// None without a vector.
     throttle: Option<Throttle>,
+    /// Most tokens a second; none is full speed.
+    pace: Option<f64>,
     /// Prompts answered so far; each has draws of its own.
     turn: usize,
 }
@@ -135,13 +131,8 @@ impl Session<'_> {
         model: &mut TextModel,
         console: &Console,
     ) -> Result<()> {
-        answer(&mut model.decoder, request, self.pace(console), view, console)?;
+        answer(&mut model.decoder, request, self.pace, view, console)?;
         if console.check_interrupted().is_err() { Err(Stopped.into()) } else { Ok(()) }
-    }
-
-    fn pace(&self, console: &Console) -> Option<f64> {
-        let slowed = self.args.model == THINKER && console.is_terminal();
-        self.args.pace.or(slowed.then_some(THINKER_PACE)).filter(|&pace| pace > 0.0)
     }
 
     fn start<'a>(&'a self, model: &'a ModelIdentity, prompt: &'a str, prompt_tokens: usize) -> Start<'a> {

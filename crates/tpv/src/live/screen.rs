@@ -68,8 +68,12 @@ impl<W: Write> Screen<W> {
         self.note("")
     }
 
-    /// The terminal has another size. What it did with the rows is unknown, so the text goes on in a new one.
+    /// The terminal has this many columns. Where that is new, what it did with the rows is unknown, so the text goes on in
+    /// a new one. To be called right before drawing: a line that is too long for the terminal would take two rows.
     pub fn resize(&mut self, width: usize) -> io::Result<()> {
+        if self.width == width.max(2) {
+            return Ok(());
+        }
         self.width = width.max(2);
         let mut drawn = String::from(CLEAR_BELOW);
         self.end_row(&mut drawn);
@@ -171,6 +175,20 @@ mod tests {
         let updates: Vec<(&str, &str)> = updates.iter().map(|(text, line)| (text.as_str(), line.as_str())).collect();
         let rows = shown(20, &updates);
         assert_eq!(rows, ["row 34", "row 35", "row 36", "row 37", "row 38", "row 39", "", "line 39"]);
+    }
+
+    #[test]
+    fn another_width_moves_the_text_to_a_new_row() {
+        let mut bytes = Vec::new();
+        let mut screen = Screen::new(&mut bytes, 20, true);
+        screen.update("hm", Style::Plain, "0123456789").unwrap();
+        screen.resize(20).unwrap();
+        screen.update(" so", Style::Plain, "0123456789").unwrap();
+        screen.resize(8).unwrap();
+        screen.update("ok", Style::Plain, "0123456789").unwrap();
+        let mut terminal = vt100::Parser::new(cells(8), cells(20), 0);
+        terminal.process(&bytes);
+        assert_eq!(terminal.screen().contents(), "hm so\nok\n0123456");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::view::View;
 use crate::console::Console;
+use crate::model::THINKER;
 use anyhow::{Context, Result};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -40,6 +41,20 @@ pub enum Wish {
 
 /// The slowest pace in tokens per second, so that keys are always heard.
 pub const LEAST_PACE: f64 = 0.5;
+
+/// Tokens per second at which the bundled toy model can be watched; it makes thousands.
+const THINKER_PACE: f64 = 60.0;
+
+/// The pace asked for; none is full speed, but at a terminal the bundled toy model is slowed down, and the user told so.
+pub fn choose_pace(asked: Option<f64>, model: &str, console: &Console) -> Option<f64> {
+    if asked.is_none() && model == THINKER && console.is_terminal() {
+        console.notice(format!(
+            "the toy model is slowed down to {THINKER_PACE} tokens a second to be watched; --pace 0 lets it go"
+        ));
+        return Some(THINKER_PACE);
+    }
+    asked.filter(|&pace| pace > 0.0)
+}
 
 /// Runs the samples of a prompt to their ends and shows them in `view`; at most `pace` steps a second.
 pub fn answer(

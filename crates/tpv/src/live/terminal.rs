@@ -18,8 +18,8 @@ pub enum Key {
     Quit,
     /// Ctrl-C.
     Interrupt,
-    /// The terminal has this many columns now.
-    Resized(u16),
+    /// The terminal has another size.
+    Resized,
 }
 
 /// Keys come one by one and unseen for as long as this lives.
@@ -53,7 +53,7 @@ pub fn keys() -> io::Result<Vec<Key>> {
     while poll(Duration::ZERO)? {
         match read()? {
             Event::Key(event) => keys.extend(key(event)),
-            Event::Resize(columns, _) => keys.push(Key::Resized(columns)),
+            Event::Resize(..) => keys.push(Key::Resized),
             _ => {}
         }
     }

@@ -130,7 +130,8 @@ fn remark(event: &FinishEvent) -> Option<String> {
 }
 
 /// A live line under the streaming text.
-pub struct TerminalView {
+pub struct TerminalView<'a> {
+    console: &'a Console,
     screen: Screen<Stdout>,
     followed: Followed,
     pending: String,
@@ -140,10 +141,11 @@ pub struct TerminalView {
     _raw: RawMode,
 }
 
-impl TerminalView {
+impl<'a> TerminalView<'a> {
     /// Takes the terminal over until it is dropped.
-    pub fn new(console: &Console, end: &str, throttle: Option<Throttle>, has_vector: bool) -> Result<Self> {
+    pub fn new(console: &'a Console, end: &str, throttle: Option<Throttle>, has_vector: bool) -> Result<Self> {
         Ok(Self {
+            console,
             screen: Screen::new(std::io::stdout(), console.width(), console.styled()),
             followed: Followed::new(end, throttle, has_vector),
             pending: String::new(),
@@ -159,6 +161,7 @@ impl TerminalView {
     }
 
     fn draw(&mut self) -> Result<()> {
+        self.screen.resize(self.console.width())?;
         let style = if self.followed.thought_ended { Style::Plain } else { Style::Dim };
         let line = self.followed.status.render(self.screen.line_width());
         let text = std::mem::take(&mut self.pending);
@@ -198,8 +201,7 @@ impl TerminalView {
                 self.interrupted = true;
                 return Ok(Some(Wish::Cancel));
             }
-            Key::Resized(columns) => {
-                self.screen.resize(usize::from(columns))?;
+            Key::Resized => {
                 self.draw()?;
                 return Ok(None);
             }
@@ -208,7 +210,7 @@ impl TerminalView {
     }
 }
 
-impl View for TerminalView {
+impl View for TerminalView<'_> {
     fn update(&mut self, update: &Update) -> Result<()> {
         match update {
             Update::Prompt { read, total } => {
