@@ -20,12 +20,14 @@ pub struct ThoughtSplitter {
     markers: ThinkingMarkers,
     phase: Phase,
     held: String,
+    /// The end of the text before the thinking that the answer might complete to a marker.
+    carried: String,
 }
 
 impl ThoughtSplitter {
     /// A splitter for text after a prompt that leaves `phase` behind.
     pub fn new(markers: ThinkingMarkers, phase: Phase) -> Self {
-        Self { markers, phase, held: String::new() }
+        Self { markers, phase, held: String::new(), carried: String::new() }
     }
 
     /// Takes the next piece of text; at the end of the sample (`is_last`) nothing is held back.
@@ -45,6 +47,9 @@ impl ThoughtSplitter {
         let rest = self.held.split_off(self.held.len() - keep);
         let ready = std::mem::replace(&mut self.held, rest);
         self.emit(&ready, &mut piece);
+        if is_last {
+            piece.content.push_str(&std::mem::take(&mut self.carried));
+        }
         piece
     }
 
@@ -58,9 +63,16 @@ impl ThoughtSplitter {
     fn cross(&mut self, at: usize, marker: usize, phase: Phase, piece: &mut Piece) {
         let rest = self.held.split_off(at + marker);
         self.held.truncate(at);
-        let before = std::mem::replace(&mut self.held, rest);
+        if self.phase == Phase::Before {
+            self.carried = self.held.split_off(at - self.beginning_of_marker());
+        }
+        let before = std::mem::take(&mut self.held);
         self.emit(&before, piece);
         self.phase = phase;
+        if phase == Phase::Answer {
+            self.held = std::mem::take(&mut self.carried);
+        }
+        self.held += &rest;
     }
 
     fn emit(&self, text: &str, piece: &mut Piece) {
@@ -68,16 +80,26 @@ impl ThoughtSplitter {
         field.push_str(text);
     }
 
-    /// Bytes at the end of the held text that may begin a marker.
+    /// Bytes at the end of the held text that may become a marker: the beginning of one, and the beginnings before it,
+    /// which stand at the end once the later ones are complete and cut out.
     fn beginning_of_marker(&self) -> usize {
-        let held = self.held.as_bytes();
+        let mut end = self.held.len();
+        loop {
+            match self.beginning_at(&self.held.as_bytes()[..end]) {
+                0 => return self.held.len() - end,
+                length => end -= length,
+            }
+        }
+    }
+
+    fn beginning_at(&self, text: &[u8]) -> usize {
         let begins = |keep: &usize| {
-            let tail = &held[held.len() - keep..];
+            let tail = &text[text.len() - keep..];
             let start = self.phase == Phase::Before && self.markers.start.as_bytes().starts_with(tail);
             start || self.markers.end.as_bytes().starts_with(tail)
         };
         let longest = self.markers.start.len().max(self.markers.end.len()) - 1;
-        (1..=longest.min(held.len())).rev().find(begins).unwrap_or(0)
+        (1..=longest.min(text.len())).rev().find(begins).unwrap_or(0)
     }
 }
 
@@ -108,6 +130,8 @@ mod tests {
         assert_eq!(split(Phase::Before, &["No thought, 1 < 2"]), pair("", "No thought, 1 < 2"));
         assert_eq!(split(Phase::Thinking, &["1 <", " 2 </thin"]), pair("1 < 2 </thin", ""));
         assert_eq!(split(Phase::Answer, &["a</thi", "</think>nk>b"]), pair("", "ab"));
+        assert_eq!(split(Phase::Answer, &["</thi</th", "ink></think>nk>b"]), pair("", "b"));
+        assert_eq!(split(Phase::Before, &["</thi<think>x</think>nk>b"]), pair("x", "b"));
     }
 
     proptest! {
