@@ -14,7 +14,7 @@ const SAMPLE: &str = include_str!("grading/gold_sample.txt");
 fn data_set(name: &str) -> Option<Vec<serde_json::Value>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(name);
     let Ok(text) = fs::read_to_string(&path) else {
-        println!("no {}: tested without it", path.display());
+        eprintln!("no {}: tested without it", path.display());
         return None;
     };
     Some(text.lines().map(|line| serde_json::from_str(line).expect("one JSON object a line")).collect())

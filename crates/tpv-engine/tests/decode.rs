@@ -1,4 +1,5 @@
 //! The decode loop on the scripted engine: order of reading and shift, phases, ends, batching, control from outside.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! The server over real sockets, with the bundled model: answers, refusals, faults and the end.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,4 +1,5 @@
 //! `tpv learn` and `tpv vectors`: a vector is made, found again by its model, measured, and removed.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 use assert_cmd::Command;
 use serde_json::Value;

@@ -1,4 +1,5 @@
 //! `tpv run` without a terminal: plain text, JSON lines, pipes that close.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 use assert_cmd::Command;
 use serde_json::Value;

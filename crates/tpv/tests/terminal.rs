@@ -1,5 +1,6 @@
 //! `tpv run` as a person uses it: on a pseudo-terminal, with keys, another size, and Ctrl-C.
 #![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use std::io::{Read, Write};

@@ -81,7 +81,7 @@ fn intervene_step(words: &str, paths: &[(&str, &Path)], console: &Console) -> Re
 }
 
 /// Each response at alpha 0 beside that of the same problem, seed and number at the demo's alpha.
-fn pairs<'a>(summary: &'a InterveneSummary, alpha: f32) -> Vec<(&'a Response, &'a Response)> {
+fn pairs(summary: &InterveneSummary, alpha: f32) -> Vec<(&Response, &Response)> {
     let base = summary.responses.iter().filter(|it| it.alpha == 0.0);
     let partner = |base: &Response| {
         let same = |it: &&Response| (it.problem, it.generation, it.alpha) == (base.problem, base.generation, alpha);

@@ -1,4 +1,5 @@
 //! The whole pipeline through the real program, offline, on the bundled thinker.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 mod algebra;
 mod bad_input;
