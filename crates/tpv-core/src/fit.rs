@@ -213,7 +213,7 @@ impl Ridge {
         matrix
     }
 
-    /// `H^T y` per target, [d, targets], centred when there is an intercept.
+    /// `H^T y` per target, `[d, targets]`, centred when there is an intercept.
     fn right_sides(&self, sums: &GramSums) -> Mat<f64> {
         let mean = |sum: f64| if self.intercept { sum / sums.rows() as f64 } else { 0.0 };
         Mat::from_fn(sums.width(), sums.targets().len(), |row, number| {

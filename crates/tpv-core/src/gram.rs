@@ -173,7 +173,7 @@ pub struct GramParts {
 #[derive(Debug, Clone)]
 pub struct GramSums {
     rows: u64,
-    /// [d, d], of which only the lower triangle is kept up to date.
+    /// `[d, d]`, of which only the lower triangle is kept up to date.
     gram: Mat<f64>,
     column_sums: Vec<f64>,
     targets: Vec<TargetSums>,
@@ -271,7 +271,7 @@ impl GramSums {
         Ok(Self { rows, gram, column_sums, targets })
     }
 
-    /// Adds a block given as columns: `states` [d, n], `labels` [n, 1 + targets] with ones in the first column.
+    /// Adds a block given as columns: `states` `[d, n]`, `labels` `[n, 1 + targets]` with ones in the first column.
     fn add_block(&mut self, states: MatRef<'_, f64>, labels: MatRef<'_, f64>, par: Par) {
         let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
         triangular::matmul(&mut self.gram, lower, Accum::Add, states, whole, states.transpose(), whole, 1.0, par);
@@ -357,7 +357,7 @@ impl GramAccumulator {
         Self { sums, parallelism, states, labels }
     }
 
-    /// Adds `rows` [n, d], row after row, with one slice of n labels per target. All or nothing: an error adds no row.
+    /// Adds `rows` `[n, d]`, row after row, with one slice of n labels per target. All or nothing: an error adds no row.
     pub fn add_rows(&mut self, rows: &[f32], targets: &[&[f64]]) -> Result<(), GramError> {
         self.check(rows, targets)?;
         let width = self.sums.width();

@@ -36,7 +36,7 @@ pub struct Alpha(pub f32);
 pub struct Observation<'a> {
     /// The reading of the state that predicts the next token.
     pub reading: &'a Reading,
-    /// The logits of the model itself, before any shift, [V].
+    /// The logits of the model itself, before any shift, `[V]`.
     pub logits_before_shift: &'a [f32],
     /// Seconds since the first thinking token of this sequence was asked for.
     pub elapsed_secs: f64,

@@ -68,7 +68,7 @@ pub struct Reading {
     pub position: u32,
     /// `theta . h_j`, before any shift, smoothing or clamping; roughly -0.3 .. 1.4.
     pub progress_raw: Option<f32>,
-    /// The filtered and calibrated progress in [0, 1]; 1 only once `</think>` has come.
+    /// The filtered and calibrated progress in `[0, 1]`; 1 only once `</think>` has come.
     pub progress: Option<f32>,
     /// Thinking tokens still to come after the one that this state predicts, N - j.
     pub remaining_tokens: Option<Estimate>,
@@ -88,7 +88,7 @@ impl Reading {
 /// What a reader is shown at each thinking step, before the next token is chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct StateView<'a> {
-    /// The final hidden state after the last norm, [d].
+    /// The final hidden state after the last norm, `[d]`.
     pub hidden_post_norm: &'a [f32],
     /// The number j of the token that this state predicts, 1-based within the thinking.
     pub position: u32,

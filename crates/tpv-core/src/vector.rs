@@ -13,7 +13,7 @@ pub const STATE_TAP: &str = "final_post_norm";
 /// A linear function of the final hidden state, `weights . h + intercept`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LinearHead {
-    /// [d]
+    /// `[d]`
     pub weights: Vec<f32>,
     /// 0 for a head without intercept.
     pub intercept: f32,
@@ -82,13 +82,13 @@ pub struct VectorInfo {
 /// A thinking progress vector with the heads fitted beside it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ProgressVector {
-    /// The direction: ridge fit without intercept, [d] (the reference's `tpv_linear_weights.npy`).
+    /// The direction: ridge fit without intercept, `[d]` (the reference's `tpv_linear_weights.npy`).
     pub theta: Vec<f32>,
     /// The reading head: the fit with intercept; better at reading, useless as a direction.
     pub progress: LinearHead,
     /// Predicts `ln(1 + remaining thinking tokens)`.
     pub log_remaining: Option<LinearHead>,
-    /// The pattern direction cov(h, y) (Haufe 2014), [d].
+    /// The pattern direction cov(h, y) (Haufe 2014), `[d]`.
     pub pattern: Option<Vec<f32>>,
     /// How raw readings become percent and time left, as JSON written by [`crate::reading`].
     pub calibration: Option<serde_json::Value>,

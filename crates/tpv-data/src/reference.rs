@@ -233,7 +233,7 @@ mod tests {
 
     const WIDTH: usize = 2;
 
-    /// Writes a generation after a prompt of two tokens; row j of the states is [j, -j].
+    /// Writes a generation after a prompt of two tokens; row j of the states is `[j, -j]`.
     fn write(root: &Path, id: &str, generated: &[&str]) -> PathBuf {
         let folder = root.join(id);
         fs::create_dir_all(&folder).unwrap();

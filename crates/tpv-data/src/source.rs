@@ -82,7 +82,7 @@ pub struct StateBlock<'a> {
     pub first_position: usize,
     /// Number of rows.
     pub rows: usize,
-    /// [rows, d], row-major.
+    /// `[rows, d]`, row-major.
     pub hidden_post_norm: &'a [f32],
 }
 

@@ -1,6 +1,6 @@
 //! The trace store: a folder with `run.json` and one `problem_<index>.safetensors` for each problem.
 //!
-//! A problem's file holds, for each generation g, `generation_<g>.hidden_states` [S, d] (f16 or f32) and
+//! A problem's file holds, for each generation g, `generation_<g>.hidden_states` `[S, d]` (f16 or f32) and
 //! `generation_<g>.token_ids` `[T]` (u32), T generated tokens. Row i is the final hidden state that predicts token
 //! `first_state + i`; normally `first_state` is 0 and S = T, and a run that keeps the thinking alone has the S = N
 //! states of the thinking. The metadata entry `tpv_trace` is a JSON document, [`ProblemRecord`]: prompt, texts, finish
@@ -99,7 +99,7 @@ pub struct Generation {
     pub record: GenerationRecord,
     /// The generated tokens.
     pub token_ids: Vec<u32>,
-    /// The kept states, [S, d].
+    /// The kept states, `[S, d]`.
     pub states: States,
 }
 
@@ -351,7 +351,7 @@ mod tests {
         RunConfig { model, generations_per_problem: 2, ..RunConfig::default() }
     }
 
-    /// A generation of `tokens` tokens of which the first `thinking` think; state i is [i, i, i].
+    /// A generation of `tokens` tokens of which the first `thinking` think; state i is `[i, i, i]`.
     fn generation(tokens: usize, thinking: usize, ended: bool) -> Generation {
         Generation {
             record: GenerationRecord {

@@ -44,7 +44,7 @@ pub struct SampleRequest {
     pub seed: u64,
     /// Most tokens to generate, thinking and answer together.
     pub max_new_tokens: usize,
-    /// `W theta`, [V]; without it alpha has no effect.
+    /// `W theta`, `[V]`; without it alpha has no effect.
     pub shift: Option<Arc<[f32]>>,
     /// When the control acts.
     pub intervene: IntervenePhase,
@@ -77,7 +77,7 @@ pub trait DecodeSink {
     /// Part of a sample's prompt was read.
     fn prompt(&mut self, _sample: SampleId, _tokens_read: usize, _tokens: usize) {}
 
-    /// A token was generated; `hidden_post_norm` is the state that predicted it, [d], as the model made it.
+    /// A token was generated; `hidden_post_norm` is the state that predicted it, `[d]`, as the model made it.
     fn token(&mut self, sample: SampleId, event: TokenEvent, hidden_post_norm: &[f32]);
 
     /// A sample ended. Nothing more comes for it.
@@ -186,7 +186,7 @@ impl Decoder {
         self.engine.spec()
     }
 
-    /// `W v`: the logit shift that adding `v` to the final state means, [V].
+    /// `W v`: the logit shift that adding `v` to the final state means, `[V]`.
     pub fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
         self.engine.project(v)
     }

@@ -41,9 +41,9 @@ pub struct StepInput<'a> {
 /// The outputs of a step, one row for each input that wanted output, in input order. Reused between steps.
 #[derive(Debug, Default, Clone)]
 pub struct StepOutput {
-    /// [rows, d], row-major.
+    /// `[rows, d]`, row-major.
     pub hidden_post_norm: Vec<f32>,
-    /// [rows, V], row-major.
+    /// `[rows, V]`, row-major.
     pub logits: Vec<f32>,
 }
 
@@ -69,7 +69,7 @@ pub trait Engine: Send {
     /// An error leaves every sequence as it was.
     fn step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()>;
 
-    /// `W v` with the `lm_head` W, [V]: the logit shift that `h + v` means. `v` is [d].
+    /// `W v` with the `lm_head` W, `[V]`: the logit shift that `h + v` means. `v` is `[d]`.
     fn project(&self, v: &[f32]) -> Result<Vec<f32>>;
 
     /// Bytes of KV memory that one token of one sequence takes.

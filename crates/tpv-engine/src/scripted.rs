@@ -54,7 +54,7 @@ impl ScriptedEngine {
         self
     }
 
-    /// The vector that reads the scripted progress, [d].
+    /// The vector that reads the scripted progress, `[d]`.
     pub fn theta(&self) -> Vec<f32> {
         let mut theta = vec![0.0; self.spec.hidden_size];
         theta[self.spec.vocab_size] = 1.0;

@@ -59,7 +59,7 @@ pub struct Ready {
 pub struct ReadyVector {
     /// Makes readers.
     pub reading: Arc<ReadingModel>,
-    /// `W theta`, [V].
+    /// `W theta`, `[V]`.
     pub shift: Arc<[f32]>,
     /// What one unit of alpha adds to the logit of `</think>`, less what it adds to a logit on average.
     pub think_end_shift: f32,

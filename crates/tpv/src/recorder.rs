@@ -38,7 +38,7 @@ pub struct Recording {
     pub first_state: usize,
     /// The readings of the thinking, in order.
     pub readings: Vec<Reading>,
-    /// Kept states, [S, d].
+    /// Kept states, `[S, d]`.
     pub states: States,
     /// Tokens that were forced rather than sampled.
     pub forced_tokens: usize,

@@ -13,7 +13,7 @@ use tpv_engine::model::TextModel;
 pub struct Throttles {
     /// The file that was loaded.
     pub file: VectorFile,
-    /// `W theta`, [V].
+    /// `W theta`, `[V]`.
     pub shift: Arc<[f32]>,
     context: PolicyContext,
     reading: Arc<ReadingModel>,
@@ -22,7 +22,7 @@ pub struct Throttles {
 
 /// What a sample is throttled with.
 pub struct Parts {
-    /// Logits per unit of alpha, [V].
+    /// Logits per unit of alpha, `[V]`.
     pub shift: Arc<[f32]>,
     /// Chooses alpha.
     pub policy: Box<dyn Policy>,

@@ -19,7 +19,7 @@ const BUNDLED: &str = "the bundled vector";
 pub struct OpenVector {
     /// Where it comes from, for people.
     pub origin: String,
-    /// What one unit of alpha adds to the logits, [V].
+    /// What one unit of alpha adds to the logits, `[V]`.
     pub shift: Arc<[f32]>,
     /// Makes readers.
     pub reading: Arc<ReadingModel>,

@@ -34,7 +34,7 @@ pub enum DirectionError {
 }
 
 impl Direction {
-    /// The direction in the space of hidden states, [d]; of theta's norm.
+    /// The direction in the space of hidden states, `[d]`; of theta's norm.
     pub fn in_hidden_space(&self, vector: &ProgressVector) -> Result<Vec<f32>, DirectionError> {
         let norm = norm(&vector.theta);
         Ok(match self {
@@ -44,7 +44,7 @@ impl Direction {
         })
     }
 
-    /// Applies what the direction leaves out to its logit shift, [V]; `think_end` is the first token of `</think>`.
+    /// Applies what the direction leaves out to its logit shift, `[V]`; `think_end` is the first token of `</think>`.
     pub fn mask(&self, shift: &mut [f32], think_end: u32) {
         let end = think_end as usize;
         match self {

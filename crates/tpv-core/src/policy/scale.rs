@@ -10,7 +10,7 @@
 //! To first order this is the rate at which alpha raises `ln p(</think>)`. The mean is measured with [`ScaleMeter`] on
 //! thinking states of a validation run; before that the plain mean over the vocabulary stands in for it.
 
-/// The mean of `shift` under the probabilities of `logits`, both [V]; `None` where the logits are no distribution.
+/// The mean of `shift` under the probabilities of `logits`, both `[V]`; `None` where the logits are no distribution.
 pub fn usual_continuation(shift: &[f32], logits: &[f32]) -> Option<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if !max.is_finite() {

@@ -137,7 +137,7 @@ impl Default for PolicyContext {
 }
 
 impl PolicyContext {
-    /// What a vector and its shift [V] say; `think_end` are the tokens of `</think>`.
+    /// What a vector and its shift `[V]` say; `think_end` are the tokens of `</think>`.
     pub fn of_vector(vector: &ProgressVector, shift: &[f32], think_end: &[u32]) -> Self {
         let measured = vector.info.figures.get(SCALE_FIGURE).and_then(serde_json::Value::as_f64).map(|it| it as f32);
         let unmeasured = || think_end.first().map(|&end| scale::unmeasured_logits_per_alpha(shift, end));

@@ -31,7 +31,7 @@ const LEAST_READINGS: usize = 30;
 pub struct Score {
     /// The problem that the reading belongs to.
     pub problem: usize,
-    /// The progress that the median predicts, in [0, 1].
+    /// The progress that the median predicts, in `[0, 1]`.
     pub progress: f64,
     /// `low - y` in ln(1 + tokens).
     pub below: f64,

@@ -15,7 +15,7 @@ pub struct HeadValues {
 }
 
 impl HeadValues {
-    /// Reads one final hidden state, [d].
+    /// Reads one final hidden state, `[d]`.
     pub fn of_state(vector: &ProgressVector, hidden_post_norm: &[f32]) -> Self {
         Self {
             theta: dot(&vector.theta, hidden_post_norm),

@@ -17,7 +17,7 @@ pub(crate) struct HeadPage<'a> {
 
 /// One query row's heads that share a key/value head.
 pub(crate) struct HeadGroup<'a> {
-    /// [group, head_dim], already scaled by `1 / sqrt(head_dim)`.
+    /// `[group, head_dim]`, already scaled by `1 / sqrt(head_dim)`.
     pub queries: &'a [f32],
     pub head_dim: usize,
     /// Positions that the row sees.
@@ -26,7 +26,7 @@ pub(crate) struct HeadGroup<'a> {
     pub end: usize,
 }
 
-/// Attends and writes [group, head_dim]; `page(i)` is the sequence's i-th page.
+/// Attends and writes `[group, head_dim]`; `page(i)` is the sequence's i-th page.
 pub(crate) fn attend<'a>(group: &HeadGroup<'_>, page: impl Fn(usize) -> HeadPage<'a>, out: &mut [f32]) {
     Arch::new().dispatch(Attend { group, page, out });
 }

@@ -371,7 +371,7 @@ impl Model {
         Ok(())
     }
 
-    /// Turns all heads of all rows; `heads` is [rows, heads, head_dim].
+    /// Turns all heads of all rows; `heads` is `[rows, heads, head_dim]`.
     fn turn(&self, heads: &mut [f32], cos: &[f32], sin: &[f32]) {
         let half = self.config.head_dim / 2;
         let rows = cos.len() / half;

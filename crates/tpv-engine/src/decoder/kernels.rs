@@ -11,7 +11,7 @@ pub(crate) fn multiply_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
     if S::IS_SCALAR { a * b + c } else { a.mul_add(b, c) }
 }
 
-/// `exp(x)` within 2e-7 relative for x in [-87, 88]; smaller x give about 1e-38. Branch-free, so that loops vectorise.
+/// `exp(x)` within 2e-7 relative for x in `[-87, 88]`; smaller x give about 1e-38. Branch-free, so that loops vectorise.
 #[inline(always)]
 pub(crate) fn exponential<S: Simd>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
@@ -28,7 +28,7 @@ pub(crate) fn exponential<S: Simd>(x: f32) -> f32 {
     sum * f32::from_bits(power)
 }
 
-/// `x / sqrt(mean(x^2) + epsilon) * weight` for every row of x [rows, width], in place.
+/// `x / sqrt(mean(x^2) + epsilon) * weight` for every row of x `[rows, width]`, in place.
 pub(crate) fn normalise(x: &mut [f32], weight: &[f32], epsilon: f64) {
     Arch::new().dispatch(Norm { x, weight, epsilon });
 }

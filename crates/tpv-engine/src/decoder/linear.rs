@@ -28,7 +28,7 @@ impl Linear {
         Self { outputs: matrix.outputs(), weights: Weights::Packed(matrix), bias, inputs }
     }
 
-    /// A layer in the wanted arithmetic; `weights` is [outputs, inputs].
+    /// A layer in the wanted arithmetic; `weights` is `[outputs, inputs]`.
     pub fn from_floats(weights: Vec<f32>, inputs: usize, dtype: DtypeChoice, bias: Option<Vec<f32>>) -> Result<Self> {
         if dtype == DtypeChoice::Q8_0 {
             return Self::quantised(quantise(weights, inputs)?, bias);
@@ -47,7 +47,7 @@ impl Linear {
         Ok(Self { weights: Weights::Quantised(QMatMul::from_qtensor(tensor)?), bias, inputs, outputs })
     }
 
-    /// Replaces `y` with `x W^T + b` for x [rows, inputs].
+    /// Replaces `y` with `x W^T + b` for x `[rows, inputs]`.
     pub fn apply(&self, x: &[f32], y: &mut Vec<f32>) -> Result<()> {
         let rows = x.len() / self.inputs;
         y.resize(rows * self.outputs, 0.0);

@@ -17,7 +17,7 @@ const TILE: usize = 4;
 /// Multiply-adds below which a product stays on one thread.
 const SERIAL_PRODUCTS: usize = 1 << 19;
 
-/// A weight matrix [outputs, inputs], stored in panels.
+/// A weight matrix `[outputs, inputs]`, stored in panels.
 #[derive(Debug, Clone)]
 pub(crate) struct PackedMatrix {
     panels: Vec<f32>,
@@ -48,7 +48,7 @@ impl PackedMatrix {
         self.outputs
     }
 
-    /// `y = x W^T` for x [rows, inputs] and y [rows, outputs].
+    /// `y = x W^T` for x `[rows, inputs]` and y `[rows, outputs]`.
     pub fn multiply(&self, x: &[f32], y: &mut [f32]) {
         let rows = x.len() / self.inputs;
         let tiles = pack_tiles(x, self.inputs);
@@ -97,7 +97,7 @@ fn pack_tiles(x: &[f32], inputs: usize) -> Vec<Tile> {
         .collect()
 }
 
-/// The product of all tiles with one panel: `out` is [rows, PANEL].
+/// The product of all tiles with one panel: `out` is `[rows, PANEL]`.
 struct PanelProduct<'a> {
     tiles: &'a [Tile],
     panel: &'a [f32],

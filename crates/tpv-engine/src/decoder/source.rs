@@ -33,7 +33,7 @@ pub(crate) trait WeightSource {
     /// A linear layer.
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear>;
 
-    /// The rows of the embedding, [vocab, width].
+    /// The rows of the embedding, `[vocab, width]`.
     fn embedding(&self, vocab: usize, width: usize) -> Result<EmbeddingTable>;
 }
 
@@ -44,12 +44,12 @@ pub(crate) enum EmbeddingTable {
     Stored(StoredTensor),
     /// Quantised.
     Quantised(QMatMul),
-    /// In memory, [vocab, width].
+    /// In memory, `[vocab, width]`.
     Dense(Vec<f32>),
 }
 
 impl EmbeddingTable {
-    /// Writes the rows of `tokens` to `out`, [tokens, width].
+    /// Writes the rows of `tokens` to `out`, `[tokens, width]`.
     pub fn look_up(&self, tokens: &[u32], width: usize, out: &mut Vec<f32>) -> Result<()> {
         out.resize(tokens.len() * width, 0.0);
         let rows = tokens.iter().zip(out.chunks_exact_mut(width));

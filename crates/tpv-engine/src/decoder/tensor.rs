@@ -19,7 +19,7 @@ use crate::kv::{PAGE_TOKENS, Page, PageCopy, PageLedger};
 /// `x W^T + b`.
 #[derive(Debug)]
 struct Projection {
-    /// A view [inputs, outputs] of [outputs, inputs].
+    /// A view `[inputs, outputs]` of `[outputs, inputs]`.
     weights: Tensor,
     bias: Option<Tensor>,
 }
@@ -163,7 +163,7 @@ impl TensorPages {
     }
 }
 
-/// Rows of a step that attend together: [sequences, tokens] rows over `seen` gathered positions each.
+/// Rows of a step that attend together: `[sequences, tokens]` rows over `seen` gathered positions each.
 #[derive(Debug)]
 struct Group {
     /// First row of the step.
@@ -174,7 +174,7 @@ struct Group {
     seen: usize,
     /// Pool rows, [sequences * seen].
     gather: Tensor,
-    /// For each distinct window 0 or -inf, [1, sequences, tokens, seen].
+    /// For each distinct window 0 or -inf, `[1, sequences, tokens, seen]`.
     masks: Vec<(Option<usize>, Tensor)>,
 }
 
@@ -211,7 +211,7 @@ impl Group {
     }
 }
 
-/// 0 where a row sees a position, else -inf, [sequences, tokens, seen].
+/// 0 where a row sees a position, else -inf, `[sequences, tokens, seen]`.
 fn mask(lengths: &[usize], tokens: usize, seen: usize, window: Option<usize>) -> Vec<f32> {
     let rows = lengths.iter().flat_map(|length| (0..tokens).map(move |token| length + token + 1));
     let row = |end: usize| {
