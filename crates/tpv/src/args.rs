@@ -7,7 +7,7 @@ pub use serve::{ReasoningArg, ServeArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use tpv_core::policy::PolicySpec;
+use tpv_core::policy::{PolicySpec, Throttle};
 use tpv_core::sampling::SamplingParams;
 use tpv_data::run::StatesDtype;
 
@@ -59,6 +59,12 @@ pub enum Command {
     /// Ask a model and watch how far its thinking is; without a prompt, a session.
     #[command(after_help = "Example: tpv run \"What is 3 + 4 - 2?\"")]
     Run(AskArgs),
+    /// Say what a vector does to the tokens, and how much of it is </think> alone.
+    #[command(after_help = "Example: tpv explain vector --model thinker --dataset thinker --problems 40")]
+    Explain(ExplainArgs),
+    /// Draw what a folder holds as one web page with its pictures and tables.
+    #[command(after_help = "Example: tpv report sweep")]
+    Report(ReportArgs),
     /// Compare policies on the same problems and seeds, at many budgets.
     #[command(
         after_help = "Example: tpv sweep --model thinker --tpv vector --dataset thinker --problem_start_idx 200 --policy constant:15 --policy deadline:tokens={budget} --output_dir sweep"
@@ -333,8 +339,18 @@ pub struct InterveneArgs {
     #[arg(long, default_value_t = 31)]
     pub problem_end_idx: usize,
     /// Strengths of the push, separated by commas; 0 always runs beside them.
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, default_value = "100.0")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        default_value = "100.0",
+        default_value_if("policy", clap::builder::ArgPredicate::IsPresent, None)
+    )]
     pub alpha: Vec<f32>,
+    /// A policy to run beside them, such as deadline:tokens=256, entropy:base=10,range=10,k=100,u=0.02, budget:256 or
+    /// think-end:2; may be given many times. A direction may follow, as in constant:15@random:1.
+    #[arg(long)]
+    pub policy: Vec<Throttle>,
     /// Token limit of each generation, thinking and answer together.
     #[arg(long, default_value_t = 2048)]
     pub max_new_tokens: usize,
@@ -628,6 +644,46 @@ pub struct VectorImportArgs {
     /// The engine.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// Flags of `tpv explain`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct ExplainArgs {
+    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote.
+    pub vector: PathBuf,
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// Tokens to list on either side.
+    #[arg(long, default_value_t = 12)]
+    pub tokens: usize,
+    /// Problems to measure the part of </think> on; 0 leaves that out.
+    #[arg(long, default_value_t = 0)]
+    pub problems: usize,
+    /// Strength of the push for that.
+    #[arg(long, default_value_t = 15.0, allow_negative_numbers = true)]
+    pub alpha: f32,
+    /// Token limit of each sample for that.
+    #[arg(long, default_value_t = 2048)]
+    pub max_new_tokens: usize,
+    /// Where explain.json and the samples go.
+    #[arg(long, default_value = "tpv_explain")]
+    pub output_dir: PathBuf,
+    /// The problems.
+    #[command(flatten)]
+    pub dataset: DatasetArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of `tpv report`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct ReportArgs {
+    /// A folder with what `tpv train`, `tpv sweep` or `tpv explain` wrote.
+    pub folder: PathBuf,
 }
 
 /// Flags of `tpv demo`.

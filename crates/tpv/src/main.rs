@@ -9,6 +9,7 @@ mod live;
 mod model;
 mod reading_table;
 mod recorder;
+mod report;
 mod states;
 mod sweep;
 mod table;
@@ -36,6 +37,8 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(&args, console).map(drop),
         Command::Intervene(args) => commands::intervene::run(&args, console).map(drop),
         Command::Run(args) => commands::run::run(&args, console),
+        Command::Explain(args) => commands::explain::run(&args, console).map(drop),
+        Command::Report(args) => commands::report::run(&args, console),
         Command::Sweep(args) => commands::sweep::run(&args, console).map(drop),
         Command::Evaluate(EvaluateCommand::Reading(args)) => commands::evaluate::run(&args, console).map(drop),
         Command::Race(args) => commands::race::run(&args, console),

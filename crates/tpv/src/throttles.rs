@@ -35,6 +35,11 @@ impl Throttles {
     pub fn open(path: &Path, model: &TextModel) -> Result<Self> {
         let file = VectorFile::load(path)?;
         check_model(path, &file.vector, &model.identity)?;
+        Self::new(file, model)
+    }
+
+    /// Prepares a vector that belongs to the model.
+    pub fn new(file: VectorFile, model: &TextModel) -> Result<Self> {
         let calibration = Calibration::of_vector(&file.vector)?;
         let shift: Arc<[f32]> = model.decoder.project(&file.vector.theta)?.into();
         let context = PolicyContext::of_vector(&file.vector, &shift, &model.prompts.think_end);

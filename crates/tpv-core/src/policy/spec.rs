@@ -20,12 +20,12 @@ use std::str::FromStr;
 /// The name under which a vector's figures hold the measured logits of `</think>` per unit of alpha.
 pub const SCALE_FIGURE: &str = "think_end_logits_per_alpha";
 
-/// The push of a deadline in logits of `</think>`, where its strength is not given.
-const DEADLINE_LOGITS: f32 = 1.5;
-/// The push of a deadline where nothing is known of the model.
+/// The push of a deadline in measured logits of `</think>`, where its strength is not given.
+const DEADLINE_LOGITS: f32 = 0.77;
+/// The push of a deadline where the scale was not measured.
 const DEADLINE_ALPHA: f32 = 15.0;
 /// What a deadline adds to `</think>` at the end of its last stretch, where that is not given.
-const DEADLINE_END_BIAS: f32 = 5.0;
+const DEADLINE_END_BIAS: f32 = 8.0;
 /// Numbers beyond this are typing errors; within it nothing overflows.
 const LARGEST: f32 = 1e6;
 
@@ -124,6 +124,8 @@ pub struct PolicyContext {
     pub efforts: BTreeMap<String, f32>,
     /// Logits of `</think>` per unit of alpha, see [`scale`]; none without a vector.
     pub think_end_logits_per_alpha: Option<f32>,
+    /// Whether that was measured on the model's own states; the stand-in may be off by a factor.
+    pub scale_measured: bool,
     /// Tokens that `</think>` takes.
     pub think_end_tokens: u32,
     /// Thirds of the lengths of calibrating thoughts, in tokens.
@@ -132,7 +134,13 @@ pub struct PolicyContext {
 
 impl Default for PolicyContext {
     fn default() -> Self {
-        Self { efforts: BTreeMap::new(), think_end_logits_per_alpha: None, think_end_tokens: 1, length_thirds: None }
+        Self {
+            efforts: BTreeMap::new(),
+            think_end_logits_per_alpha: None,
+            scale_measured: false,
+            think_end_tokens: 1,
+            length_thirds: None,
+        }
     }
 }
 
@@ -146,6 +154,7 @@ impl PolicyContext {
         Self {
             efforts: vector.efforts.clone(),
             think_end_logits_per_alpha: measured.or_else(unmeasured),
+            scale_measured: measured.is_some(),
             think_end_tokens: think_end.len().max(1) as u32,
             length_thirds: third(1).zip(third(2)).map(|(short, long)| [short, long]),
         }
@@ -169,7 +178,8 @@ impl PolicyContext {
 
     fn deadline_alpha(&self) -> f32 {
         let of_logits = |per_alpha| scale::alpha_of_logits(DEADLINE_LOGITS, per_alpha);
-        self.think_end_logits_per_alpha.and_then(of_logits).unwrap_or(DEADLINE_ALPHA)
+        let measured = self.think_end_logits_per_alpha.filter(|_| self.scale_measured);
+        measured.and_then(of_logits).unwrap_or(DEADLINE_ALPHA)
     }
 }
 
@@ -522,6 +532,7 @@ mod tests {
         PolicyContext {
             efforts: BTreeMap::from([("low".to_owned(), 25.0)]),
             think_end_logits_per_alpha: Some(0.1),
+            scale_measured: true,
             think_end_tokens: 2,
             length_thirds: Some([100.0, 200.0]),
         }

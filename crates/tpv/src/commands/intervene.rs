@@ -9,15 +9,14 @@ use crate::console::Console;
 use crate::model::{open_dataset, open_model, prompt_style};
 use crate::recorder::{Keep, Recorder, Recording};
 use crate::table::table;
+use crate::throttles::{Parts, Throttles};
 use crate::vectors::{at_path_or_of_model, check_path};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tpv_core::event::{FinishEvent, FinishReason};
-use tpv_core::policy::{Alpha, Constant};
-use tpv_core::reading::BlindReader;
+use tpv_core::policy::{Direction, PolicySpec, Strength, Term, Throttle};
 use tpv_core::sampling::{SamplingParams, sample_seed};
 use tpv_data::atomic::{append_line, create_folder, write_bytes};
 use tpv_data::problems::Problem;
@@ -33,8 +32,11 @@ pub struct Response {
     pub problem: usize,
     /// The sample's number.
     pub generation: usize,
-    /// Strength of the push.
+    /// Strength of the push, where it is constant; 0 for other policies.
     pub alpha: f32,
+    /// The policy.
+    #[serde(default)]
+    pub policy: String,
     /// Thinking tokens, `</think>` included.
     pub thinking_tokens: u32,
     /// Generated tokens.
@@ -49,11 +51,13 @@ pub struct Response {
     pub text: String,
 }
 
-/// The figures of one alpha, a row of the table.
+/// The figures of one policy, a row of the table.
 #[derive(Debug, Clone, Serialize)]
 pub struct AlphaRow {
-    /// Strength of the push.
+    /// Strength of the push, where it is constant; 0 for other policies.
     pub alpha: f32,
+    /// The policy.
+    pub policy: String,
     /// Responses.
     pub responses: usize,
     /// Mean number of thinking tokens.
@@ -72,7 +76,7 @@ pub struct AlphaRow {
 
 /// What a run found.
 pub struct InterveneSummary {
-    /// One row for each alpha, 0 first.
+    /// One row for each policy, none first.
     pub rows: Vec<AlphaRow>,
     /// All responses.
     pub responses: Vec<Response>,
@@ -80,7 +84,7 @@ pub struct InterveneSummary {
 
 /// Runs the command.
 pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> {
-    let alphas = alphas(&args.alpha)?;
+    let arms = arms(&args.alpha, &args.policy)?;
     if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
         bail!("--generations_per_problem and --max_new_tokens must be at least 1");
     }
@@ -91,30 +95,41 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let chosen = problems.select(args.problem_start_idx, args.problem_end_idx)?;
     let mut model = open_model(&args.model_name_or_path, &args.run, console)?;
     let vector = at_path_or_of_model(&args.intervention_vector_path, &model.identity, console)?;
-    let shift: Arc<[f32]> = model.decoder.project(&vector.vector.theta)?.into();
-    let settings = settings(args, &sampling, &problems.name, &model, &vector.vector.theta);
+    let mut throttles = Throttles::new(vector, &model)?;
+    arms.iter().try_for_each(|arm| throttles.prepare(arm, &model))?;
+    let settings = settings(args, &sampling, &problems.name, &model, &throttles.file.vector.theta);
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
     let style = prompt_style(&args.dataset)?;
-    let mut run = Run { args, sampling, style, shift, settings, folder, done: Vec::new() };
-    run.sample_all(chosen, &alphas, &mut model, console)?;
-    let rows = alphas.iter().map(|&alpha| run.row(alpha, model.prompts.think_end[0])).collect();
+    let mut run = Run { args, arms, throttles, sampling, style, settings, folder, done: Vec::new() };
+    run.sample_all(chosen, &mut model, console)?;
+    let rows = run.arms.iter().map(|arm| run.row(arm, model.prompts.think_end[0])).collect();
     let summary = InterveneSummary { rows, responses: run.done };
     report(&summary, &run.folder, args, console);
     Ok(summary)
 }
 
-/// The alphas asked for, with 0 in front, each once.
-fn alphas(asked: &[f32]) -> Result<Vec<f32>> {
-    let mut alphas = vec![0.0];
-    for &alpha in asked {
-        if !alpha.is_finite() {
-            bail!("--alpha {alpha} is not a finite number");
-        }
-        if !alphas.contains(&alpha) {
-            alphas.push(alpha);
+/// The model as it is, the alphas and the policies asked for, each once.
+fn arms(alphas: &[f32], policies: &[Throttle]) -> Result<Vec<Throttle>> {
+    let mut arms = vec![Throttle::default()];
+    if let Some(alpha) = alphas.iter().find(|alpha| !alpha.is_finite()) {
+        bail!("--alpha {alpha} is not a finite number");
+    }
+    let constants = alphas.iter().filter(|&&alpha| alpha != 0.0).map(|&alpha| PolicySpec::constant(alpha));
+    let constants = constants.map(|policy| Throttle { policy, ..Throttle::default() });
+    for arm in constants.chain(policies.iter().cloned()) {
+        if !arms.contains(&arm) {
+            arms.push(arm);
         }
     }
-    Ok(alphas)
+    Ok(arms)
+}
+
+/// The alpha of a constant push along theta; 0 for every other policy.
+fn constant_alpha(arm: &Throttle) -> f32 {
+    match arm.policy.terms.as_slice() {
+        [Term::Constant(Strength::Alpha(alpha))] if arm.direction == Direction::Theta => *alpha,
+        _ => 0.0,
+    }
 }
 
 /// The last part of a model's name, as the Python scripts name their folders.
@@ -148,31 +163,28 @@ fn settings(
 
 struct Run<'a> {
     args: &'a InterveneArgs,
+    arms: Vec<Throttle>,
+    throttles: Throttles,
     sampling: SamplingParams,
     style: PromptStyle,
-    shift: Arc<[f32]>,
     settings: String,
     folder: PathBuf,
     done: Vec<Response>,
 }
 
-/// Problem, generation and the bits of alpha.
-type Key = (usize, usize, u32);
+/// Problem, generation and the number of the policy.
+type Key = (usize, usize, usize);
 
 impl Run<'_> {
-    fn sample_all(
-        &mut self,
-        problems: &[Problem],
-        alphas: &[f32],
-        model: &mut TextModel,
-        console: &Console,
-    ) -> Result<()> {
+    fn sample_all(&mut self, problems: &[Problem], model: &mut TextModel, console: &Console) -> Result<()> {
         create_folder(&self.folder)?;
         let results = self.folder.join("results.jsonl");
-        let wanted = self.wanted(problems, alphas);
+        let wanted = self.wanted(problems);
         self.done = read_results(&results)?;
-        self.done.retain(|it| it.settings == self.settings && wanted.contains(&key(it)));
-        let present: HashSet<Key> = self.done.iter().map(key).collect();
+        let arms: HashMap<String, usize> = self.arms.iter().enumerate().map(|(i, arm)| (arm.to_string(), i)).collect();
+        let key = |it: &Response| Some((it.problem, it.generation, *arms.get(&it.policy)?));
+        self.done.retain(|it| it.settings == self.settings && key(it).is_some_and(|key| wanted.contains(&key)));
+        let present: HashSet<Key> = self.done.iter().filter_map(key).collect();
         if !present.is_empty() {
             console.say(format!("{} of {} responses are there already", present.len(), wanted.len()));
         }
@@ -180,7 +192,7 @@ impl Run<'_> {
         let by_index: HashMap<usize, &Problem> = problems.iter().map(|problem| (problem.index, problem)).collect();
         let mut recorder = Recorder::new(Keep::NOTHING);
         for problem in problems {
-            self.submit(problem, alphas, &present, model, &mut recorder)?;
+            self.submit(problem, &present, model, &mut recorder)?;
         }
         while model.decoder.step(&mut recorder)? {
             console.check_interrupted()?;
@@ -190,16 +202,16 @@ impl Run<'_> {
         self.keep_finished(&mut recorder, &by_index, &results, model)?;
         bar.finish_and_clear();
         self.done.sort_by(|a, b| {
-            (a.problem, a.generation).cmp(&(b.problem, b.generation)).then(a.alpha.total_cmp(&b.alpha))
+            (a.problem, a.generation, arms[&a.policy]).cmp(&(b.problem, b.generation, arms[&b.policy]))
         });
         Ok(())
     }
 
-    fn wanted(&self, problems: &[Problem], alphas: &[f32]) -> HashSet<Key> {
+    fn wanted(&self, problems: &[Problem]) -> HashSet<Key> {
         let generations = self.args.generations_per_problem;
         let keys_of = |problem: &Problem| {
             let index = problem.index;
-            (0..generations).flat_map(move |g| alphas.iter().map(move |alpha| (index, g, alpha.to_bits())))
+            (0..generations).flat_map(move |g| (0..self.arms.len()).map(move |arm| (index, g, arm)))
         };
         problems.iter().flat_map(keys_of).collect()
     }
@@ -207,41 +219,41 @@ impl Run<'_> {
     fn submit(
         &self,
         problem: &Problem,
-        alphas: &[f32],
         present: &HashSet<Key>,
         model: &mut TextModel,
         recorder: &mut Recorder<Key>,
     ) -> Result<()> {
-        let all = (0..self.args.generations_per_problem).flat_map(|g| alphas.iter().map(move |&alpha| (g, alpha)));
-        let missing: Vec<(usize, f32)> =
-            all.filter(|&(g, alpha)| !present.contains(&(problem.index, g, alpha.to_bits()))).collect();
+        let all = (0..self.args.generations_per_problem).flat_map(|g| (0..self.arms.len()).map(move |arm| (g, arm)));
+        let missing: Vec<(usize, usize)> =
+            all.filter(|&(g, arm)| !present.contains(&(problem.index, g, arm))).collect();
         if missing.is_empty() {
             return Ok(());
         }
         let prompt = model.prompts.prompt(&self.style, &problem.text)?;
-        let samples = missing.iter().map(|&(g, alpha)| self.sample(problem.index, g, alpha)).collect();
+        let samples = missing.iter().map(|&(g, arm)| self.sample(problem.index, g, arm)).collect::<Result<_>>()?;
         let ids = model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
-        for (id, (g, alpha)) in ids.into_iter().zip(missing) {
-            recorder.start(id, (problem.index, g, alpha.to_bits()));
+        for (id, (g, arm)) in ids.into_iter().zip(missing) {
+            recorder.start(id, (problem.index, g, arm));
         }
         Ok(())
     }
 
-    fn sample(&self, problem: usize, generation: usize, alpha: f32) -> SampleRequest {
-        SampleRequest {
+    fn sample(&self, problem: usize, generation: usize, arm: usize) -> Result<SampleRequest> {
+        let Parts { shift, policy, reader } = self.throttles.parts(&self.arms[arm])?;
+        Ok(SampleRequest {
             sampling: self.sampling,
             seed: sample_seed(self.args.seed, problem as u64, generation as u64),
             max_new_tokens: self.args.max_new_tokens,
-            shift: Some(Arc::clone(&self.shift)),
+            shift: Some(shift),
             intervene: match self.args.intervene_phase {
                 PhaseArg::Thinking => IntervenePhase::Thinking,
                 PhaseArg::All => IntervenePhase::All,
             },
-            reader: Box::new(BlindReader),
-            policy: Box::new(Constant(Alpha(alpha))),
+            reader,
+            policy,
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
-        }
+        })
     }
 
     fn keep_finished(
@@ -262,14 +274,14 @@ impl Run<'_> {
 
     fn response(
         &self,
-        (problem, generation, alpha): Key,
+        (problem, generation, arm): Key,
         source: &Problem,
         recording: &Recording,
         finish: &FinishEvent,
         model: &TextModel,
     ) -> Result<Response> {
         if finish.reason == FinishReason::Failed {
-            bail!("problem {problem}, alpha {}: {}", f32::from_bits(alpha), finish.error.clone().unwrap_or_default());
+            bail!("problem {problem}, policy {}: {}", self.arms[arm], finish.error.clone().unwrap_or_default());
         }
         let (answer, correct) = judge(recording, finish, source.answer.as_deref());
         let prompt = model.prompts.prompt(&self.style, &source.text)?.text;
@@ -277,7 +289,8 @@ impl Run<'_> {
             settings: self.settings.clone(),
             problem,
             generation,
-            alpha: f32::from_bits(alpha),
+            alpha: constant_alpha(&self.arms[arm]),
+            policy: self.arms[arm].to_string(),
             thinking_tokens: finish.thinking_tokens,
             generated_tokens: finish.generated_tokens,
             thinking_ended: finish.thinking_ended,
@@ -287,21 +300,31 @@ impl Run<'_> {
         })
     }
 
-    /// `intervention/problem_<i>/response_alpha_<a>.txt`; further samples of the same alpha get their number.
+    /// `intervention/problem_<i>/response_alpha_<a>.txt`, or `response_<policy>.txt` where alpha is not constant; further
+    /// samples get their number.
     fn response_path(&self, response: &Response) -> PathBuf {
         let number = if response.generation == 0 { String::new() } else { format!("_sample_{}", response.generation) };
-        let name = format!("response_alpha_{}{number}.txt", python_float(response.alpha));
+        let by_alpha = response.alpha != 0.0 || response.policy == Throttle::default().to_string();
+        let name = if by_alpha {
+            format!("response_alpha_{}{number}.txt", python_float(response.alpha))
+        } else {
+            let policy = response.policy.replace(|c: char| !c.is_ascii_alphanumeric() && !"=.-".contains(c), "_");
+            format!("response_{policy}{number}.txt")
+        };
         self.folder.join("intervention").join(format!("problem_{}", response.problem)).join(name)
     }
 
-    fn row(&self, alpha: f32, think_end: u32) -> AlphaRow {
-        let responses: Vec<&Response> = self.done.iter().filter(|it| it.alpha == alpha).collect();
+    fn row(&self, arm: &Throttle, think_end: u32) -> AlphaRow {
+        let (alpha, policy) = (constant_alpha(arm), arm.to_string());
+        let responses: Vec<&Response> = self.done.iter().filter(|it| it.policy == policy).collect();
         let count = |holds: fn(&Response) -> bool| responses.iter().filter(|it| holds(it)).count();
         let total: f64 = responses.iter().map(|it| f64::from(it.thinking_tokens)).sum();
-        let mean_shift = self.shift.iter().sum::<f32>() / self.shift.len() as f32;
-        let end_shift = self.shift[think_end as usize];
+        let shift = &self.throttles.shift;
+        let mean_shift = shift.iter().sum::<f32>() / shift.len() as f32;
+        let end_shift = shift[think_end as usize];
         AlphaRow {
             alpha,
+            policy,
             responses: responses.len(),
             mean_thinking_tokens: total / responses.len().max(1) as f64,
             ended: count(|it| it.thinking_ended),
@@ -311,10 +334,6 @@ impl Run<'_> {
             think_end_logit_shift_over_mean: alpha * (end_shift - mean_shift),
         }
     }
-}
-
-fn key(response: &Response) -> Key {
-    (response.problem, response.generation, response.alpha.to_bits())
 }
 
 /// Reads the results so far; a last line that was cut off by a crash is left out.
@@ -342,10 +361,10 @@ pub fn python_float(value: f32) -> String {
 fn report(summary: &InterveneSummary, folder: &Path, args: &InterveneArgs, console: &Console) {
     summary.rows.iter().for_each(|row| console.emit("intervene_alpha", row));
     let header =
-        ["alpha", "responses", "thinking tokens", "ended", "answered", "correct", "shift of </think>", "less mean"];
+        ["policy", "responses", "thinking tokens", "ended", "answered", "correct", "shift of </think>", "less mean"];
     let rows = summary.rows.iter().map(|row| {
         vec![
-            python_float(row.alpha),
+            row.policy.clone(),
             row.responses.to_string(),
             format!("{:.1}", row.mean_thinking_tokens),
             row.ended.to_string(),
@@ -386,9 +405,12 @@ mod tests {
     }
 
     #[test]
-    fn zero_comes_first_and_nothing_twice() {
-        assert_eq!(alphas(&[5.0, 0.0, -3.0, 5.0]).unwrap(), [0.0, 5.0, -3.0]);
-        assert!(alphas(&[f32::NAN]).is_err());
+    fn the_model_as_it_is_comes_first_and_nothing_twice() {
+        let policies = ["budget:9", "constant:5"].map(|text| text.parse().unwrap());
+        let arms: Vec<String> =
+            arms(&[5.0, 0.0, -3.0, 5.0], &policies).unwrap().iter().map(Throttle::to_string).collect();
+        assert_eq!(arms, ["none", "constant:5", "constant:-3", "budget:9"]);
+        assert!(super::arms(&[f32::NAN], &[]).is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tpv_core::policy::scale::ScaleMeter;
 use tpv_core::policy::{Control, Observation, Policy, SCALE_FIGURE};
 use tpv_core::sampling::sample_seed;
 use tpv_data::atomic::{append_line, create_folder, write_bytes, write_json};
-use tpv_data::problems::Problem;
+use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::vector::VECTOR_FILE;
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
@@ -37,35 +37,19 @@ pub const FIGURES_FILE: &str = "figures.json";
 
 /// Runs the command.
 pub fn run(args: &SweepArgs, console: &Console) -> Result<SweepFigures> {
-    let budgets = budgets(&args.budgets)?;
-    let arms = arms(args, &budgets)?;
-    let problems = open_dataset(&args.dataset, console)?;
-    let end = args.problem_end_idx.unwrap_or(problems.problems.len());
-    let chosen = problems.select(args.problem_start_idx, end)?;
-    if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
-        bail!("--generations_per_problem and --max_new_tokens must be at least 1");
-    }
     let mut model = open_model(&args.model, &args.run, console)?;
-    let mut throttles = Throttles::open(&args.tpv, &model)?;
-    if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline_tokens().is_some()) {
-        console.notice(
-            "the vector has no calibration, so deadlines go by raw progress; train it again for a calibrated one",
-        );
-    }
-    arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, &model))?;
-    let styles = [style(&args.dataset.prompt_template)?, style(&args.brief_template)?];
-    let settings = settings(args, &problems.name, &model, &throttles);
-    let meter = Arc::new(Mutex::new(ScaleMeter::default()));
-    let mut sweep = Sweep { args, arms, throttles, styles, settings, meter, done: Vec::new() };
-    sweep.sample_all(chosen, &mut model, console)?;
-    let figures = figures(&sweep.arms, &sweep.done, &budgets, &sweep.settings);
-    write_json(&args.output_dir.join(FIGURES_FILE), &figures)?;
-    write_bytes(&args.output_dir.join("figures.csv"), arms_csv(&figures).as_bytes())?;
+    let mut sweep = Sweep::new(args, &model, console)?;
+    let figures = sweep.measure(&mut model, console)?;
     report(&figures, args, console);
     if args.write_efforts {
         sweep.write_efforts(&figures, &model, console)?;
     }
     Ok(figures)
+}
+
+/// Runs a sweep on a loaded model and says nothing about it.
+pub fn measure(args: &SweepArgs, model: &mut TextModel, console: &Console) -> Result<SweepFigures> {
+    Sweep::new(args, model, console)?.measure(model, console)
 }
 
 fn budgets(asked: &[u32]) -> Result<Vec<u32>> {
@@ -120,6 +104,8 @@ type Key = (usize, usize, usize);
 
 struct Sweep<'a> {
     args: &'a SweepArgs,
+    budgets: Vec<u32>,
+    problems: ProblemSet,
     arms: Vec<Arm>,
     throttles: Throttles,
     /// The prompt, and the one that asks to be brief.
@@ -129,7 +115,36 @@ struct Sweep<'a> {
     done: Vec<SweepResult>,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    fn new(args: &'a SweepArgs, model: &TextModel, console: &Console) -> Result<Self> {
+        if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
+            bail!("--generations_per_problem and --max_new_tokens must be at least 1");
+        }
+        let budgets = budgets(&args.budgets)?;
+        let arms = arms(args, &budgets)?;
+        let problems = open_dataset(&args.dataset, console)?;
+        let mut throttles = Throttles::open(&args.tpv, model)?;
+        if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline_tokens().is_some()) {
+            console.notice("the vector has no calibration, so deadlines go by smoothed progress; `tpv train` adds one");
+        }
+        arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, model))?;
+        let styles = [style(&args.dataset.prompt_template)?, style(&args.brief_template)?];
+        let settings = settings(args, &problems.name, model, &throttles);
+        let meter = Arc::new(Mutex::new(ScaleMeter::default()));
+        Ok(Self { args, budgets, problems, arms, throttles, styles, settings, meter, done: Vec::new() })
+    }
+
+    /// Runs what is missing and writes the figures.
+    fn measure(&mut self, model: &mut TextModel, console: &Console) -> Result<SweepFigures> {
+        let end = self.args.problem_end_idx.unwrap_or(self.problems.problems.len());
+        let chosen = self.problems.select(self.args.problem_start_idx, end)?.to_vec();
+        self.sample_all(&chosen, model, console)?;
+        let figures = figures(&self.arms, &self.done, &self.budgets, &self.settings);
+        write_json(&self.args.output_dir.join(FIGURES_FILE), &figures)?;
+        write_bytes(&self.args.output_dir.join("figures.csv"), arms_csv(&figures).as_bytes())?;
+        Ok(figures)
+    }
+
     fn sample_all(&mut self, problems: &[Problem], model: &mut TextModel, console: &Console) -> Result<()> {
         create_folder(&self.args.output_dir)?;
         let path = self.args.output_dir.join(RESULTS_FILE);

@@ -5,12 +5,12 @@
 
 use super::arm::Arm;
 use super::result::SweepResult;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use tpv_core::bootstrap::{Bootstrap, Interval, PairedOutcome, compare_accuracy, quantile};
 
 /// One arm at one cap, a row of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ArmFigures {
     /// The arm.
     pub arm: String,
@@ -41,7 +41,7 @@ pub struct ArmFigures {
 }
 
 /// Area under a family's accuracy over caps.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AreaFigures {
     /// The family.
     pub family: String,
@@ -50,7 +50,7 @@ pub struct AreaFigures {
 }
 
 /// How a deadline was met.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LandingFigures {
     /// The arm.
     pub arm: String,
@@ -75,10 +75,10 @@ pub struct LandingFigures {
 }
 
 /// Everything that a sweep found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SweepFigures {
     /// Name of the format.
-    pub format: &'static str,
+    pub format: String,
     /// Version of the format.
     pub version: u32,
     /// What was run, in one line.
@@ -113,7 +113,7 @@ pub fn figures(arms: &[Arm], results: &[SweepResult], caps: &[u32], settings: &s
         caps.into_iter().map(|cap| arm_figures(arm, cap, of_arm, base)).collect::<Vec<_>>()
     });
     SweepFigures {
-        format: "tpv-sweep",
+        format: "tpv-sweep".into(),
         version: 1,
         settings: settings.into(),
         arms: rows.collect(),

@@ -1,0 +1,213 @@
+//! `tpv explain`: what a vector does to the logits, and how much of the shortening `</think>` alone explains.
+
+use super::sweep::measure;
+use crate::args::{BRIEF_TEMPLATE, ExplainArgs, SamplingArgs, SweepArgs};
+use crate::console::Console;
+use crate::model::open_model;
+use crate::sweep::figures::SweepFigures;
+use crate::table::table;
+use crate::throttles::Throttles;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use tpv_core::policy::SCALE_FIGURE;
+use tpv_core::policy::scale::unmeasured_logits_per_alpha;
+use tpv_core::vector::dot;
+use tpv_data::atomic::{create_folder, write_json};
+use tpv_engine::model::TextModel;
+
+/// The file with the explanation.
+pub const EXPLAIN_FILE: &str = "explain.json";
+
+/// A token with what one unit of alpha does to its logit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenShift {
+    /// The token's text.
+    pub token: String,
+    /// Logits per unit of alpha.
+    pub shift: f32,
+}
+
+/// One direction's effect on the thoughts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartFigures {
+    /// What was pushed.
+    pub part: String,
+    /// Mean thinking tokens.
+    pub mean_tokens: f64,
+    /// Share of theta's shortening; 1 for theta itself.
+    pub share_of_shortening: f64,
+    /// Right answers.
+    pub correct: usize,
+    /// Samples.
+    pub samples: usize,
+}
+
+/// What is to be said about a vector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Length of theta.
+    pub theta_norm: f32,
+    /// Cosine between theta and the pattern cov(h, y), where the vector holds it.
+    pub cosine_with_pattern: Option<f32>,
+    /// What one unit of alpha does to the logit of `</think>`.
+    pub think_end_shift: f32,
+    /// Tokens that are promoted more than `</think>`.
+    pub think_end_rank: usize,
+    /// The same less its mean over the vocabulary.
+    pub think_end_shift_over_mean: f32,
+    /// The same against the model's usual continuation, where it was measured.
+    pub think_end_logits_per_alpha: Option<f64>,
+    /// Most promoted, descending.
+    pub promoted: Vec<TokenShift>,
+    /// Most demoted, ascending.
+    pub demoted: Vec<TokenShift>,
+    /// The alpha of the parts.
+    pub alpha: f32,
+    /// What the parts of the push do; empty unless measured.
+    pub parts: Vec<PartFigures>,
+}
+
+/// Runs the command.
+pub fn run(args: &ExplainArgs, console: &Console) -> Result<Explanation> {
+    let mut model = open_model(&args.model, &args.run, console)?;
+    let throttles = Throttles::open(&args.vector, &model)?;
+    let mut explanation = explain(&throttles, &model, args);
+    if args.problems > 0 {
+        let figures = measure(&sweep_args(args), &mut model, console)?;
+        explanation.parts = parts(&figures);
+    }
+    create_folder(&args.output_dir)?;
+    write_json(&args.output_dir.join(EXPLAIN_FILE), &explanation)?;
+    report(&explanation, console);
+    Ok(explanation)
+}
+
+fn explain(throttles: &Throttles, model: &TextModel, args: &ExplainArgs) -> Explanation {
+    let (vector, shift) = (&throttles.file.vector, &throttles.shift);
+    let end = model.prompts.think_end[0];
+    let mut order: Vec<usize> = (0..shift.len()).collect();
+    order.sort_by(|&a, &b| shift[b].total_cmp(&shift[a]));
+    let tokenizer = &model.prompts.tokenizer;
+    let of = |&id: &usize| TokenShift {
+        token: String::from_utf8_lossy(tokenizer.token_bytes(id as u32)).into_owned(),
+        shift: shift[id],
+    };
+    let norm = |vector: &[f32]| dot(vector, vector).sqrt();
+    let cosine = |pattern: &Vec<f32>| dot(pattern, &vector.theta) / (norm(pattern) * norm(&vector.theta));
+    Explanation {
+        theta_norm: norm(&vector.theta),
+        cosine_with_pattern: vector.pattern.as_ref().map(cosine),
+        think_end_shift: shift[end as usize],
+        think_end_rank: order.iter().position(|&id| id == end as usize).unwrap_or(order.len()),
+        think_end_shift_over_mean: unmeasured_logits_per_alpha(shift, end),
+        think_end_logits_per_alpha: vector.info.figures.get(SCALE_FIGURE).and_then(serde_json::Value::as_f64),
+        promoted: order.iter().take(args.tokens).map(of).collect(),
+        demoted: order.iter().rev().take(args.tokens).map(of).collect(),
+        alpha: args.alpha,
+        parts: Vec::new(),
+    }
+}
+
+/// The sweep over the parts of the push.
+fn sweep_args(args: &ExplainArgs) -> SweepArgs {
+    let directions = ["", "@end-only", "@without-end", "@random:1", "@pattern"];
+    SweepArgs {
+        model: args.model.clone(),
+        tpv: args.vector.clone(),
+        policy: directions.map(|direction| format!("constant:{}{direction}", args.alpha)).into(),
+        budgets: vec![args.max_new_tokens as u32],
+        brief: false,
+        brief_template: BRIEF_TEMPLATE.into(),
+        problem_start_idx: 0,
+        problem_end_idx: Some(args.problems),
+        generations_per_problem: 1,
+        max_new_tokens: args.max_new_tokens,
+        write_efforts: false,
+        output_dir: args.output_dir.clone(),
+        dataset: args.dataset.clone(),
+        sampling: SamplingArgs { temperature: 0.6, do_sample: true, top_p: 0.95, top_k: 0, seed: 42 },
+        run: args.run.clone(),
+    }
+}
+
+/// The first row is the model as it is, the second theta itself.
+fn parts(figures: &SweepFigures) -> Vec<PartFigures> {
+    let rows: Vec<_> = figures.arms.iter().filter(|row| row.cap.is_none()).collect();
+    let [base, theta, ..] = rows.as_slice() else { return Vec::new() };
+    let saved = base.mean_tokens - theta.mean_tokens;
+    let part = |row: &&crate::sweep::figures::ArmFigures| PartFigures {
+        part: row.arm.clone(),
+        mean_tokens: row.mean_tokens,
+        share_of_shortening: (base.mean_tokens - row.mean_tokens) / saved,
+        correct: row.correct,
+        samples: row.samples,
+    };
+    rows.iter().map(part).collect()
+}
+
+fn report(explanation: &Explanation, console: &Console) {
+    console.emit("explain", explanation);
+    let optional = |value: Option<f64>| value.map_or_else(|| "not measured".into(), |value| format!("{value:.4}"));
+    let facts = [
+        ("|theta|", format!("{:.4}", explanation.theta_norm)),
+        ("cosine of theta and cov(h, y)", optional(explanation.cosine_with_pattern.map(f64::from))),
+        ("logits of </think> per alpha", format!("{:+.4}", explanation.think_end_shift)),
+        ("  less the mean over the vocabulary", format!("{:+.4}", explanation.think_end_shift_over_mean)),
+        ("  against the usual continuation", optional(explanation.think_end_logits_per_alpha)),
+        ("tokens promoted more than </think>", explanation.think_end_rank.to_string()),
+    ];
+    console.print(table(&["the vector", ""], facts.map(|(name, value)| vec![name.to_owned(), value])));
+    let rows = explanation.promoted.iter().zip(&explanation.demoted).map(|(up, down)| {
+        vec![
+            format!("{:?}", up.token),
+            format!("{:+.4}", up.shift),
+            format!("{:?}", down.token),
+            format!("{:+.4}", down.shift),
+        ]
+    });
+    console.print(table(&["promoted", "per alpha", "demoted", "per alpha"], rows));
+    if !explanation.parts.is_empty() {
+        let rows = explanation.parts.iter().map(|part| {
+            let share = 100.0 * part.share_of_shortening;
+            vec![
+                part.part.clone(),
+                format!("{:.1}", part.mean_tokens),
+                format!("{share:.0}"),
+                format!("{} of {}", part.correct, part.samples),
+            ]
+        });
+        console.print(table(&["part of the push", "mean tokens", "% of theta's shortening", "correct"], rows));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sweep::arm::Arm;
+    use crate::sweep::figures::figures;
+    use crate::sweep::result::SweepResult;
+
+    #[test]
+    fn shares_are_of_what_theta_saves() {
+        let result = |arm: &str, thinking_tokens| SweepResult {
+            settings: String::new(),
+            arm: arm.into(),
+            problem: 0,
+            generation: 0,
+            thinking_tokens,
+            generated_tokens: thinking_tokens,
+            thinking_ended: true,
+            forced: false,
+            answer: None,
+            correct: Some(false),
+        };
+        let results = [result("none", 100), result("constant:5", 60), result("constant:5@end-only", 70)];
+        let mut arms = vec![Arm::base(false)];
+        for text in ["constant:5", "constant:5@end-only"] {
+            arms.extend(Arm::expand(text, &[10], false).unwrap());
+        }
+        let shares: Vec<f64> =
+            parts(&figures(&arms, &results, &[10], "")).iter().map(|part| part.share_of_shortening).collect();
+        assert_eq!(shares, [0.0, 1.0, 0.75]);
+    }
+}

@@ -1,0 +1,44 @@
+//! One page that needs nothing but itself.
+
+use super::plot::{Plot, escape};
+
+/// A part of a report.
+pub struct Section {
+    /// The file name of its picture and numbers, without ending.
+    pub name: &'static str,
+    /// What the reader should take from it.
+    pub text: String,
+    /// The picture.
+    pub plot: Plot,
+}
+
+const STYLE: &str = "body{font-family:sans-serif;max-width:800px;margin:2em auto;padding:0 1em;color:#222}\
+    svg{width:100%;height:auto}table{border-collapse:collapse;font-size:13px}td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}\
+    td:first-child,th:first-child{text-align:left}section{margin-bottom:2.5em}";
+
+/// The page: title, sections, and a table at the end where there is one.
+pub fn html(title: &str, sections: &[Section], tables: &[String]) -> String {
+    let body: String = sections
+        .iter()
+        .map(|section| format!("<section>{}<p>{}</p></section>\n", section.plot.svg(), escape(&section.text)))
+        .collect();
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head>\n\
+         <body><h1>{0}</h1>\n{body}{1}</body></html>\n",
+        escape(title),
+        tables.concat()
+    )
+}
+
+/// A table of text.
+pub fn table(caption: &str, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let cells = |tag: &str, cells: &mut dyn Iterator<Item = &str>| -> String {
+        cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
+    };
+    let head = cells("th", &mut header.iter().copied());
+    let rows: String = rows
+        .into_iter()
+        .map(|row| format!("<tr>{}</tr>\n", cells("td", &mut row.iter().map(String::as_str))))
+        .collect();
+    format!("<h2>{}</h2><table><tr>{head}</tr>\n{rows}</table>\n", escape(caption))
+}
