@@ -3,15 +3,18 @@
 //! The calibration of the readings is learned from cross-fitted values: every problem is read by heads that never saw it.
 
 use crate::args::TrainArgs;
+use crate::commands::report::{READINGS_FILE, write_report};
 use crate::console::Console;
 use crate::crossfit::{FOLDS, FoldSums};
 use crate::reading_table;
+use crate::report::sections::ReadingLine;
 use crate::states::head_traces;
 use crate::table::{figure, table};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use tpv_core::baseline::{Baseline, Predictors};
 use tpv_core::bootstrap::Bootstrap;
 use tpv_core::fit::{Fit, FitReport, FittedHead, Ridge, covariance_direction};
@@ -20,7 +23,7 @@ use tpv_core::metrics::{Figures, ReadingTrace, measure, paired_difference};
 use tpv_core::reading::evaluation::{ReadingReport, evaluate};
 use tpv_core::reading::{Calibration, HeadTrace, HeadValues, calibrate};
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
-use tpv_data::atomic::write_json;
+use tpv_data::atomic::{write_bytes, write_json};
 use tpv_data::dataset::DatasetManifest;
 use tpv_data::source::{TraceId, TraceSource};
 use tpv_data::vector::VectorFile;
@@ -207,6 +210,8 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     let vector = vector(args, &manifest, &all, &refit, calibration.as_ref(), &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
+    write_readings(&traces.test, &args.output_dir)?;
+    write_report(&args.output_dir)?;
     report(&metrics, args, console);
     Ok(metrics)
 }
@@ -225,6 +230,19 @@ fn reading_trace(trace: &HeadTrace, head: fn(&HeadValues) -> f32) -> ReadingTrac
 
 fn reading_traces(traces: &[HeadTrace], head: fn(&HeadValues) -> f32) -> Vec<ReadingTrace> {
     traces.iter().map(|trace| reading_trace(trace, head)).collect()
+}
+
+/// What theta reads along the held-out thoughts, for the report.
+fn write_readings(traces: &[HeadTrace], folder: &Path) -> Result<()> {
+    let mut text = String::new();
+    for trace in traces {
+        let labels = progress_labels(trace.thinking_tokens);
+        let read = trace.values.iter().zip(labels).filter(|(values, _)| values.theta.is_finite());
+        let (predicted, target) = read.map(|(values, label)| (values.theta, label as f32)).unzip();
+        text += &serde_json::to_string(&ReadingLine { problem: trace.problem as u64, predicted, target })?;
+        text.push('\n');
+    }
+    Ok(write_bytes(&folder.join(READINGS_FILE), text.as_bytes())?)
 }
 
 /// The readings on the test problems, calibrated on the training problems alone.

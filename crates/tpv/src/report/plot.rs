@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 720.0;
+const WIDTH: f64 = 780.0;
 const HEIGHT: f64 = 380.0;
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 190.0;
+const RIGHT: f64 = 235.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
+/// Characters of a legend entry that fit.
+const LEGEND_CHARACTERS: usize = 34;
 /// Colours that stay apart for the colour-blind (Okabe and Ito), black last.
 const COLOURS: [&str; 8] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#000000"];
 
@@ -275,6 +277,14 @@ impl Canvas {
             );
         }
     }
+}
+
+/// At most as many characters as fit beside the plot; the CSV has the whole name.
+fn shortened(name: &str) -> String {
+    if name.chars().count() <= LEGEND_CHARACTERS {
+        return name.to_owned();
+    }
+    name.chars().take(LEGEND_CHARACTERS - 1).chain(['…']).collect()
 }
 
 fn colour(series: &Series) -> &'static str {
