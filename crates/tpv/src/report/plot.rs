@@ -143,7 +143,7 @@ impl Plot {
                     x + 18.0,
                     x + 23.0,
                     y + 4.0,
-                    escape(&series.name)
+                    escape(&shortened(&series.name))
                 ),
             );
         }
