@@ -552,8 +552,11 @@ impl Active {
             let started = *self.thinking_started.get_or_insert(self.submitted.max(now));
             self.thinking_secs = (now - started).as_secs_f64();
         }
-        let text = self.push_text(token, phase, is_end, vocabulary);
-        self.end_if_due(is_end, max_positions);
+        let is_last = is_end
+            || self.generated >= self.request.max_new_tokens
+            || self.prompt_tokens + self.generated >= max_positions;
+        let text = self.push_text(token, phase, is_end, is_last, vocabulary);
+        self.end_if_due(is_end, is_last);
         let reading = reading.map(|reading| self.with_verdict(reading));
         Some(TokenEvent {
             index: self.generated as u32 - 1,
@@ -625,15 +628,27 @@ impl Active {
         }
     }
 
-    fn push_text(&mut self, token: u32, phase: Phase, is_end: bool, vocabulary: &dyn Vocabulary) -> String {
-        let text = if is_end { self.text.finish() } else { self.text.push(vocabulary.token_bytes(token)) }.to_owned();
-        if phase == Phase::Thinking { text } else { self.stop.push(text, is_end) }
+    /// The text that can be shown after this token; after the last one nothing is held back.
+    fn push_text(
+        &mut self,
+        token: u32,
+        phase: Phase,
+        is_end: bool,
+        is_last: bool,
+        vocabulary: &dyn Vocabulary,
+    ) -> String {
+        let mut text = String::new();
+        if !is_end {
+            text.push_str(self.text.push(vocabulary.token_bytes(token)));
+        }
+        if is_last {
+            text.push_str(self.text.finish());
+        }
+        if phase == Phase::Thinking { text } else { self.stop.push(text, is_last) }
     }
 
-    fn end_if_due(&mut self, is_end: bool, max_positions: usize) {
-        let length =
-            self.generated >= self.request.max_new_tokens || self.prompt_tokens + self.generated >= max_positions;
-        let reason = match (is_end, self.stop.found, length) {
+    fn end_if_due(&mut self, is_end: bool, is_last: bool) {
+        let reason = match (is_end, self.stop.found, is_last) {
             (true, _, _) => FinishReason::Stop,
             (_, true, _) => FinishReason::StopText,
             (_, _, true) => FinishReason::Length,

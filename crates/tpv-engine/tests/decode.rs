@@ -228,6 +228,15 @@ fn limits_stop_texts_and_failures_end_a_sample_alone() {
 }
 
 #[test]
+fn text_held_back_for_a_stop_text_is_shown_at_the_token_limit() {
+    let held = SampleRequest { stop_texts: vec!["2 nothing like it".into()], max_new_tokens: 11, ..sample(0.0) };
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![held]));
+    assert_eq!(record.finishes[&ids[0]].reason, FinishReason::Length);
+    let text: String = record.tokens[&ids[0]].iter().map(|event| event.text.as_str()).collect();
+    assert!(text.ends_with("</think>42 "), "{text}");
+}
+
+#[test]
 fn bad_prompts_are_refused_in_words() {
     let mut decoder = decoder(engine(), DecodeLimits::default());
     let refused = |decoder: &mut Decoder, tokens: Vec<u32>| {
