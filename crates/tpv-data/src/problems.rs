@@ -387,6 +387,39 @@ mod tests {
     }
 
     #[test]
+    fn gsm8k_comes_from_the_cached_parquet_files_of_its_main_train_split() {
+        let cache = tempfile::tempdir().unwrap();
+        let repo = cache.path().join("datasets--openai--gsm8k");
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let snapshot = repo.join("snapshots").join(commit);
+        for folder in [repo.join("refs"), snapshot.join("main"), snapshot.join("socratic")] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        std::fs::write(repo.join("refs/main"), commit).unwrap();
+        let compression = parquet::basic::Compression::SNAPPY;
+        let files = [
+            ("main/train-00000-of-00002.parquet", ("How many?", "1 + 1 = 2\n#### 1,002")),
+            ("main/train-00001-of-00002.parquet", ("And then?", "#### 7")),
+            ("main/test-00000-of-00001.parquet", ("Not this", "#### 0")),
+            ("socratic/train-00000-of-00001.parquet", ("Nor this", "#### 0")),
+        ];
+        for (name, row) in files {
+            write_parquet(&snapshot.join(name), &[row], compression);
+        }
+        let environment = crate::hub::environment::HubEnvironment {
+            cache: cache.path().into(),
+            token: None,
+            endpoint: "http://127.0.0.1:1".into(),
+            offline: true,
+        };
+        let hub = Hub::new(environment);
+        let set = ProblemSet::load(&DatasetSpec::Gsm8k, &Fields::default(), &hub, &mut crate::hub::Silent).unwrap();
+        let problem =
+            |index, text: &str, answer: &str| Problem { index, text: text.into(), answer: Some(answer.into()) };
+        assert_eq!(set.problems, [problem(0, "How many?", "1002"), problem(1, "And then?", "7")]);
+    }
+
+    #[test]
     fn hostile_parquet_is_refused_without_a_panic() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.parquet");
