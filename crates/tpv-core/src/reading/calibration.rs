@@ -13,7 +13,7 @@
 
 use super::conformal::{BINS, Margins, Score, margins};
 use super::features::{FEATURES, FeatureFilter};
-use super::heads::HeadTrace;
+use super::heads::{HeadTrace, TooManyValues};
 use super::quantile::{Row, dot, fit_quantile};
 use super::verdict::StallMeter;
 use super::{Estimate, PROGRESS_CEILING};
@@ -55,15 +55,8 @@ pub enum CalibrationError {
         got: usize,
     },
     /// Too many values for the length.
-    #[error("a thought of problem {problem} has {got} readings but {thinking_tokens} thinking tokens")]
-    Length {
-        /// The problem.
-        problem: usize,
-        /// Thinking tokens up to and including `</think>`.
-        thinking_tokens: usize,
-        /// Values given.
-        got: usize,
-    },
+    #[error(transparent)]
+    Length(#[from] TooManyValues),
     /// The weights could not be solved for.
     #[error("the heads' values of the calibrating thoughts are too few or too alike to fit to")]
     Degenerate,
@@ -375,7 +368,9 @@ mod tests {
         assert_eq!(calibrate(&traces(4, 1)), Err(CalibrationError::TooFewProblems { got: 4 }));
         let mut long = traces(6, 1);
         long[3].thinking_tokens = 10;
-        assert!(matches!(calibrate(&long), Err(CalibrationError::Length { problem: 1, thinking_tokens: 10, .. })));
+        let got = long[3].values.len();
+        let expected = TooManyValues { problem: 1, thinking_tokens: 10, got };
+        assert_eq!(calibrate(&long), Err(CalibrationError::Length(expected)));
         let mut blind = traces(6, 1);
         blind.iter_mut().flat_map(|trace| &mut trace.values).for_each(|values| values.log_remaining = f32::NAN);
         assert_eq!(calibrate(&blind), Err(CalibrationError::Degenerate));

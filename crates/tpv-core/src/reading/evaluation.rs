@@ -16,8 +16,8 @@
 //! the lowest pooled mean absolute error on the very traces that are measured: chosen with hindsight, in its own favour.
 //! Tokens at which some head's value is missing are left out for every source.
 
-use super::calibration::{Calibration, CalibrationError};
-use super::heads::{HeadTrace, HeadValues};
+use super::calibration::Calibration;
+use super::heads::{HeadTrace, HeadValues, TooManyValues};
 use super::reader::{PAPER_EMA_WEIGHT, ReadingFilter};
 use super::{Reading, Verdict};
 use crate::baseline::{Baseline, ConstantLength, Predictors};
@@ -84,7 +84,7 @@ impl Source {
 pub enum EvaluationError {
     /// The traces don't fit together.
     #[error(transparent)]
-    Trace(#[from] CalibrationError),
+    Trace(#[from] TooManyValues),
     /// The baselines have nothing to learn from.
     #[error("the baselines need the lengths of other problems' thoughts, and there are none")]
     NoLengths,

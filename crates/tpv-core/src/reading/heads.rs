@@ -1,6 +1,5 @@
 //! What the vector's heads say about single states, and along whole thoughts.
 
-use super::calibration::CalibrationError;
 use crate::vector::{ProgressVector, dot};
 
 /// The heads' values at one state, before any smoothing or clamping.
@@ -23,6 +22,18 @@ impl HeadValues {
             log_remaining: vector.log_remaining.as_ref().map_or(f32::NAN, |head| head.apply(hidden_post_norm)),
         }
     }
+}
+
+/// Why a thought's values cannot be right.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("a thought of problem {problem} has {got} readings but {thinking_tokens} thinking tokens")]
+pub struct TooManyValues {
+    /// The problem.
+    pub problem: usize,
+    /// Thinking tokens up to and including `</think>`.
+    pub thinking_tokens: usize,
+    /// Values given.
+    pub got: usize,
 }
 
 /// The heads' values along one finished thought.
@@ -54,11 +65,11 @@ impl HeadTrace {
     }
 
     /// Refuses more values than there are tokens.
-    pub fn check(&self) -> Result<(), CalibrationError> {
+    pub fn check(&self) -> Result<(), TooManyValues> {
         if self.values.len() <= self.thinking_tokens {
             return Ok(());
         }
         let (problem, thinking_tokens, got) = (self.problem, self.thinking_tokens, self.values.len());
-        Err(CalibrationError::Length { problem, thinking_tokens, got })
+        Err(TooManyValues { problem, thinking_tokens, got })
     }
 }

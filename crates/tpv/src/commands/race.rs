@@ -2,9 +2,10 @@
 
 use crate::args::RaceArgs;
 use crate::console::{Console, Stopped};
+use crate::live::exchange::{Update, Wish};
 use crate::live::line::{bar, percent, thought_for, truncate};
 use crate::live::screen::{Screen, Style};
-use crate::live::session::{Update, Wish, answer, choose_pace};
+use crate::live::session::{answer, choose_pace};
 use crate::live::terminal::{Key, RawMode, keys};
 use crate::live::text::harmless;
 use crate::live::view::{JsonView, View};

@@ -4,6 +4,7 @@
 //! Every number shown is a field of a [`TokenEvent`](tpv_core::event::TokenEvent) or
 //! [`FinishEvent`](tpv_core::event::FinishEvent).
 
+pub mod exchange;
 pub mod line;
 pub mod screen;
 pub mod session;

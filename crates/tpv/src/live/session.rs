@@ -1,5 +1,6 @@
 //! A prompt on its way through the decode loop, on a thread of its own.
 
+use super::exchange::{Update, Wish};
 use super::view::View;
 use crate::console::Console;
 use crate::model::THINKER;
@@ -7,37 +8,10 @@ use anyhow::{Context, Result};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use tpv_core::event::{FinishEvent, TokenEvent};
-use tpv_core::policy::Policy;
 use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
 
 /// How long the view waits for news before it looks for keys.
 const PATIENCE: Duration = Duration::from_millis(40);
-
-/// News from the decode loop. Samples are numbered as in the request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Update {
-    /// Part of the prompt was read.
-    Prompt {
-        /// Tokens read.
-        read: usize,
-        /// Tokens of the prompt.
-        total: usize,
-    },
-    /// A token came.
-    Token(usize, TokenEvent),
-    /// A sample ended.
-    Finish(usize, FinishEvent),
-}
-
-/// What is asked of the decode loop.
-pub enum Wish {
-    /// Another policy for every sample.
-    Policy(Box<dyn Fn() -> Box<dyn Policy> + Send>),
-    /// Close the thinking of every sample.
-    EndThinking,
-    /// Stop every sample.
-    Cancel,
-}
 
 /// The slowest pace in tokens per second, so that keys are always heard.
 pub const LEAST_PACE: f64 = 0.5;

@@ -1,8 +1,8 @@
 //! The three ways to look at a running prompt: on a terminal, as plain text, as JSON lines.
 
+use super::exchange::{Update, Wish};
 use super::line::{Stage, Status, thought_for};
 use super::screen::{Screen, Style};
-use super::session::{Update, Wish};
 use super::terminal::{Key, RawMode, keys};
 use super::text::{MarkerFilter, harmless};
 use crate::console::Console;

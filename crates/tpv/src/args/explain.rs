@@ -1,0 +1,37 @@
+//! The flags of `tpv explain`.
+
+use super::{DEFAULT_MODEL, DatasetArgs, RunArgs};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Flags of `tpv explain`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct ExplainArgs {
+    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote.
+    pub vector: PathBuf,
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// Tokens to list on either side.
+    #[arg(long, default_value_t = 12)]
+    pub tokens: usize,
+    /// Problems to measure the part of </think> on; 0 leaves that out.
+    #[arg(long, default_value_t = 0)]
+    pub problems: usize,
+    /// Strength of the push for that.
+    #[arg(long, default_value_t = 15.0, allow_negative_numbers = true)]
+    pub alpha: f32,
+    /// Token limit of each sample for that.
+    #[arg(long, default_value_t = 2048)]
+    pub max_new_tokens: usize,
+    /// Where explain.json and the samples go.
+    #[arg(long, default_value = "tpv_explain")]
+    pub output_dir: PathBuf,
+    /// The problems.
+    #[command(flatten)]
+    pub dataset: DatasetArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}

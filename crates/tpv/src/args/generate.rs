@@ -1,0 +1,72 @@
+//! The flags of `tpv generate`.
+
+use super::{DEFAULT_MODEL, DatasetArgs, RunArgs, SamplingArgs};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use tpv_data::run::StatesDtype;
+
+/// Flags of `tpv generate`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct GenerateArgs {
+    /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
+    #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// Token limit of each generation, thinking and answer together.
+    #[arg(long, default_value_t = 1024)]
+    pub max_new_tokens: usize,
+    /// The first problem's index.
+    #[arg(long, default_value_t = 0)]
+    pub start_problem_index: usize,
+    /// The index after the last problem's.
+    #[arg(long, default_value_t = 30)]
+    pub end_problem_index: usize,
+    /// Samples of each problem.
+    #[arg(long, default_value_t = 5)]
+    pub generations_per_problem: usize,
+    /// Where the traces go; a run that is there already goes on.
+    #[arg(long, default_value = "llama_model_results_batched")]
+    pub output_dir: PathBuf,
+    /// Precision of the states on disk.
+    #[arg(long, value_enum, default_value = "f16")]
+    pub states_dtype: StatesPrecision,
+    /// Which states to keep.
+    #[arg(long, value_enum, default_value = "all")]
+    pub keep_states: KeepStates,
+    /// The problems.
+    #[command(flatten)]
+    pub dataset: DatasetArgs,
+    /// The draws.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Precision of states on disk.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StatesPrecision {
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+impl From<StatesPrecision> for StatesDtype {
+    fn from(precision: StatesPrecision) -> Self {
+        match precision {
+            StatesPrecision::F16 => Self::F16,
+            StatesPrecision::F32 => Self::F32,
+        }
+    }
+}
+
+/// Which states of a generation are kept.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeepStates {
+    /// Those of all generated tokens.
+    All,
+    /// Those of the thinking alone.
+    Thinking,
+}

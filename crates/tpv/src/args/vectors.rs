@@ -1,0 +1,50 @@
+//! The flags of `tpv vectors`.
+
+use super::RunArgs;
+use clap::{Args, Subcommand};
+
+/// What `tpv vectors` does.
+#[derive(Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum VectorsCommand {
+    /// Every vector with its model.
+    List,
+    /// Where a vector comes from.
+    Show(VectorNameArgs),
+    /// Add a vector: a file, a folder, a .npy, or org/repo on the hub.
+    Import(VectorImportArgs),
+    /// Remove a vector.
+    Remove(VectorNameArgs),
+}
+
+/// Names a vector of the library.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct VectorNameArgs {
+    /// Its name.
+    #[arg(default_value = "default")]
+    pub name: String,
+    /// Its model, where several have a vector of that name.
+    #[arg(long)]
+    pub model: Option<String>,
+}
+
+/// Flags of `tpv vectors import`.
+#[derive(Args, Clone)]
+#[command(rename_all = "snake_case")]
+pub struct VectorImportArgs {
+    /// tpv.safetensors, a .npy vector, a folder that `tpv train` wrote, or org/repo on the hub.
+    pub source: String,
+    /// The model it belongs to; needed where the file does not say, checked where it does.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Its name in the library.
+    #[arg(long, default_value = "default")]
+    pub name: String,
+    /// Replace a vector of that name.
+    #[arg(long)]
+    pub replace: bool,
+    /// The engine.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
