@@ -53,6 +53,8 @@ pub struct Loaded {
     /// SHA-256 in hexadecimal of the model's shape and of some of its weights: the same for the same weights under any
     /// name and in any safetensors layout.
     pub fingerprint: String,
+    /// Weights that one decode step reads.
+    pub weights_per_step: usize,
 }
 
 /// Loads a model.
@@ -142,10 +144,11 @@ fn build(
     notices: Vec<String>,
 ) -> Result<Loaded> {
     let fingerprint = fingerprint(&config, source)?;
+    let weights_per_step = config.weights_per_step();
     let threads = thread_count(options.threads);
     let options = CpuOptions { dtype, dtype_name, kv_tokens: options.kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint })
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step })
 }
 
 /// On GPUs weights are floats, whatever the file holds.
@@ -162,8 +165,9 @@ fn build_on_gpu(
         DtypeChoice::F16 => DType::F16,
         DtypeChoice::Bf16 | DtypeChoice::Q8_0 => DType::BF16,
     };
+    let weights_per_step = config.weights_per_step();
     let engine = TensorDecoder::load(config, source, device, dtype, options.kv_tokens)?;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint })
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step })
 }
 
 /// Hashes the shape, the norms at both ends and some rows of the embedding.

@@ -43,8 +43,8 @@ pub struct BenchResult {
     pub load_secs: f64,
     /// Prompt tokens read per second.
     pub prefill_tokens_per_sec: f64,
-    /// Bytes of weights that a decode step reads, if known from the shape.
-    pub weight_bytes: Option<f64>,
+    /// Bytes of weights that a decode step reads.
+    pub weight_bytes: f64,
     /// One entry for each batch size.
     pub decode: Vec<DecodeResult>,
     /// Largest resident size of the process, where the system tells.
@@ -65,7 +65,7 @@ pub struct DecodeResult {
     /// Tokens per second of the bare engine.
     pub engine_tokens_per_sec: f64,
     /// Gigabytes of weights per second that the bare engine reads.
-    pub weight_gigabytes_per_sec: Option<f64>,
+    pub weight_gigabytes_per_sec: f64,
 }
 
 /// Runs the command.
@@ -87,12 +87,12 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
 
 fn bench(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console) -> Result<BenchResult> {
     let start = Instant::now();
-    let (mut loaded, parameters) = load(model, options, args, console)?;
+    let mut loaded = load(model, options, args, console)?;
     loaded.notices.iter().for_each(|notice| console.notice(notice));
     let load_secs = start.elapsed().as_secs_f64();
     let spec = loaded.engine.spec().clone();
     let prefill_tokens_per_sec = prefill(&mut *loaded.engine, args.prompt_tokens)?;
-    let weight_bytes = parameters.map(|count| count * bytes_per_weight(&spec.dtype));
+    let weight_bytes = loaded.weights_per_step as f64 * bytes_per_weight(&spec.dtype);
     let mut decode = Vec::new();
     let mut engine = loaded.engine;
     for &batch in &args.batch {
@@ -113,7 +113,7 @@ fn bench(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console
             loop_step_ms,
             monitored_step_ms,
             engine_tokens_per_sec: batch as f64 / step_secs,
-            weight_gigabytes_per_sec: weight_bytes.map(|bytes| bytes / step_secs / 1e9),
+            weight_gigabytes_per_sec: weight_bytes / step_secs / 1e9,
         });
     }
     let (dtype, device) = (spec.dtype, spec.device);
@@ -130,15 +130,11 @@ fn bench(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console
     })
 }
 
-/// The model and the number of weights that a step reads.
-fn load(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console) -> Result<(Loaded, Option<f64>)> {
-    match named_shape(model) {
-        Ok(config) => {
-            let parameters = config.weights_per_step() as f64;
-            Ok((random_model(config, options)?, Some(parameters)))
-        }
-        Err(_) => Ok((load_model(&open_source(model, &args.run, console)?, options)?, None)),
-    }
+fn load(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console) -> Result<Loaded> {
+    Ok(match named_shape(model) {
+        Ok(config) => random_model(config, options)?,
+        Err(_) => load_model(&open_source(model, &args.run, console)?, options)?,
+    })
 }
 
 fn bytes_per_weight(dtype: &str) -> f64 {
@@ -278,7 +274,7 @@ fn report(results: &[BenchResult], console: &Console) {
                 format!("{:.2}", decode.engine_step_ms),
                 format!("{:.2}", decode.loop_step_ms),
                 format!("{:+.2} %", (decode.monitored_step_ms / decode.loop_step_ms - 1.0) * 100.0),
-                decode.weight_gigabytes_per_sec.map_or_else(|| "-".into(), |rate| format!("{rate:.1}")),
+                format!("{:.1}", decode.weight_gigabytes_per_sec),
             ]
         })
     });
