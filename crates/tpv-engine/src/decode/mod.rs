@@ -1,0 +1,261 @@
+//! The decode loop: the one place where tokens are made, for every command and for the server.
+//!
+//! ```text
+//! admit   waiting prompts while there is room (slots, KV memory)
+//! run     engine.step: prompt chunks and one token of every active sample -> (hidden_post_norm, logits)
+//! read    reading = reader(hidden_post_norm)             before any shift, only while thinking
+//! control (alpha, ..) = policy(reading, logits)          only while thinking, unless asked otherwise
+//! sample  token = sampler(logits + alpha * shift)        one seed for each sample, whatever its neighbours do
+//! collect phase, text, end; one event for each token
+//! ```
+//!
+//! Samples of one prompt share its prefill: the prompt is read once, and its sequence is forked. Samples enter and
+//! leave at any step. Alpha 0 takes the same path as no vector at all.
+
+mod admission;
+mod queue;
+mod request;
+mod sample;
+mod stop_texts;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use tpv_core::event::{FinishReason, TokenEvent};
+use tpv_core::policy::Policy;
+
+use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
+use crate::error::Result;
+use crate::vocabulary::Vocabulary;
+use queue::{Group, PrefillGroup, Queued, drop_cancelled};
+pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use sample::{Active, Start};
+
+/// The decode loop over one engine.
+pub struct Decoder {
+    engine: Box<dyn Engine>,
+    vocabulary: Arc<dyn Vocabulary>,
+    limits: DecodeLimits,
+    waiting: VecDeque<Group>,
+    reading_prompt: Vec<PrefillGroup>,
+    active: Vec<Active>,
+    output: StepOutput,
+    next_id: u64,
+}
+
+impl Decoder {
+    /// A loop that owns `engine`.
+    pub fn new(engine: Box<dyn Engine>, vocabulary: Arc<dyn Vocabulary>, limits: DecodeLimits) -> Self {
+        let limits = DecodeLimits { max_batch: limits.max_batch.max(1), prefill_chunk: limits.prefill_chunk.max(1) };
+        Self {
+            engine,
+            vocabulary,
+            limits,
+            waiting: VecDeque::new(),
+            reading_prompt: Vec::new(),
+            active: Vec::new(),
+            output: StepOutput::default(),
+            next_id: 0,
+        }
+    }
+
+    /// Gives the engine back; what is in flight is dropped.
+    pub fn into_engine(mut self) -> Box<dyn Engine> {
+        let active = self.active.iter().map(|active| active.sequence);
+        let sequences: Vec<SequenceId> =
+            active.chain(self.reading_prompt.iter().map(|prefill| prefill.sequence)).collect();
+        sequences.into_iter().for_each(|sequence| self.engine.close(sequence));
+        self.engine
+    }
+
+    /// The model that is run.
+    pub fn spec(&self) -> &ModelSpec {
+        self.engine.spec()
+    }
+
+    /// `W v`: the logit shift that adding `v` to the final state means, `[V]`.
+    pub fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
+        self.engine.project(v)
+    }
+
+    /// Bytes of KV memory that one token of one sequence takes.
+    pub fn kv_bytes_per_token(&self) -> usize {
+        self.engine.kv_bytes_per_token()
+    }
+
+    /// Tokens of KV memory in use and in all; see [`Engine::kv_tokens`].
+    pub fn kv_tokens(&self) -> (usize, Option<usize>) {
+        self.engine.kv_tokens()
+    }
+
+    /// Samples that wait, read their prompt or generate.
+    pub fn samples_in_flight(&self) -> usize {
+        self.waiting.iter().map(|g| g.samples.len()).sum::<usize>() + self.slots_taken()
+    }
+
+    /// Samples that wait for a slot.
+    pub fn samples_waiting(&self) -> usize {
+        self.waiting.iter().map(|g| g.samples.len()).sum()
+    }
+
+    /// Stops a sample; its [`DecodeSink::finish`] comes with the next step. Unknown samples are ignored.
+    pub fn cancel(&mut self, sample: SampleId) {
+        if let Some(active) = self.active.iter_mut().find(|active| active.id == sample) {
+            active.finished = Some((FinishReason::Cancelled, None));
+            return;
+        }
+        if let Some(queued) = self.queued_mut(sample) {
+            queued.cancelled = true;
+        }
+    }
+
+    /// Replaces the policy of a sample. Returns whether the sample is in flight.
+    pub fn set_policy(&mut self, sample: SampleId, policy: Box<dyn Policy>) -> bool {
+        match self.request_mut(sample) {
+            Some(request) => {
+                request.policy = policy;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Closes the thinking of a sample with its next token and asks for the answer. Returns whether it is generating.
+    pub fn end_thinking(&mut self, sample: SampleId) -> bool {
+        match self.active.iter_mut().find(|active| active.id == sample) {
+            Some(active) => {
+                active.end_asked = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn request_mut(&mut self, sample: SampleId) -> Option<&mut SampleRequest> {
+        match self.active.iter().position(|active| active.id == sample) {
+            Some(place) => Some(&mut self.active[place].request),
+            None => self.queued_mut(sample).map(|queued| &mut queued.request),
+        }
+    }
+
+    fn queued_mut(&mut self, sample: SampleId) -> Option<&mut Queued> {
+        let prefilling = self.reading_prompt.iter_mut().map(|prefill| &mut prefill.group);
+        let mut queued = self.waiting.iter_mut().chain(prefilling).flat_map(|group| &mut group.samples);
+        queued.find(|queued| queued.id == sample)
+    }
+
+    /// Runs until nothing is in flight.
+    pub fn run(&mut self, sink: &mut dyn DecodeSink) -> Result<()> {
+        while self.step(sink)? {}
+        Ok(())
+    }
+
+    /// One step of everything in flight. Returns whether anything is left to do.
+    pub fn step(&mut self, sink: &mut dyn DecodeSink) -> Result<bool> {
+        self.retire(sink);
+        self.admit(sink)?;
+        if self.active.is_empty() && self.reading_prompt.is_empty() {
+            return Ok(!self.waiting.is_empty());
+        }
+        self.run_engine()?;
+        self.collect(sink)?;
+        self.retire(sink);
+        Ok(self.samples_in_flight() > 0)
+    }
+
+    fn run_engine(&mut self) -> Result<()> {
+        let mut room = self.limits.prefill_chunk;
+        for prefill in &mut self.reading_prompt {
+            prefill.chunk = room.min(prefill.group.tokens.len() - prefill.tokens_read);
+            room -= prefill.chunk;
+        }
+        let decodes = self.active.iter().map(|active| StepInput {
+            sequence: active.sequence,
+            tokens: std::slice::from_ref(&active.last_token),
+            wants_output: true,
+        });
+        let prefills = self.reading_prompt.iter().filter(|prefill| prefill.chunk > 0).map(|prefill| {
+            let end = prefill.tokens_read + prefill.chunk;
+            let tokens = &prefill.group.tokens[prefill.tokens_read..end];
+            StepInput { sequence: prefill.sequence, tokens, wants_output: end == prefill.group.tokens.len() }
+        });
+        let inputs: Vec<StepInput<'_>> = decodes.chain(prefills).collect();
+        self.engine.step(&inputs, &mut self.output)
+    }
+
+    /// Turns the rows of the last engine step into tokens.
+    fn collect(&mut self, sink: &mut dyn DecodeSink) -> Result<()> {
+        let now = Instant::now();
+        let decoded = self.active.len();
+        let mut row = decoded;
+        let mut rows: Vec<usize> = (0..decoded).collect();
+        for mut prefill in std::mem::take(&mut self.reading_prompt) {
+            prefill.tokens_read += prefill.chunk;
+            let total = prefill.group.tokens.len();
+            if prefill.chunk > 0 {
+                prefill.group.samples.iter().for_each(|queued| sink.prompt(queued.id, prefill.tokens_read, total));
+            }
+            if prefill.tokens_read < total {
+                self.reading_prompt.push(prefill);
+                continue;
+            }
+            let before = self.active.len();
+            self.start_samples(prefill, sink)?;
+            rows.extend(std::iter::repeat_n(row, self.active.len() - before));
+            row += 1;
+        }
+        let (d, v) = (self.engine.spec().hidden_size, self.engine.spec().vocab_size);
+        let max_positions = self.engine.spec().max_positions;
+        let (hidden, logits) = (&self.output.hidden_post_norm, &self.output.logits);
+        let vocabulary = &*self.vocabulary;
+        let events: Vec<Option<TokenEvent>> = self
+            .active
+            .par_iter_mut()
+            .zip(rows.par_iter())
+            .map(|(active, &row)| {
+                let state = &hidden[row * d..(row + 1) * d];
+                active.advance(state, &logits[row * v..(row + 1) * v], vocabulary, max_positions, now)
+            })
+            .collect();
+        for ((active, row), event) in self.active.iter().zip(rows).zip(events) {
+            if let Some(event) = event {
+                sink.token(active.id, event, &hidden[row * d..(row + 1) * d]);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_samples(&mut self, prefill: PrefillGroup, sink: &mut dyn DecodeSink) -> Result<()> {
+        let PrefillGroup { mut group, sequence, .. } = prefill;
+        drop_cancelled(&mut group, sink);
+        if group.samples.is_empty() {
+            self.engine.close(sequence);
+            return Ok(());
+        }
+        let last_sample = group.samples.len() - 1;
+        for (number, Queued { id, request, .. }) in group.samples.into_iter().enumerate() {
+            let start = Start {
+                sequence: if number == last_sample { sequence } else { self.engine.fork(sequence)? },
+                prompt: &group.tokens,
+                phase: group.phase.clone(),
+                reserved_tokens: self.reservation(group.tokens.len(), &request),
+                submitted: group.submitted,
+            };
+            self.active.push(Active::new(id, request, start));
+        }
+        Ok(())
+    }
+
+    /// Removes the samples that have ended.
+    fn retire(&mut self, sink: &mut dyn DecodeSink) {
+        let engine = &mut self.engine;
+        self.active.retain_mut(|active| {
+            let Some((reason, error)) = active.finished.take() else { return true };
+            engine.close(active.sequence);
+            sink.finish(active.id, active.finish_event(reason, error));
+            false
+        });
+    }
+}

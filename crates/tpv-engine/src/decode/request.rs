@@ -1,0 +1,82 @@
+//! What is asked of the decode loop, and what takes its output.
+
+use std::sync::Arc;
+
+use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::phase::PhaseTracker;
+use tpv_core::policy::Policy;
+use tpv_core::reading::Reader;
+use tpv_core::sampling::SamplingParams;
+
+/// When the control acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IntervenePhase {
+    /// Only on thinking tokens.
+    #[default]
+    Thinking,
+    /// On every generated token, as the paper's scripts do.
+    All,
+}
+
+/// One sample to draw for a prompt.
+pub struct SampleRequest {
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Determines the draws; see [`tpv_core::sampling::sample_seed`].
+    pub seed: u64,
+    /// Most tokens to generate, thinking and answer together.
+    pub max_new_tokens: usize,
+    /// `W theta`, `[V]`; without it alpha has no effect.
+    pub shift: Option<Arc<[f32]>>,
+    /// When the control acts.
+    pub intervene: IntervenePhase,
+    /// Reads the states of the thinking.
+    pub reader: Box<dyn Reader>,
+    /// Chooses alpha.
+    pub policy: Box<dyn Policy>,
+    /// Added to the logits of these tokens at every step.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Generation stops when one of these texts appears in the answer; the text itself is not part of it.
+    pub stop_texts: Vec<String>,
+}
+
+/// A prompt and the samples that are to be drawn for it.
+pub struct PromptRequest {
+    /// The prompt's tokens.
+    pub tokens: Vec<u32>,
+    /// The phase that the prompt leaves behind.
+    pub phase: PhaseTracker,
+    /// One entry for each sample.
+    pub samples: Vec<SampleRequest>,
+}
+
+/// Names a sample of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SampleId(pub u64);
+
+/// Takes what the loop makes.
+pub trait DecodeSink {
+    /// Part of a sample's prompt was read.
+    fn prompt(&mut self, _sample: SampleId, _tokens_read: usize, _tokens: usize) {}
+
+    /// A token was generated; `hidden_post_norm` is the state that predicted it, `[d]`, as the model made it.
+    fn token(&mut self, sample: SampleId, event: TokenEvent, hidden_post_norm: &[f32]);
+
+    /// A sample ended. Nothing more comes for it.
+    fn finish(&mut self, sample: SampleId, event: FinishEvent);
+}
+
+/// Bounds of the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Most samples in flight at once.
+    pub max_batch: usize,
+    /// Most prompt tokens read in one step, beside the decoding of the active samples.
+    pub prefill_chunk: usize,
+}
+
+impl Default for DecodeLimits {
+    fn default() -> Self {
+        Self { max_batch: 32, prefill_chunk: 512 }
+    }
+}

@@ -1,0 +1,250 @@
+//! One sample that generates: its state is read, its next token chosen, its text, phase and end kept.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
+use tpv_core::phase::{Phase, PhaseTracker};
+use tpv_core::policy::{Control, Observation};
+use tpv_core::reading::{Estimate, Reading, SpeedMeter, StateView, Verdict, remaining_secs};
+use tpv_core::sampling::{Sampler, SamplingError};
+
+use super::request::{IntervenePhase, SampleId, SampleRequest};
+use super::stop_texts::StopTexts;
+use crate::engine::SequenceId;
+use crate::text_stream::TextStream;
+use crate::vocabulary::Vocabulary;
+
+/// A sample in flight.
+pub(super) struct Active {
+    pub id: SampleId,
+    pub sequence: SequenceId,
+    pub request: SampleRequest,
+    sampler: Sampler,
+    phase: PhaseTracker,
+    text: TextStream,
+    stop: StopTexts,
+    forced: VecDeque<u32>,
+    pub last_token: u32,
+    prompt_tokens: usize,
+    generated: usize,
+    /// KV tokens set aside for it.
+    pub reserved_tokens: usize,
+    submitted: Instant,
+    first_token: Option<Instant>,
+    thinking_started: Option<Instant>,
+    thinking_secs: f64,
+    speed: SpeedMeter,
+    last_step: Option<Instant>,
+    /// Whether the thinking is to be closed with the next token.
+    pub end_asked: bool,
+    pub finished: Option<(FinishReason, Option<String>)>,
+}
+
+/// What a sample takes over from the prompt that was read for it.
+pub(super) struct Start<'a> {
+    pub sequence: SequenceId,
+    pub prompt: &'a [u32],
+    pub phase: PhaseTracker,
+    pub reserved_tokens: usize,
+    pub submitted: Instant,
+}
+
+impl Active {
+    /// A sample that is about to choose its first token.
+    pub fn new(id: SampleId, request: SampleRequest, start: Start<'_>) -> Self {
+        Self {
+            id,
+            sequence: start.sequence,
+            sampler: Sampler::new(request.sampling, request.seed)
+                .expect("the parameters were checked when the prompt was submitted"),
+            stop: StopTexts::new(&request.stop_texts),
+            request,
+            phase: start.phase,
+            text: TextStream::default(),
+            forced: VecDeque::new(),
+            last_token: *start.prompt.last().expect("the prompt was checked when it was submitted"),
+            prompt_tokens: start.prompt.len(),
+            generated: 0,
+            reserved_tokens: start.reserved_tokens,
+            submitted: start.submitted,
+            first_token: None,
+            thinking_started: None,
+            thinking_secs: 0.0,
+            speed: SpeedMeter::default(),
+            last_step: None,
+            end_asked: false,
+            finished: None,
+        }
+    }
+
+    /// Reads the state, chooses the next token and returns its event; `None` once the sample has ended.
+    pub fn advance(
+        &mut self,
+        hidden_post_norm: &[f32],
+        logits: &[f32],
+        vocabulary: &dyn Vocabulary,
+        max_positions: usize,
+        now: Instant,
+    ) -> Option<TokenEvent> {
+        if self.finished.is_some() {
+            return None;
+        }
+        let reading = self.read(hidden_post_norm, now);
+        let control = self.control(reading.as_ref(), logits, vocabulary, now);
+        let forced = self.forced.pop_front();
+        let token = match forced {
+            Some(token) => token,
+            None => match self.sample(logits, &control, vocabulary) {
+                Ok(token) => token,
+                Err(error) => {
+                    self.finished = Some((FinishReason::Failed, Some(error.to_string())));
+                    return None;
+                }
+            },
+        };
+        let phase = self.phase.push(vocabulary.token_bytes(token));
+        let is_end = vocabulary.is_end_of_sequence(token);
+        self.generated += 1;
+        self.last_token = token;
+        self.first_token.get_or_insert(now);
+        if let Some(before) = self.last_step.replace(now) {
+            self.speed.push((now - before).as_secs_f64());
+        }
+        if phase == Phase::Thinking {
+            let started = *self.thinking_started.get_or_insert(self.submitted.max(now));
+            self.thinking_secs = (now - started).as_secs_f64();
+        }
+        let is_last = is_end
+            || self.generated >= self.request.max_new_tokens
+            || self.prompt_tokens + self.generated >= max_positions;
+        let text = self.push_text(token, phase, is_end, is_last, vocabulary);
+        self.end_if_due(is_end, is_last);
+        let reading = reading.map(|reading| self.with_verdict(reading));
+        Some(TokenEvent {
+            index: self.generated as u32 - 1,
+            token,
+            text,
+            phase,
+            thinking_tokens: self.phase.thinking_tokens() as u32,
+            remaining_secs: reading.and_then(|reading| self.remaining_secs(&reading)),
+            reading,
+            alpha: if forced.is_none() && self.request.shift.is_some() { control.alpha.0 } else { 0.0 },
+            forced: forced.is_some(),
+            elapsed_secs: (now - self.submitted).as_secs_f64(),
+            tokens_per_sec: self.tokens_per_sec(now),
+        })
+    }
+
+    fn read(&mut self, hidden_post_norm: &[f32], now: Instant) -> Option<Reading> {
+        if self.phase.next_phase() != Phase::Thinking {
+            return None;
+        }
+        self.thinking_started.get_or_insert(now);
+        let position = self.phase.thinking_tokens() as u32 + 1;
+        Some(self.request.reader.read(StateView { hidden_post_norm, position, last_token: self.last_token }))
+    }
+
+    fn control(
+        &mut self,
+        reading: Option<&Reading>,
+        logits: &[f32],
+        vocabulary: &dyn Vocabulary,
+        now: Instant,
+    ) -> Control {
+        let unread = Reading::default();
+        let thinking = self.phase.next_phase() == Phase::Thinking;
+        if !thinking && self.request.intervene == IntervenePhase::Thinking {
+            return Control::default();
+        }
+        let started = self.thinking_started.unwrap_or(now);
+        let mut control = self.request.policy.control(&Observation {
+            reading: reading.unwrap_or(&unread),
+            logits_before_shift: logits,
+            elapsed_secs: (now - started).as_secs_f64(),
+            tokens_per_sec: self.tokens_per_sec(now),
+        });
+        if !control.alpha.0.is_finite() || !control.think_end_bias.is_finite() {
+            control = Control { end_thinking: control.end_thinking, ..Control::default() };
+        }
+        if thinking && (control.end_thinking || self.end_asked) && self.forced.is_empty() {
+            self.forced.extend(vocabulary.think_end_tokens());
+        }
+        control
+    }
+
+    fn sample(&mut self, logits: &[f32], control: &Control, vocabulary: &dyn Vocabulary) -> Result<u32, SamplingError> {
+        let shift = self.request.shift.as_deref().map(|shift| (control.alpha.0, shift));
+        let end = vocabulary.think_end_tokens().first().filter(|_| control.think_end_bias != 0.0);
+        match end {
+            None => self.sampler.sample(logits, shift, &self.request.logit_bias),
+            Some(&end) => {
+                let mut bias = self.request.logit_bias.clone();
+                bias.push((end, control.think_end_bias));
+                self.sampler.sample(logits, shift, &bias)
+            }
+        }
+    }
+
+    /// The text that can be shown after this token; after the last one nothing is held back.
+    fn push_text(
+        &mut self,
+        token: u32,
+        phase: Phase,
+        is_end: bool,
+        is_last: bool,
+        vocabulary: &dyn Vocabulary,
+    ) -> String {
+        let mut text = String::new();
+        if !is_end {
+            text.push_str(self.text.push(vocabulary.token_bytes(token)));
+        }
+        if is_last {
+            text.push_str(self.text.finish());
+        }
+        if phase == Phase::Thinking { text } else { self.stop.push(text, is_last) }
+    }
+
+    fn end_if_due(&mut self, is_end: bool, is_last: bool) {
+        let reason = match (is_end, self.stop.found, is_last) {
+            (true, _, _) => FinishReason::Stop,
+            (_, true, _) => FinishReason::StopText,
+            (_, _, true) => FinishReason::Length,
+            _ => return,
+        };
+        self.finished = Some((reason, None));
+    }
+
+    fn with_verdict(&self, mut reading: Reading) -> Reading {
+        if self.phase.thinking_ended() {
+            reading.progress = reading.progress.map(|_| 1.0);
+            reading.remaining_tokens = reading.remaining_tokens.map(|_| Estimate { value: 0.0, low: 0.0, high: 0.0 });
+            reading.verdict = Verdict::Done;
+        }
+        reading
+    }
+
+    /// Seconds of thinking still to come, where the tokens are estimated and the speed is known.
+    fn remaining_secs(&self, reading: &Reading) -> Option<Estimate> {
+        Some(remaining_secs(reading.remaining_tokens?, self.speed.tokens_per_sec()?))
+    }
+
+    /// Speed since the first token; unknown before the second.
+    fn tokens_per_sec(&self, now: Instant) -> Option<f32> {
+        let seconds = (now - self.first_token?).as_secs_f64();
+        (self.generated > 1 && seconds > 0.0).then(|| ((self.generated - 1) as f64 / seconds) as f32)
+    }
+
+    pub fn finish_event(&self, reason: FinishReason, error: Option<String>) -> FinishEvent {
+        FinishEvent {
+            reason,
+            error,
+            prompt_tokens: self.prompt_tokens as u32,
+            generated_tokens: self.generated as u32,
+            thinking_tokens: self.phase.thinking_tokens() as u32,
+            thinking_ended: self.phase.thinking_ended(),
+            elapsed_secs: self.submitted.elapsed().as_secs_f64(),
+            thinking_secs: self.thinking_secs,
+        }
+    }
+}
