@@ -181,8 +181,11 @@ impl WeightSource for GgufFile {
         if is_quantised && !self.widen {
             return Linear::quantised(tensor, bias);
         }
-        let floats = tensor.dequantize(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        Linear::from_floats(floats, inputs, dtype, bias)
+        let floats: Vec<f32> = tensor.dequantize(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Linear::from_rows((outputs, inputs), dtype, bias, |first, rows| {
+            rows.copy_from_slice(&floats[first * inputs..][..rows.len()]);
+            Ok(())
+        })
     }
 
     fn embedding(&self, vocab: usize, width: usize) -> Result<EmbeddingTable> {

@@ -1,7 +1,8 @@
 //! Named tensors of a checkpoint in safetensors form: one file, shards with an index, or bytes in the program.
 //!
-//! Files are mapped, not read: a tensor is converted when it is asked for, row by row, so that loading never holds a
-//! model twice. Headers are checked when a file is opened.
+//! Files are mapped, not read: a tensor is converted when it is asked for, some rows at a time, each portion mapped for as
+//! long as its conversion takes. So loading never holds a model twice, not even in pages of its file. Headers are checked
+//! when a file is opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,25 +11,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{EngineError, Result};
 
-/// The bytes of a file: mapped, or part of the program.
+/// Where a tensor's bytes are.
 #[derive(Debug, Clone)]
 enum Bytes {
+    /// In a file, mapped when they are read.
+    File(Arc<File>),
     Mapped(Arc<Mmap>),
+    /// Part of the program.
     Embedded(&'static [u8]),
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Embedded(bytes) => bytes,
-        }
-    }
 }
 
 /// Matrix entries in the file's own number format.
@@ -38,13 +33,36 @@ pub(crate) struct StoredTensor {
     range: Range<usize>,
     dtype: Dtype,
     shape: Vec<usize>,
+    /// Named in messages.
+    path: Arc<Path>,
 }
 
 impl StoredTensor {
     /// Converts `out.len()` entries from entry `start` on.
-    pub fn copy(&self, start: usize, out: &mut [f32]) {
+    pub fn copy(&self, start: usize, out: &mut [f32]) -> Result<()> {
         let width = entry_bytes(self.dtype);
-        let bytes = &self.bytes.as_slice()[self.range.clone()][start * width..][..out.len() * width];
+        let first = self.range.start + start * width;
+        let range = first..(first + out.len() * width).min(self.range.end);
+        match &self.bytes {
+            Bytes::File(file) => self.convert(&self.map(file, range)?, out),
+            Bytes::Mapped(map) => self.convert(&map[range], out),
+            Bytes::Embedded(bytes) => self.convert(&bytes[range], out),
+        }
+        Ok(())
+    }
+
+    /// The same tensor, mapped for good, for entries that are read again and again.
+    pub fn mapped(&self) -> Result<Self> {
+        let Bytes::File(file) = &self.bytes else { return Ok(self.clone()) };
+        let map = self.map(file, self.range.clone())?;
+        Ok(Self { bytes: Bytes::Mapped(Arc::new(map)), range: 0..self.range.len(), ..self.clone() })
+    }
+
+    fn map(&self, file: &File, range: Range<usize>) -> Result<Mmap> {
+        map_range(file, range).map_err(|error| file_error(&self.path, format!("cannot be read ({error})")))
+    }
+
+    fn convert(&self, bytes: &[u8], out: &mut [f32]) {
         match self.dtype {
             Dtype::F32 => convert(bytes, out, f32::from_le_bytes),
             Dtype::F16 => convert(bytes, out, |raw| f16::from_le_bytes(raw).to_f32()),
@@ -88,7 +106,8 @@ impl TensorFiles {
         };
         let mut files = Self { tensors: BTreeMap::new(), origin: folder.to_owned() };
         for path in paths {
-            files.add(&path, map_file(&path)?)?;
+            let (file, content) = map_file(&path)?;
+            files.add(&path, &content, &Bytes::File(file))?;
         }
         Ok(files)
     }
@@ -97,7 +116,7 @@ impl TensorFiles {
     pub fn embedded(bytes: &'static [u8]) -> Result<Self> {
         let origin = PathBuf::from("(embedded model)");
         let mut files = Self { tensors: BTreeMap::new(), origin: origin.clone() };
-        files.add(&origin, Bytes::Embedded(bytes))?;
+        files.add(&origin, bytes, &Bytes::Embedded(bytes))?;
         Ok(files)
     }
 
@@ -111,10 +130,11 @@ impl TensorFiles {
         Ok(tensor)
     }
 
-    fn add(&mut self, path: &Path, bytes: Bytes) -> Result<()> {
+    /// Notes the tensors of a file with this content.
+    fn add(&mut self, path: &Path, content: &[u8], bytes: &Bytes) -> Result<()> {
         let damaged =
             |error| file_error(path, format!("not a whole safetensors file ({error}); copy or download it again"));
-        let content = bytes.as_slice();
+        let shared: Arc<Path> = path.into();
         let start = content.as_ptr() as usize;
         for (name, view) in SafeTensors::deserialize(content).map_err(damaged)?.tensors() {
             if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
@@ -130,6 +150,7 @@ impl TensorFiles {
                 range: first..first + view.data().len(),
                 dtype: view.dtype(),
                 shape: view.shape().to_vec(),
+                path: Arc::clone(&shared),
             };
             self.tensors.insert(name, tensor);
         }
@@ -147,16 +168,26 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| file_error(path, format!("cannot be read ({error})")))
 }
 
-fn map_file(path: &Path) -> Result<Bytes> {
+/// A file and its whole content, of which only the header is looked at.
+fn map_file(path: &Path) -> Result<(Arc<File>, Mmap)> {
     let cannot = |error| file_error(path, format!("cannot be read ({error})"));
     let file = File::open(path).map_err(cannot)?;
-    if file.metadata().map_err(cannot)?.len() == 0 {
+    let length = file.metadata().map_err(cannot)?.len();
+    if length == 0 {
         return Err(file_error(path, "is empty"));
     }
+    let map = map_range(&file, 0..length as usize).map_err(cannot)?;
+    Ok((Arc::new(file), map))
+}
+
+fn map_range(file: &File, range: Range<usize>) -> std::io::Result<Mmap> {
+    let mut options = MmapOptions::new();
+    options.offset(range.start as u64).len(range.len());
     #[expect(unsafe_code, reason = "mapping a file needs it")]
     // SAFETY: the map is read-only; checkpoints are not changed while they are in use.
-    let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
-    Ok(Bytes::Mapped(Arc::new(map)))
+    unsafe {
+        options.map(file)
+    }
 }
 
 /// File names of the shards that an index lists.
@@ -189,7 +220,7 @@ mod tests {
             write(&path, "w", dtype, &bytes, vec![2, 2]);
             let files = TensorFiles::open_folder(folder.path()).unwrap();
             let mut row = [0.0; 2];
-            files.get("w", &[2, 2]).unwrap().copy(2, &mut row);
+            files.get("w", &[2, 2]).unwrap().copy(2, &mut row).unwrap();
             assert_eq!(row, values[2..]);
         }
     }

@@ -7,14 +7,14 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::attention::{HeadGroup, HeadPage, attend};
-use super::check_width;
 use super::kernels::{add, gate, normalise};
-use super::linear::Linear;
+use super::linear::{Inputs, Linear};
+use super::paged::{Paged, PagedModel};
 use super::rope::Rotary;
 use super::source::{EmbeddingTable, LinearShape, WeightSource};
 use crate::config::DecoderConfig;
 use crate::device::DtypeChoice;
-use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
+use crate::engine::{ModelSpec, StepInput, StepOutput};
 use crate::error::{EngineError, Result};
 use crate::kv::{PAGE_TOKENS, Page, PageCopy, PageLedger};
 
@@ -176,9 +176,7 @@ pub(crate) struct CpuOptions {
 /// A decoder on the CPU.
 #[derive(Debug)]
 pub(crate) struct CpuDecoder {
-    spec: ModelSpec,
     model: Model,
-    ledger: PageLedger,
     store: PageStore,
     scratch: Scratch,
     threads: ThreadPool,
@@ -186,7 +184,7 @@ pub(crate) struct CpuDecoder {
 
 impl CpuDecoder {
     /// Loads the weights.
-    pub fn load(config: DecoderConfig, source: &impl WeightSource, options: CpuOptions) -> Result<Self> {
+    pub fn load(config: DecoderConfig, source: &impl WeightSource, options: CpuOptions) -> Result<Paged<Self>> {
         let CpuOptions { dtype, dtype_name, kv_tokens, threads } = options;
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -202,89 +200,48 @@ impl CpuDecoder {
         };
         let store = PageStore::new(&config);
         let model = Model::load(config, source, dtype)?;
-        let ledger = PageLedger::new(kv_tokens);
-        Ok(Self { spec, model, ledger, store, scratch: Scratch::default(), threads })
-    }
-
-    fn rows(&self, inputs: &[StepInput<'_>]) -> Vec<Row> {
-        let rows = inputs.iter().enumerate().flat_map(|(index, input)| {
-            let start = self.ledger.length(input.sequence);
-            (0..input.tokens.len()).map(move |offset| Row {
-                input: index,
-                position: start + offset,
-                wants_output: input.wants_output && offset + 1 == input.tokens.len(),
-            })
-        });
-        rows.collect()
-    }
-
-    /// Reserves pages for the step's tokens; from here on only the tensor library can fail.
-    fn make_room(&mut self, inputs: &[StepInput<'_>]) -> Result<()> {
-        let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
-        for copy in self.ledger.reserve(&wanted)? {
-            self.store.copy(copy);
-        }
-        for input in inputs {
-            self.store.provide(self.ledger.pages(input.sequence));
-        }
-        Ok(())
+        Ok(Paged::new(spec, kv_tokens, Self { model, store, scratch: Scratch::default(), threads }))
     }
 }
 
-impl Engine for CpuDecoder {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
-    }
+/// The rows of a step, `[T]`.
+fn rows(ledger: &PageLedger, inputs: &[StepInput<'_>]) -> Vec<Row> {
+    let rows = inputs.iter().enumerate().flat_map(|(index, input)| {
+        let start = ledger.length(input.sequence);
+        (0..input.tokens.len()).map(move |offset| Row {
+            input: index,
+            position: start + offset,
+            wants_output: input.wants_output && offset + 1 == input.tokens.len(),
+        })
+    });
+    rows.collect()
+}
 
-    fn open(&mut self) -> Result<SequenceId> {
-        Ok(self.ledger.open())
-    }
-
-    fn fork(&mut self, source: SequenceId) -> Result<SequenceId> {
-        self.ledger.fork(source)
-    }
-
-    fn close(&mut self, sequence: SequenceId) {
-        self.ledger.close(sequence);
-    }
-
-    fn length(&self, sequence: SequenceId) -> usize {
-        self.ledger.length(sequence)
-    }
-
-    fn step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
-        self.ledger.check(inputs, &self.spec)?;
-        self.make_room(inputs)?;
-        let rows = self.rows(inputs);
-        let tokens: Vec<u32> = inputs.iter().flat_map(|input| input.tokens).copied().collect();
-        let pages: Vec<&[Page]> = inputs.iter().map(|input| self.ledger.pages(input.sequence)).collect();
-        let is_small = rows.len() * self.model.products_per_token() < SERIAL_STEP;
-        let (model, store, scratch) = (&self.model, &mut self.store, &mut self.scratch);
-        let forward = || model.forward(&tokens, rows, &pages, store, scratch, output);
-        if is_small || self.threads.current_num_threads() == 1 {
-            forward()?;
-        } else {
-            self.threads.install(forward)?;
-        }
-        for input in inputs {
-            self.ledger.advance(input.sequence, input.tokens.len());
-        }
+impl PagedModel for CpuDecoder {
+    fn make_room(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], copies: &[PageCopy]) -> Result<()> {
+        copies.iter().for_each(|&copy| self.store.copy(copy));
+        inputs.iter().for_each(|input| self.store.provide(ledger.pages(input.sequence)));
         Ok(())
     }
 
+    fn forward(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
+        let rows = rows(ledger, inputs);
+        let tokens: Vec<u32> = inputs.iter().flat_map(|input| input.tokens).copied().collect();
+        let pages: Vec<&[Page]> = inputs.iter().map(|input| ledger.pages(input.sequence)).collect();
+        let is_small = rows.len() * self.model.products_per_token() < SERIAL_STEP;
+        let (model, store, scratch) = (&self.model, &mut self.store, &mut self.scratch);
+        let forward = || model.forward(&tokens, rows, &pages, store, scratch, output);
+        if is_small || self.threads.current_num_threads() == 1 { forward() } else { self.threads.install(forward) }
+    }
+
     fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
-        check_width(&self.spec, v)?;
         let mut logits = Vec::new();
-        self.model.head.apply(v, &mut logits)?;
+        self.model.head.apply(&Inputs::new(v, v.len()), &mut logits)?;
         Ok(logits)
     }
 
     fn kv_bytes_per_token(&self) -> usize {
         self.store.page_size / PAGE_TOKENS * size_of::<f32>()
-    }
-
-    fn kv_tokens(&self) -> (usize, Option<usize>) {
-        self.ledger.tokens()
     }
 }
 
@@ -333,13 +290,14 @@ impl Model {
                 }
             }
             self.attend(index, &rows, pages, store, scratch);
-            layer.output.apply(&scratch.attended, &mut scratch.out)?;
+            let width = self.config.heads * self.config.head_dim;
+            layer.output.apply(&Inputs::new(&scratch.attended, width), &mut scratch.out)?;
             add(&mut scratch.x, &scratch.out);
             self.mlp(layer, scratch)?;
         }
         output.hidden_post_norm.clone_from(&scratch.x);
         normalise(&mut output.hidden_post_norm, &self.final_norm, self.config.norm_epsilon);
-        self.head.apply(&output.hidden_post_norm, &mut output.logits)
+        self.head.apply(&Inputs::new(&output.hidden_post_norm, self.config.hidden_size), &mut output.logits)
     }
 
     fn find_angles(&self, rows: &[Row], scratch: &mut Scratch) {
@@ -357,9 +315,10 @@ impl Model {
         let epsilon = self.config.norm_epsilon;
         scratch.normed.clone_from(&scratch.x);
         normalise(&mut scratch.normed, &layer.attention_norm, epsilon);
-        layer.query.apply(&scratch.normed, &mut scratch.queries)?;
-        layer.key.apply(&scratch.normed, &mut scratch.keys)?;
-        layer.value.apply(&scratch.normed, &mut scratch.values)?;
+        let inputs = Inputs::new(&scratch.normed, self.config.hidden_size);
+        layer.query.apply(&inputs, &mut scratch.queries)?;
+        layer.key.apply(&inputs, &mut scratch.keys)?;
+        layer.value.apply(&inputs, &mut scratch.values)?;
         if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
             normalise(&mut scratch.queries, query_norm, epsilon);
             normalise(&mut scratch.keys, key_norm, epsilon);
@@ -416,10 +375,11 @@ impl Model {
     fn mlp(&self, layer: &Layer, scratch: &mut Scratch) -> Result<()> {
         scratch.normed.clone_from(&scratch.x);
         normalise(&mut scratch.normed, &layer.mlp_norm, self.config.norm_epsilon);
-        layer.gate.apply(&scratch.normed, &mut scratch.gate)?;
-        layer.up.apply(&scratch.normed, &mut scratch.up)?;
+        let inputs = Inputs::new(&scratch.normed, self.config.hidden_size);
+        layer.gate.apply(&inputs, &mut scratch.gate)?;
+        layer.up.apply(&inputs, &mut scratch.up)?;
         gate(&mut scratch.gate, &scratch.up);
-        layer.down.apply(&scratch.gate, &mut scratch.out)?;
+        layer.down.apply(&Inputs::new(&scratch.gate, self.config.intermediate_size), &mut scratch.out)?;
         add(&mut scratch.x, &scratch.out);
         Ok(())
     }

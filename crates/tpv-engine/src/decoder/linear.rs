@@ -1,9 +1,12 @@
-//! Linear layers on the CPU: `y = x W^T + b` with W in packed f32 or quantised.
+//! Linear layers on the CPU: `y = x W^T + b` with W in packed f32, in Q8_0, or as a GGUF file quantised it.
+
+use std::cell::OnceCell;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 
-use super::packed::PackedMatrix;
+use super::packed::{PackedMatrix, PackedRows};
+use super::quantised::{QuantisedMatrix, QuantisedRows};
 use crate::device::DtypeChoice;
 use crate::error::Result;
 
@@ -12,49 +15,74 @@ use crate::error::Result;
 pub(crate) struct Linear {
     weights: Weights,
     bias: Option<Vec<f32>>,
-    inputs: usize,
     outputs: usize,
 }
 
 #[derive(Debug)]
 enum Weights {
     Packed(PackedMatrix),
-    Quantised(QMatMul),
+    Quantised(QuantisedMatrix),
+    /// In a format that only the tensor library computes.
+    Library(QMatMul),
+}
+
+/// The rows `[rows, width]` that go into linear layers, prepared once for all layers that read them.
+#[derive(Debug)]
+pub(crate) struct Inputs<'a> {
+    x: &'a [f32],
+    width: usize,
+    packed: OnceCell<PackedRows>,
+    quantised: OnceCell<QuantisedRows>,
+}
+
+impl<'a> Inputs<'a> {
+    pub fn new(x: &'a [f32], width: usize) -> Self {
+        Self { x, width, packed: OnceCell::new(), quantised: OnceCell::new() }
+    }
+
+    fn rows(&self) -> usize {
+        self.x.len() / self.width
+    }
 }
 
 impl Linear {
-    /// A layer in f32.
-    pub fn packed(matrix: PackedMatrix, inputs: usize, bias: Option<Vec<f32>>) -> Self {
-        Self { outputs: matrix.outputs(), weights: Weights::Packed(matrix), bias, inputs }
-    }
-
-    /// A layer in the wanted arithmetic; `weights` is `[outputs, inputs]`.
-    pub fn from_floats(weights: Vec<f32>, inputs: usize, dtype: DtypeChoice, bias: Option<Vec<f32>>) -> Result<Self> {
-        if dtype == DtypeChoice::Q8_0 {
-            return Self::quantised(quantise(weights, inputs)?, bias);
-        }
-        let read_row = |output: usize, row: &mut [f32]| {
-            row.copy_from_slice(&weights[output * inputs..][..inputs]);
-            Ok(())
+    /// A layer `[outputs, inputs]` in the wanted arithmetic; `read_rows(first, rows)` writes the weights from row `first`
+    /// on, some rows at a time, so that no second copy of them is ever whole.
+    pub fn from_rows(
+        (outputs, inputs): (usize, usize),
+        dtype: DtypeChoice,
+        bias: Option<Vec<f32>>,
+        read_rows: impl FnMut(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        let weights = match dtype {
+            DtypeChoice::Q8_0 => Weights::Quantised(QuantisedMatrix::from_rows(outputs, inputs, read_rows)?),
+            _ => Weights::Packed(PackedMatrix::from_rows(outputs, inputs, read_rows)?),
         };
-        PackedMatrix::from_rows(weights.len() / inputs, inputs, read_row)
-            .map(|matrix| Self::packed(matrix, inputs, bias))
+        Ok(Self { weights, bias, outputs })
     }
 
     /// A layer whose weights `[outputs, inputs]` are quantised already.
     pub fn quantised(tensor: QTensor, bias: Option<Vec<f32>>) -> Result<Self> {
         let (outputs, inputs) = tensor.shape().dims2()?;
-        Ok(Self { weights: Weights::Quantised(QMatMul::from_qtensor(tensor)?), bias, inputs, outputs })
+        let weights = if tensor.dtype() == GgmlDType::Q8_0 {
+            Weights::Quantised(QuantisedMatrix::from_blocks(outputs, inputs, &tensor.data()?))
+        } else {
+            Weights::Library(QMatMul::from_qtensor(tensor)?)
+        };
+        Ok(Self { weights, bias, outputs })
     }
 
-    /// Replaces `y` with `x W^T + b` for x `[rows, inputs]`.
-    pub fn apply(&self, x: &[f32], y: &mut Vec<f32>) -> Result<()> {
-        let rows = x.len() / self.inputs;
-        y.resize(rows * self.outputs, 0.0);
+    /// Replaces `y` with `x W^T + b`.
+    pub fn apply(&self, inputs: &Inputs<'_>, y: &mut Vec<f32>) -> Result<()> {
+        let Inputs { x, width, packed, quantised } = inputs;
+        y.resize(inputs.rows() * self.outputs, 0.0);
         match &self.weights {
-            Weights::Packed(matrix) => matrix.multiply(x, y),
+            Weights::Packed(matrix) => matrix.multiply(packed.get_or_init(|| PackedRows::new(x, *width)), y),
             Weights::Quantised(matrix) => {
-                let product = matrix.forward(&Tensor::from_slice(x, (rows, self.inputs), &Device::Cpu)?)?;
+                matrix.multiply(quantised.get_or_init(|| QuantisedRows::new(x, *width)), y);
+            }
+            Weights::Library(matrix) => {
+                let product = matrix.forward(&Tensor::from_slice(x, (inputs.rows(), *width), &Device::Cpu)?)?;
                 *y = product.flatten_all()?.to_vec1()?;
             }
         }
@@ -63,10 +91,4 @@ impl Linear {
         }
         Ok(())
     }
-}
-
-/// Quantises `[rows, width]` floats to Q8_0.
-pub(crate) fn quantise(floats: Vec<f32>, width: usize) -> Result<QTensor> {
-    let tensor = Tensor::from_vec(floats, ((), width), &Device::Cpu)?;
-    Ok(QTensor::quantize(&tensor, GgmlDType::Q8_0)?)
 }

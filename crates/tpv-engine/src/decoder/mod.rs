@@ -9,22 +9,13 @@ mod cpu;
 mod kernels;
 mod linear;
 mod packed;
+mod paged;
+mod quantised;
 mod rope;
 mod source;
 mod tensor;
 
 pub(crate) use cpu::{CpuDecoder, CpuOptions};
-pub(crate) use linear::{Linear, quantise};
+pub(crate) use linear::Linear;
 pub(crate) use source::{EmbeddingTable, LinearShape, WeightSource};
 pub(crate) use tensor::TensorDecoder;
-
-use crate::engine::ModelSpec;
-use crate::error::{EngineError, Result};
-
-/// Refuses a vector that is not as wide as the model's states.
-fn check_width(spec: &ModelSpec, v: &[f32]) -> Result<()> {
-    if v.len() == spec.hidden_size {
-        return Ok(());
-    }
-    Err(EngineError::Request(format!("a vector of width {} for a model of width {}", v.len(), spec.hidden_size)))
-}

@@ -26,37 +26,34 @@ pub(crate) struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Packs a matrix whose row `i` is written by `read_row(i, row)`.
+    /// Packs a matrix whose rows from `first` on are written by `read_rows(first, rows)`, some at a time.
     pub fn from_rows<E>(
         outputs: usize,
         inputs: usize,
-        mut read_row: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
+        mut read_rows: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<Self, E> {
         let mut panels = vec![0.0; outputs.div_ceil(PANEL) * PANEL * inputs];
-        let mut row = vec![0.0; inputs];
-        for output in 0..outputs {
-            read_row(output, &mut row)?;
-            let panel = &mut panels[output / PANEL * PANEL * inputs..][..PANEL * inputs];
-            for (slot, &value) in panel[output % PANEL..].iter_mut().step_by(PANEL).zip(&row) {
-                *slot = value;
+        let mut rows = vec![0.0; PANEL * inputs];
+        for (index, panel) in panels.chunks_exact_mut(PANEL * inputs).enumerate() {
+            let first = index * PANEL;
+            let rows = &mut rows[..PANEL.min(outputs - first) * inputs];
+            read_rows(first, rows)?;
+            for (output, row) in rows.chunks_exact(inputs).enumerate() {
+                panel[output..].iter_mut().step_by(PANEL).zip(row).for_each(|(slot, &value)| *slot = value);
             }
         }
         Ok(Self { panels, outputs, inputs })
     }
 
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// `y = x W^T` for x `[rows, inputs]` and y `[rows, outputs]`.
-    pub fn multiply(&self, x: &[f32], y: &mut [f32]) {
-        let rows = x.len() / self.inputs;
-        let tiles = pack_tiles(x, self.inputs);
+    /// `y = x W^T` for y `[rows, outputs]`.
+    pub fn multiply(&self, x: &PackedRows, y: &mut [f32]) {
+        let rows = y.len() / self.outputs;
+        let tiles = &x.tiles;
         let mut by_panel = vec![0.0; self.outputs.div_ceil(PANEL) * rows * PANEL];
         let arch = Arch::new();
         let panel_size = PANEL * self.inputs;
         let product = |(out, panel): (&mut [f32], &[f32])| {
-            arch.dispatch(PanelProduct { tiles: &tiles, panel, out, inputs: self.inputs });
+            arch.dispatch(PanelProduct { tiles, panel, out, inputs: self.inputs });
         };
         let is_alone = rayon::current_thread_index().is_none();
         if is_alone || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
@@ -76,7 +73,21 @@ impl PackedMatrix {
     }
 }
 
-/// Rows regrouped as [in][height], one tile after another; the last tile is filled up with zeros.
+/// Rows of x, regrouped in tiles; the last tile is filled up with zeros.
+#[derive(Debug)]
+pub(crate) struct PackedRows {
+    tiles: Vec<Tile>,
+}
+
+impl PackedRows {
+    /// Regroups x `[rows, inputs]`.
+    pub fn new(x: &[f32], inputs: usize) -> Self {
+        Self { tiles: pack_tiles(x, inputs) }
+    }
+}
+
+/// `height` rows as [in][height].
+#[derive(Debug)]
 struct Tile {
     height: usize,
     values: Vec<f32>,
@@ -163,9 +174,9 @@ mod tests {
     }
 
     fn packed(outputs: usize, inputs: usize) -> PackedMatrix {
-        let read = |output: usize, row: &mut [f32]| {
-            for (i, slot) in row.iter_mut().enumerate() {
-                *slot = value(output * inputs + i);
+        let read = |first: usize, rows: &mut [f32]| {
+            for (i, slot) in rows.iter_mut().enumerate() {
+                *slot = value(first * inputs + i);
             }
             Ok::<_, std::convert::Infallible>(())
         };
@@ -178,7 +189,7 @@ mod tests {
             let matrix = packed(outputs, inputs);
             let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 31 + 7)).collect();
             let mut y = vec![f32::NAN; rows * outputs];
-            matrix.multiply(&x, &mut y);
+            matrix.multiply(&PackedRows::new(&x, inputs), &mut y);
             for (index, &got) in y.iter().enumerate() {
                 let (row, output) = (index / outputs, index % outputs);
                 let term = |i| f64::from(x[row * inputs + i]) * f64::from(value(output * inputs + i));
@@ -194,14 +205,14 @@ mod tests {
         let matrix = packed(outputs, inputs);
         let x: Vec<f32> = (0..150 * inputs).map(|i| value(i * 17)).collect();
         let mut together = vec![0.0; 150 * outputs];
-        matrix.multiply(&x, &mut together);
+        matrix.multiply(&PackedRows::new(&x, inputs), &mut together);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let mut on_threads = vec![0.0; 150 * outputs];
-        pool.install(|| matrix.multiply(&x, &mut on_threads));
+        pool.install(|| matrix.multiply(&PackedRows::new(&x, inputs), &mut on_threads));
         assert!(on_threads == together);
         for rows in [1, 2, 3, 5, 8] {
             let mut alone = vec![0.0; rows * outputs];
-            matrix.multiply(&x[6 * inputs..][..rows * inputs], &mut alone);
+            matrix.multiply(&PackedRows::new(&x[6 * inputs..][..rows * inputs], inputs), &mut alone);
             assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");
         }
     }

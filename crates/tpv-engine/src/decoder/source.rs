@@ -6,9 +6,9 @@ use candle_core::quantized::QMatMul;
 use candle_core::{Device, Tensor};
 
 use super::linear::Linear;
-use super::packed::PackedMatrix;
 use crate::device::DtypeChoice;
 use crate::error::Result;
+use crate::random::RandomWeights;
 use crate::weights::{StoredTensor, TensorFiles};
 
 /// The place and form of one linear layer's weights.
@@ -46,15 +46,18 @@ pub(crate) enum EmbeddingTable {
     Quantised(QMatMul),
     /// In memory, `[vocab, width]`.
     Dense(Vec<f32>),
+    /// Made up when they are asked for.
+    Random(RandomWeights),
 }
 
 impl EmbeddingTable {
     /// Writes the rows of `tokens` to `out`, `[tokens, width]`.
     pub fn look_up(&self, tokens: &[u32], width: usize, out: &mut Vec<f32>) -> Result<()> {
         out.resize(tokens.len() * width, 0.0);
-        let rows = tokens.iter().zip(out.chunks_exact_mut(width));
+        let mut rows = tokens.iter().zip(out.chunks_exact_mut(width));
         match self {
-            Self::Stored(tensor) => rows.for_each(|(&token, row)| tensor.copy(token as usize * width, row)),
+            Self::Stored(tensor) => rows.try_for_each(|(&token, row)| tensor.copy(token as usize * width, row))?,
+            Self::Random(weights) => rows.for_each(|(&token, row)| weights.embed(token as usize, row)),
             Self::Dense(table) => {
                 rows.for_each(|(&token, row)| row.copy_from_slice(&table[token as usize * width..][..width]));
             }
@@ -69,7 +72,7 @@ impl EmbeddingTable {
 impl WeightSource for TensorFiles {
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let mut floats = vec![0.0; shape.iter().product()];
-        self.get(name, shape)?.copy(0, &mut floats);
+        self.get(name, shape)?.copy(0, &mut floats)?;
         Ok(floats)
     }
 
@@ -77,19 +80,10 @@ impl WeightSource for TensorFiles {
         let LinearShape { outputs, inputs, bias, dtype } = shape;
         let tensor = self.get(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?;
-        if dtype == DtypeChoice::Q8_0 {
-            let mut weights = vec![0.0; outputs * inputs];
-            tensor.copy(0, &mut weights);
-            return Linear::from_floats(weights, inputs, dtype, bias);
-        }
-        let read_row = |output: usize, row: &mut [f32]| {
-            tensor.copy(output * inputs, row);
-            Ok(())
-        };
-        PackedMatrix::from_rows(outputs, inputs, read_row).map(|matrix| Linear::packed(matrix, inputs, bias))
+        Linear::from_rows((outputs, inputs), dtype, bias, |first, rows| tensor.copy(first * inputs, rows))
     }
 
     fn embedding(&self, vocab: usize, width: usize) -> Result<EmbeddingTable> {
-        Ok(EmbeddingTable::Stored(self.get("model.embed_tokens.weight", &[vocab, width])?.clone()))
+        Ok(EmbeddingTable::Stored(self.get("model.embed_tokens.weight", &[vocab, width])?.mapped()?))
     }
 }

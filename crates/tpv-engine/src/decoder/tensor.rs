@@ -7,12 +7,12 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
 use candle_nn::rotary_emb::rope_thd;
 
-use super::check_width;
+use super::paged::{Paged, PagedModel};
 use super::rope::Rotary;
 use super::source::WeightSource;
 use crate::config::{DecoderConfig, RopePairing};
 use crate::device::device_name;
-use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
+use crate::engine::{ModelSpec, StepInput, StepOutput};
 use crate::error::{EngineError, Result};
 use crate::kv::{PAGE_TOKENS, Page, PageCopy, PageLedger};
 
@@ -239,7 +239,6 @@ struct Plan {
 /// A decoder in tensor operations.
 #[derive(Debug)]
 pub(crate) struct TensorDecoder {
-    spec: ModelSpec,
     config: DecoderConfig,
     rotary: Rotary,
     device: Device,
@@ -248,7 +247,6 @@ pub(crate) struct TensorDecoder {
     layers: Vec<Layer>,
     final_norm: Tensor,
     head: Projection,
-    ledger: PageLedger,
     pages: TensorPages,
 }
 
@@ -260,7 +258,7 @@ impl TensorDecoder {
         device: Device,
         dtype: DType,
         kv_tokens: Option<usize>,
-    ) -> Result<Self> {
+    ) -> Result<Paged<Self>> {
         let loader = Loader { source, config: &config, device: &device, dtype };
         let (vocab, width) = (config.vocab_size, config.hidden_size);
         let table = loader.source.floats("model.embed_tokens.weight", &[vocab, width])?;
@@ -282,17 +280,16 @@ impl TensorDecoder {
         };
         let rotary = Rotary::new(&config);
         let pages = TensorPages::new(&config, &device, dtype)?;
-        let ledger = PageLedger::new(kv_tokens);
-        Ok(Self { spec, rotary, device, dtype, embedding, layers, final_norm, head, ledger, pages, config })
+        let model = Self { rotary, device, dtype, embedding, layers, final_norm, head, pages, config };
+        Ok(Paged::new(spec, kv_tokens, model))
     }
 
     /// Single tokens first, so that they attend as one group.
-    fn plan(&self, inputs: &[StepInput<'_>]) -> Result<Plan> {
+    fn plan(&self, ledger: &PageLedger, inputs: &[StepInput<'_>]) -> Result<Plan> {
         let mut order: Vec<usize> = (0..inputs.len()).collect();
         order.sort_by_key(|&index| inputs[index].tokens.len() > 1);
         let singles = order.iter().filter(|&&index| inputs[index].tokens.len() == 1).count();
-        let member =
-            |index: usize| (self.ledger.pages(inputs[index].sequence), self.ledger.length(inputs[index].sequence));
+        let member = |index: usize| (ledger.pages(inputs[index].sequence), ledger.length(inputs[index].sequence));
         let mut groups = Vec::new();
         let mut group = |start, tokens, members: &[usize]| -> Result<()> {
             let members: Vec<_> = members.iter().map(|&index| member(index)).collect();
@@ -323,25 +320,6 @@ impl TensorDecoder {
         Ok(Plan { tokens, cos, sin, runs: runs(&targets), targets, groups, wanted })
     }
 
-    fn try_step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
-        let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
-        let copies = self.ledger.reserve(&wanted)?;
-        self.pages.provide(self.ledger.page_count() * PAGE_TOKENS)?;
-        for copy in copies {
-            self.pages.copy(copy)?;
-        }
-        output.hidden_post_norm.clear();
-        output.logits.clear();
-        if inputs.is_empty() {
-            return Ok(());
-        }
-        self.forward(&self.plan(inputs)?, output)?;
-        for input in inputs {
-            self.ledger.advance(input.sequence, input.tokens.len());
-        }
-        Ok(())
-    }
-
     fn angles(&self, positions: &[usize]) -> Result<(Tensor, Tensor)> {
         let half = self.config.head_dim / 2;
         let (mut cos, mut sin) = (vec![0.0; positions.len() * half], vec![0.0; positions.len() * half]);
@@ -352,7 +330,7 @@ impl TensorDecoder {
         Ok((tensor(cos)?, tensor(sin)?))
     }
 
-    fn forward(&self, plan: &Plan, output: &mut StepOutput) -> Result<()> {
+    fn run(&self, plan: &Plan, output: &mut StepOutput) -> Result<()> {
         let mut x = self.embedding.index_select(&plan.tokens, 0)?;
         let scatter = self.scatter_index(plan)?;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -461,49 +439,25 @@ fn host(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-impl Engine for TensorDecoder {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
+impl PagedModel for TensorDecoder {
+    fn make_room(&mut self, ledger: &PageLedger, _: &[StepInput<'_>], copies: &[PageCopy]) -> Result<()> {
+        self.pages.provide(ledger.page_count() * PAGE_TOKENS)?;
+        copies.iter().try_for_each(|&copy| self.pages.copy(copy))
     }
 
-    fn open(&mut self) -> Result<SequenceId> {
-        Ok(self.ledger.open())
-    }
-
-    fn fork(&mut self, source: SequenceId) -> Result<SequenceId> {
-        self.ledger.fork(source)
-    }
-
-    fn close(&mut self, sequence: SequenceId) {
-        self.ledger.close(sequence);
-    }
-
-    fn length(&self, sequence: SequenceId) -> usize {
-        self.ledger.length(sequence)
-    }
-
-    fn step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
-        self.ledger.check(inputs, &self.spec)?;
-        let before = self.ledger.clone();
-        let result = self.try_step(inputs, output);
-        if result.is_err() {
-            self.ledger = before;
-        }
-        result
+    fn forward(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
+        output.hidden_post_norm.clear();
+        output.logits.clear();
+        self.run(&self.plan(ledger, inputs)?, output)
     }
 
     fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
-        check_width(&self.spec, v)?;
         let v = Tensor::from_slice(v, (1, v.len()), &self.device)?.to_dtype(self.dtype)?;
         host(&self.head.apply(&v)?)
     }
 
     fn kv_bytes_per_token(&self) -> usize {
         2 * self.config.layers * self.config.kv_heads * self.config.head_dim * self.dtype.size_in_bytes()
-    }
-
-    fn kv_tokens(&self) -> (usize, Option<usize>) {
-        self.ledger.tokens()
     }
 }
 
@@ -513,6 +467,7 @@ mod tests {
     use crate::conformance::{Tolerance, check_engine};
     use crate::decoder::{CpuDecoder, CpuOptions};
     use crate::device::DtypeChoice;
+    use crate::engine::Engine;
     use crate::random::RandomWeights;
 
     /// Small decoders with every switch on in turn.

@@ -1,0 +1,100 @@
+//! An engine over paged KV memory: the book of sequences, which every decoder shares.
+//!
+//! A model computes; the sequences, their pages and the rules of [`Engine`] are kept here, once.
+
+use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
+use crate::error::{EngineError, Result};
+use crate::kv::{PageCopy, PageLedger};
+
+/// What a decoder has to bring.
+pub(crate) trait PagedModel: Send {
+    /// Makes the pages of the step's sequences exist and copies those that were shared.
+    fn make_room(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], copies: &[PageCopy]) -> Result<()>;
+
+    /// Computes a step of at least one input, whose pages exist: replaces `output` with the rows asked for.
+    fn forward(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()>;
+
+    /// `W v` for `v` `[d]`; see [`Engine::project`].
+    fn project(&self, v: &[f32]) -> Result<Vec<f32>>;
+
+    /// See [`Engine::kv_bytes_per_token`].
+    fn kv_bytes_per_token(&self) -> usize;
+}
+
+/// A model with its sequences.
+#[derive(Debug)]
+pub(crate) struct Paged<M> {
+    spec: ModelSpec,
+    ledger: PageLedger,
+    model: M,
+}
+
+impl<M: PagedModel> Paged<M> {
+    /// An engine with room for this many tokens.
+    pub fn new(spec: ModelSpec, kv_tokens: Option<usize>, model: M) -> Self {
+        Self { spec, ledger: PageLedger::new(kv_tokens), model }
+    }
+
+    fn try_step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
+        let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
+        let copies = self.ledger.reserve(&wanted)?;
+        self.model.make_room(&self.ledger, inputs, &copies)?;
+        self.model.forward(&self.ledger, inputs, output)?;
+        for input in inputs {
+            self.ledger.advance(input.sequence, input.tokens.len());
+        }
+        Ok(())
+    }
+}
+
+impl<M: PagedModel> Engine for Paged<M> {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn open(&mut self) -> Result<SequenceId> {
+        Ok(self.ledger.open())
+    }
+
+    fn fork(&mut self, source: SequenceId) -> Result<SequenceId> {
+        self.ledger.fork(source)
+    }
+
+    fn close(&mut self, sequence: SequenceId) {
+        self.ledger.close(sequence);
+    }
+
+    fn length(&self, sequence: SequenceId) -> usize {
+        self.ledger.length(sequence)
+    }
+
+    fn step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
+        self.ledger.check(inputs, &self.spec)?;
+        if inputs.is_empty() {
+            *output = StepOutput::default();
+            return Ok(());
+        }
+        let before = self.ledger.clone();
+        let result = self.try_step(inputs, output);
+        if result.is_err() {
+            self.ledger = before;
+        }
+        result
+    }
+
+    fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
+        if v.len() != self.spec.hidden_size {
+            let problem = format!("a vector of width {} for a model of width {}", v.len(), self.spec.hidden_size);
+            return Err(EngineError::Request(problem));
+        }
+        self.model.project(v)
+    }
+
+    fn kv_bytes_per_token(&self) -> usize {
+        self.model.kv_bytes_per_token()
+    }
+
+    fn kv_tokens(&self) -> (usize, Option<usize>) {
+        self.ledger.tokens()
+    }
+}
