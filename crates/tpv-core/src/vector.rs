@@ -26,18 +26,36 @@ impl LinearHead {
     }
 }
 
+/// Partial sums of a dot product.
+const LANES: usize = 8;
+
 /// The dot product of two slices of equal length, in eight partial sums so that it vectorises.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    debug_assert_eq!(a.len(), b.len(), "dot product of slices of different length");
-    let mut lanes = [0f32; 8];
-    let (chunks_a, chunks_b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = chunks_a.remainder().iter().zip(chunks_b.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in chunks_a.zip(chunks_b) {
-        for lane in 0..8 {
-            lanes[lane] += x[lane] * y[lane];
+    let [product] = dots([a], b);
+    product
+}
+
+/// The dot products of several vectors with one state, all `[d]`, in one pass over the state. Each has eight partial sums,
+/// so that it vectorises, and is bit for bit what [`dot`] gives for its vector alone.
+pub fn dots<const N: usize>(vectors: [&[f32]; N], state: &[f32]) -> [f32; N] {
+    debug_assert!(
+        vectors.iter().all(|vector| vector.len() == state.len()),
+        "dot product of slices of different length"
+    );
+    let vectors = vectors.map(|vector| vector.as_chunks::<LANES>());
+    let (blocks, rest) = state.as_chunks::<LANES>();
+    let mut lanes = [[0f32; LANES]; N];
+    for (k, block) in blocks.iter().enumerate() {
+        for (sums, (weights, _)) in lanes.iter_mut().zip(&vectors) {
+            for lane in 0..LANES {
+                sums[lane] += weights[k][lane] * block[lane];
+            }
         }
     }
-    lanes.iter().sum::<f32>() + tail
+    std::array::from_fn(|n| {
+        let tail: f32 = vectors[n].1.iter().zip(rest).map(|(x, y)| x * y).sum();
+        lanes[n].iter().sum::<f32>() + tail
+    })
 }
 
 /// Which model a run, data set or vector belongs to.
@@ -96,4 +114,29 @@ pub struct ProgressVector {
     pub efforts: BTreeMap<String, f32>,
     /// Where it comes from.
     pub info: VectorInfo,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dots_are_the_sums_of_the_products() {
+        // Small whole numbers, so that every order of addition gives the same sum.
+        for width in [0, 1, 7, 8, 9, 192, 203] {
+            let numbers = |step: usize| (0..width).map(|k| (k * step % 11) as f32 - 5.0).collect::<Vec<f32>>();
+            let (vectors, state) = ([numbers(3), numbers(5), numbers(7)], numbers(2));
+            let plain = |vector: &Vec<f32>| vector.iter().zip(&state).map(|(x, y)| x * y).sum::<f32>();
+            assert_eq!(dots(vectors.each_ref().map(Vec::as_slice), &state), vectors.each_ref().map(plain), "{width}");
+            assert_eq!(dot(&vectors[1], &state), plain(&vectors[1]));
+        }
+    }
+
+    #[test]
+    fn together_and_alone_are_the_same_bit_for_bit() {
+        let numbers = |step: f32| (0..203).map(|k| (step * k as f32).sin()).collect::<Vec<f32>>();
+        let (vectors, state) = ([numbers(0.3), numbers(0.7)], numbers(1.1));
+        let together = dots(vectors.each_ref().map(Vec::as_slice), &state);
+        assert_eq!(together.map(f32::to_bits), vectors.each_ref().map(|vector| dot(vector, &state).to_bits()));
+    }
 }

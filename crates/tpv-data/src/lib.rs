@@ -17,5 +17,6 @@ pub mod reference;
 pub mod run;
 pub mod source;
 pub mod tensors;
+pub mod timings;
 pub mod trace;
 pub mod vector;

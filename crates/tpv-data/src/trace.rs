@@ -10,7 +10,6 @@
 //! run can be resumed, parts of a run made on several machines can share a folder, and an interrupted run leaves the
 //! same bytes as an uninterrupted one.
 
-use crate::atomic::append_line;
 use crate::error::{DataError, Result};
 use crate::run::{RUN_FILE, RunConfig, check_format};
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, numbered_entries, read_blocks};
@@ -27,8 +26,6 @@ use tpv_core::vector::ModelIdentity;
 pub const TRACE_FORMAT: &str = "tpv-trace";
 /// Version of the format of a problem's file.
 pub const TRACE_VERSION: u32 = 1;
-/// The log of times beside the traces, one JSON object a line.
-pub const TIMINGS_FILE: &str = "timings.jsonl";
 
 const METADATA_KEY: &str = "tpv_trace";
 
@@ -182,12 +179,6 @@ impl TraceStore {
     /// Reads the generated tokens of a trace.
     pub fn token_ids(&self, id: TraceId) -> Result<Vec<u32>> {
         TensorFile::open(&self.problem_path(id.problem))?.vector_u32(&tokens_name(id.generation))
-    }
-
-    /// Adds a line to the log of times.
-    pub fn append_timing<T: Serialize>(&self, timing: &T) -> Result<()> {
-        let line = serde_json::to_string(timing).expect("a record of times is plain data and becomes JSON");
-        append_line(&self.folder.join(TIMINGS_FILE), &line)
     }
 
     /// The file of a problem.

@@ -7,6 +7,7 @@ mod console;
 mod crossfit;
 mod live;
 mod model;
+mod reading_cost;
 mod reading_table;
 mod recorder;
 mod report;

@@ -2,6 +2,7 @@
 
 use crate::table::{figure, table};
 use tpv_core::bootstrap::Interval;
+use tpv_core::reading::evaluation::seconds::{SecondsDecile, SecondsFigures};
 use tpv_core::reading::evaluation::{CalibratedFigures, Gain, IntervalFigures, ReadingReport, Source, SourceFigures};
 
 /// What `train` shows: the calibrated reading against the baselines, and its coverage.
@@ -37,16 +38,64 @@ pub fn sources(report: &ReadingReport) -> String {
 /// Coverage, width and error by decile of true progress.
 pub fn deciles(calibrated: &CalibratedFigures) -> String {
     let row = |it: &IntervalFigures| {
-        let name = it.decile.map_or("all".into(), |decile| format!("{}-{} %", decile * 10 - 10, decile * 10));
-        let percent = it.coverage.map(|share| Interval {
-            value: 100.0 * share.value,
-            low: 100.0 * share.low,
-            high: 100.0 * share.high,
-        });
-        vec![name, it.tokens.to_string(), figure(percent, 1), figure(it.width_tokens, 0), figure(it.mae_tokens, 1)]
+        let coverage = figure(it.coverage.map(percent), 1);
+        vec![span(it.decile), it.tokens.to_string(), coverage, figure(it.width_tokens, 0), figure(it.mae_tokens, 1)]
     };
     let rows = calibrated.deciles.iter().chain([&calibrated.overall]).map(row);
     table(&["true progress", "tokens", "covered, %", "interval width", "MAE tokens left"], rows)
+}
+
+/// The time left in seconds: the sources' errors, then coverage, width and error by decile of true progress.
+pub fn seconds(seconds: &SecondsFigures) -> String {
+    let scale = SecondsScale::of(seconds.mean_thinking_secs);
+    let sources = seconds.sources.iter().map(|it| vec![name(it.source).into(), scale.figure(it.remaining_secs.mae)]);
+    let mae = format!("MAE of the time left, {}", scale.unit);
+    let sources = table(&["", &mae], sources);
+    let row = |it: &SecondsDecile| {
+        let [width, mae, baseline] = [it.width_secs, it.mae_secs, it.baseline_mae_secs].map(|it| scale.figure(it));
+        vec![span(it.decile), figure(it.coverage.map(percent), 1), width, mae, baseline]
+    };
+    let headings = ["true progress", "covered, %", "interval width", "MAE", "MAE of the best baseline"];
+    let deciles = table(&headings, seconds.deciles.iter().chain([&seconds.overall]).map(row));
+    format!(
+        "{sources}\n{deciles}\ntime left in {} at the measured speed, for {} thoughts with recorded times, {} {} long on average; \
+         MAE less that of the best baseline ({}): {}",
+        scale.unit,
+        seconds.traces,
+        (scale.per_sec * seconds.mean_thinking_secs).round(),
+        scale.unit,
+        name(seconds.gain.best_baseline),
+        scale.figure(seconds.gain.difference.mae)
+    )
+}
+
+/// The unit that suits how long thoughts take.
+struct SecondsScale {
+    unit: &'static str,
+    per_sec: f64,
+}
+
+impl SecondsScale {
+    fn of(mean_secs: f64) -> Self {
+        if mean_secs < 5.0 { Self { unit: "ms", per_sec: 1000.0 } } else { Self { unit: "s", per_sec: 1.0 } }
+    }
+
+    fn figure(&self, secs: Option<Interval>) -> String {
+        figure(secs.map(|it| scaled(it, self.per_sec)), usize::from(self.per_sec < 2.0))
+    }
+}
+
+fn percent(share: Interval) -> Interval {
+    scaled(share, 100.0)
+}
+
+fn scaled(it: Interval, by: f64) -> Interval {
+    Interval { value: by * it.value, low: by * it.low, high: by * it.high }
+}
+
+/// What a decile of true progress is called.
+fn span(decile: Option<usize>) -> String {
+    decile.map_or("all".into(), |decile| format!("{}-{} %", decile * 10 - 10, decile * 10))
 }
 
 /// How often the intervals held what they claim.

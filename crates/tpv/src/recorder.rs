@@ -36,6 +36,8 @@ pub struct Recording {
     pub thinking_start: Option<usize>,
     /// 0-based generated token that the first kept state predicts.
     pub first_state: usize,
+    /// When each token of the thinking came, seconds since the prompt was submitted.
+    pub thinking_secs: Vec<f64>,
     /// The readings of the thinking, in order.
     pub readings: Vec<Reading>,
     /// Kept states, `[S, d]`.
@@ -56,6 +58,7 @@ impl Recording {
             answer_text: String::new(),
             thinking_start: None,
             first_state: 0,
+            thinking_secs: Vec::new(),
             readings: Vec::new(),
             states,
             forced_tokens: 0,
@@ -69,8 +72,9 @@ impl Recording {
 
     fn push(&mut self, event: TokenEvent, hidden_post_norm: &[f32], keep: Keep) {
         let thinking = event.phase == Phase::Thinking;
-        if thinking && self.thinking_start.is_none() {
-            self.thinking_start = Some(event.index as usize);
+        if thinking {
+            self.thinking_start.get_or_insert(event.index as usize);
+            self.thinking_secs.push(event.elapsed_secs);
         }
         if keep.states.is_some() && (thinking || !keep.thinking_only) {
             if self.no_states() {

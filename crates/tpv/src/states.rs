@@ -29,6 +29,7 @@ pub fn head_traces(source: &dyn TraceSource, id: TraceId, vectors: &[&ProgressVe
         problem: id.problem,
         values: vec![nothing; header.first_position.saturating_sub(1)],
         thinking_tokens: header.thinking_tokens,
+        elapsed_secs: Vec::new(),
     };
     let mut traces = vec![empty; vectors.len()];
     source.read_thinking(id, &mut |block| {

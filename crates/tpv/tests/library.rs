@@ -50,6 +50,8 @@ fn a_learned_vector_is_found_measured_and_removed() {
     assert_eq!(train["calibration_problems"].as_u64(), Some(traces));
     let again = tpv(home, &[&LEARN[..], &["--json"]].concat());
     assert_eq!(again.data("generate").unwrap()["skipped"], 24, "a second run goes on where the first has ended");
+    let cost = again.data("cost").unwrap();
+    assert_eq!((&cost["samples"], &cost["samples_there"]), (&0.into(), &24.into()), "and costs what is left");
 
     assert!(vector_of_run(home).ends_with("default.safetensors"));
     let list = tpv(home, &["vectors", "list", "--json"]);

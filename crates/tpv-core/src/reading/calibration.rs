@@ -131,9 +131,10 @@ impl Calibration {
 
     /// Tokens still to come after the one at `position`, from the columns there.
     pub fn remaining(&self, position: u32, columns: &Row) -> Estimate {
-        let raw = Quantiles::at(&self.weights, columns, self.log_remaining_max());
+        let max = self.log_remaining_max();
+        let raw = Quantiles::at(&self.weights, columns, max);
         let (low, high) = self.margins.at(raw.progress(position));
-        let tokens = |log: f64| log.clamp(0.0, self.log_remaining_max()).exp_m1() as f32;
+        let tokens = |log: f64| log.clamp(0.0, max).exp_m1() as f32;
         Estimate {
             value: tokens(raw.median),
             low: tokens((raw.low - low).min(raw.median)),

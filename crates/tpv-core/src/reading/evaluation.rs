@@ -16,6 +16,9 @@
 //! the lowest pooled mean absolute error on the very traces that are measured: chosen with hindsight, in its own favour.
 //! Tokens at which some head's value is missing are left out for every source.
 
+pub mod seconds;
+
+use self::seconds::{Clock, SecondsFigures, Stopwatch};
 use super::calibration::Calibration;
 use super::heads::{HeadTrace, HeadValues, TooManyValues};
 use super::reader::{PAPER_EMA_WEIGHT, ReadingFilter};
@@ -161,6 +164,9 @@ pub struct CalibratedFigures {
     pub coverage_per_trace: Option<Interval>,
     /// By decile of true progress.
     pub deciles: Vec<IntervalFigures>,
+    /// The time left in seconds; none where the times of the tokens were not recorded.
+    #[serde(default)]
+    pub seconds: Option<SecondsFigures>,
     /// The verdicts.
     pub verdicts: VerdictFigures,
 }
@@ -201,7 +207,8 @@ pub fn evaluate(
     let wanted = Source::ALL.into_iter().filter(|&source| source != Source::Calibrated || calibration.is_some());
     let series: Vec<Series> = wanted.map(|source| baselines.series(source, &thoughts)).collect();
     let sources = series.iter().map(|series| series.figures(bootstrap)).collect::<Result<Vec<_>, _>>()?;
-    let calibrated = calibration.map(|known| calibrated_figures(known, &thoughts, (&series, &sources), bootstrap));
+    let calibrated =
+        calibration.map(|known| calibrated_figures(known, &thoughts, &baselines, (&series, &sources), bootstrap));
     let lengths: f64 = thoughts.iter().map(Measured::length).sum();
     Ok(ReadingReport {
         version: REPORT_VERSION,
@@ -224,6 +231,8 @@ struct Step {
     /// The highest smoothed progress so far.
     highest: f32,
     reading: Option<Reading>,
+    /// Speed and time, where they were recorded.
+    clock: Option<Clock>,
 }
 
 /// One thought and its tokens at which every head has a value.
@@ -236,13 +245,18 @@ impl<'a> Measured<'a> {
     fn new(trace: &'a HeadTrace, calibration: Option<&Calibration>) -> Self {
         let mut filter = calibration.map(|calibration| ReadingFilter::new(Some(calibration.clone()), None));
         let (mut steps, mut smoothed, mut highest) = (Vec::new(), None, 0f32);
-        for (position, values) in trace.steps().filter(|(_, values)| is_present(values)) {
+        let mut stopwatch = Stopwatch::new(trace);
+        for (position, values) in trace.steps() {
+            let clock = stopwatch.at(position);
+            if !is_present(&values) {
+                continue;
+            }
             let average = smoothed.map_or(values, |average| smooth(average, values));
             smoothed = Some(average);
             highest = highest.max(average.progress);
             // Verdicts on loops need the tokens; made-up ones that never repeat stand for them.
             let reading = filter.as_mut().map(|filter| filter.push(position, position, values));
-            steps.push(Step { position, values, smoothed: average, highest, reading });
+            steps.push(Step { position, values, smoothed: average, highest, reading, clock });
         }
         Self { trace, steps }
     }
@@ -371,6 +385,7 @@ impl Series {
 fn calibrated_figures(
     calibration: &Calibration,
     thoughts: &[Measured],
+    baselines: &Baselines,
     (series, sources): (&[Series], &[SourceFigures]),
     bootstrap: &Bootstrap,
 ) -> Result<CalibratedFigures, MetricsError> {
@@ -384,6 +399,7 @@ fn calibrated_figures(
         overall: IntervalFigures::of(None, &outcomes, bootstrap),
         coverage_per_trace: coverage_per_trace(thoughts, bootstrap),
         deciles,
+        seconds: seconds::figures(thoughts, baselines, bootstrap)?,
         verdicts: verdict_figures(thoughts),
     })
 }
@@ -395,13 +411,22 @@ fn gain(
     figures: impl Fn(&SourceFigures) -> &Figures,
     bootstrap: &Bootstrap,
 ) -> Result<Gain, MetricsError> {
-    let error = |source: &SourceFigures| figures(source).mae.map_or(f64::INFINITY, |mae| mae.value);
-    let baselines = sources.iter().filter(|source| source.source.is_baseline());
-    let best_baseline =
-        baselines.min_by(|a, b| error(a).total_cmp(&error(b))).map_or(Source::ConstantLength, |best| best.source);
+    let best_baseline = best_of(sources.iter().map(|it| (it.source, figures(it))));
     let of =
         |source: Source| series.iter().find(|series| series.source == source).map_or(&[][..], |series| traces(series));
     Ok(Gain { best_baseline, difference: paired_difference(of(Source::Calibrated), of(best_baseline), bootstrap)? })
+}
+
+/// The baseline with the lowest pooled mean absolute error.
+fn best_of<'a>(figures: impl Iterator<Item = (Source, &'a Figures)>) -> Source {
+    let error = |figures: &Figures| figures.mae.map_or(f64::INFINITY, |mae| mae.value);
+    let baselines = figures.filter(|(source, _)| source.is_baseline());
+    baselines.min_by(|a, b| error(a.1).total_cmp(&error(b.1))).map_or(Source::ConstantLength, |best| best.0)
+}
+
+/// The decile of true progress at a position, 1 to 10.
+fn decile(position: u32, length: f64) -> usize {
+    (DECILES as f64 * f64::from(position) / length).ceil() as usize
 }
 
 /// How the interval at one token did.
@@ -422,7 +447,7 @@ fn outcomes(thought: &Measured) -> Vec<Outcome> {
         let truth = length - f64::from(step.position);
         Some(Outcome {
             problem,
-            decile: (DECILES as f64 * f64::from(step.position) / length).ceil() as usize,
+            decile: decile(step.position, length),
             held: (f64::from(left.low)..=f64::from(left.high)).contains(&truth),
             below: truth < f64::from(left.low),
             width_tokens: f64::from(left.high) - f64::from(left.low),

@@ -1,6 +1,6 @@
 //! What the vector's heads say about single states, and along whole thoughts.
 
-use crate::vector::{ProgressVector, dot};
+use crate::vector::{ProgressVector, dots};
 
 /// The heads' values at one state, before any smoothing or clamping.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,13 +14,15 @@ pub struct HeadValues {
 }
 
 impl HeadValues {
-    /// Reads one final hidden state, `[d]`.
+    /// Reads one final hidden state, `[d]`, in one pass over it.
     pub fn of_state(vector: &ProgressVector, hidden_post_norm: &[f32]) -> Self {
-        Self {
-            theta: dot(&vector.theta, hidden_post_norm),
-            progress: vector.progress.apply(hidden_post_norm),
-            log_remaining: vector.log_remaining.as_ref().map_or(f32::NAN, |head| head.apply(hidden_post_norm)),
-        }
+        let (theta, progress) = (&vector.theta, &vector.progress);
+        let Some(head) = &vector.log_remaining else {
+            let [theta, read] = dots([theta, &progress.weights], hidden_post_norm);
+            return Self { theta, progress: read + progress.intercept, log_remaining: f32::NAN };
+        };
+        let [theta, read, log_remaining] = dots([theta, &progress.weights, &head.weights], hidden_post_norm);
+        Self { theta, progress: read + progress.intercept, log_remaining: log_remaining + head.intercept }
     }
 }
 
@@ -45,6 +47,8 @@ pub struct HeadTrace {
     pub values: Vec<HeadValues>,
     /// N: thinking tokens up to and including `</think>`.
     pub thinking_tokens: usize,
+    /// Seconds at which the tokens came, [N], from any beginning; empty where they were not recorded.
+    pub elapsed_secs: Vec<f64>,
 }
 
 impl HeadTrace {
@@ -56,7 +60,7 @@ impl HeadTrace {
         thinking_tokens: usize,
     ) -> Self {
         let values = states.take(thinking_tokens).map(|state| HeadValues::of_state(vector, state)).collect();
-        Self { problem, values, thinking_tokens }
+        Self { problem, values, thinking_tokens, elapsed_secs: Vec::new() }
     }
 
     /// The positions, from 1, with their values.

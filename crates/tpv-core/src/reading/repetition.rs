@@ -1,44 +1,92 @@
 //! Loops of tokens: a model that says the same again and again.
 //!
-//! For every period p up to [`MOST_PERIOD`] the detector counts how many tokens in a row equal the one p before. A run of
-//! `max(3 p, 48)` means that the last stretch was said at least four times over, and is called a loop. Text that merely
-//! resembles itself (a second check with other numbers) breaks every run.
+//! For a period p the run is the number of tokens in a row that equal the one p before. A run of `max(3 p, 48)` means that
+//! the last stretch was said at least four times over, and is called a loop. Text that merely resembles itself (a second
+//! check with other numbers) breaks every run.
+//!
+//! Runs are not counted for every period at every token. Every [`LOOK_EVERY`] tokens the detector looks for periods whose
+//! run is at least that long, and follows these token by token until they break: no run of 48 slips through between two
+//! looks, and text without loops costs next to nothing.
 
 /// The longest stretch that is recognised, in tokens.
 pub const MOST_PERIOD: usize = 512;
 
 /// Repeats after the first time that make a loop.
-const REPEATS: u32 = 3;
+const REPEATS: usize = 3;
 /// The shortest run that makes a loop, in tokens.
-const LEAST_RUN: u32 = 48;
+const LEAST_RUN: usize = 48;
+/// Tokens between two looks, and the shortest run that is followed.
+const LOOK_EVERY: usize = 16;
+/// Tokens back that a look may need: a run found by it was shorter than [`LOOK_EVERY`] at the last look.
+const LOOK_BACK: usize = MOST_PERIOD + 2 * LOOK_EVERY;
 
-/// Follows the token ids of one thought; [`MOST_PERIOD`] comparisons per token.
-#[derive(Debug, Clone)]
+/// Follows the token ids of one thought.
+#[derive(Debug, Clone, Default)]
 pub struct RepetitionDetector {
-    /// At least the last [`MOST_PERIOD`] tokens, the newest last.
+    /// At least the last [`LOOK_BACK`] tokens, the newest last.
     recent: Vec<u32>,
-    /// Per period - 1: how many tokens in a row equal the one a period before.
-    runs: Vec<u32>,
+    /// Tokens since the last look.
+    since_look: usize,
+    runs: Vec<Run>,
 }
 
-impl Default for RepetitionDetector {
-    fn default() -> Self {
-        Self { recent: Vec::with_capacity(2 * MOST_PERIOD), runs: vec![0; MOST_PERIOD] }
+/// Tokens in a row that equal the one `period` before.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    period: usize,
+    tokens: usize,
+}
+
+impl Run {
+    fn is_loop(&self) -> bool {
+        self.tokens >= (REPEATS * self.period).max(LEAST_RUN)
     }
 }
 
 impl RepetitionDetector {
-    /// Takes the next token; the period of the loop that it continues, if any.
+    /// Takes the next token; the period of the loop that it continues, if any (the shortest one).
     pub fn push(&mut self, token: u32) -> Option<usize> {
-        for (run, &earlier) in self.runs.iter_mut().zip(self.recent.iter().rev()) {
-            *run = if earlier == token { run.saturating_add(1) } else { 0 };
-        }
-        if self.recent.len() == 2 * MOST_PERIOD {
-            self.recent.drain(..MOST_PERIOD);
+        self.follow(token);
+        if self.recent.len() == 2 * LOOK_BACK {
+            self.recent.drain(..LOOK_BACK);
         }
         self.recent.push(token);
-        let loops = |(k, &run): (usize, &u32)| (run >= (REPEATS * (k as u32 + 1)).max(LEAST_RUN)).then_some(k + 1);
-        self.runs.iter().enumerate().find_map(loops)
+        self.since_look += 1;
+        if self.since_look == LOOK_EVERY {
+            self.since_look = 0;
+            self.look();
+        }
+        self.runs.iter().filter(|run| run.is_loop()).map(|run| run.period).min()
+    }
+
+    /// Drops the runs that the token breaks.
+    fn follow(&mut self, token: u32) {
+        let recent = &self.recent;
+        self.runs.retain_mut(|run| {
+            run.tokens += 1;
+            recent[recent.len() - run.period] == token
+        });
+    }
+
+    /// Begins to follow the periods whose run has become long enough.
+    fn look(&mut self) {
+        let longest = MOST_PERIOD.min(self.recent.len().saturating_sub(LOOK_EVERY));
+        for period in 1..=longest {
+            if self.repeats(period) && self.runs.iter().all(|run| run.period != period) {
+                let tokens = self.count(period);
+                self.runs.push(Run { period, tokens });
+            }
+        }
+    }
+
+    fn repeats(&self, period: usize) -> bool {
+        let end = self.recent.len();
+        self.recent[end - LOOK_EVERY..] == self.recent[end - LOOK_EVERY - period..end - period]
+    }
+
+    fn count(&self, period: usize) -> usize {
+        let pairs = self.recent.iter().rev().zip(self.recent.iter().rev().skip(period));
+        pairs.take_while(|(token, earlier)| token == earlier).count()
     }
 }
 

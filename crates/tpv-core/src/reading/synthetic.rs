@@ -38,7 +38,7 @@ fn trace(problem: usize, noise: &mut Noise) -> HeadTrace {
         let log_remaining = remaining + constant + 0.2 * slow + 0.3 * noise.normal();
         HeadValues { theta: progress as f32, progress: progress as f32, log_remaining: log_remaining as f32 }
     });
-    HeadTrace { problem, values: values.collect(), thinking_tokens }
+    HeadTrace { problem, values: values.collect(), thinking_tokens, elapsed_secs: Vec::new() }
 }
 
 /// A vector of width 3 whose heads read the first two components.

@@ -16,6 +16,7 @@ use tpv_core::reading::{Calibration, HeadTrace};
 use tpv_core::vector::ProgressVector;
 use tpv_data::dataset::DatasetManifest;
 use tpv_data::source::{TraceHeader, TraceId, TraceSource, open_traces};
+use tpv_data::timings::thinking_token_secs;
 
 /// What the command found.
 #[derive(Debug, Serialize)]
@@ -127,10 +128,13 @@ fn read(
     console: &Console,
 ) -> Result<Vec<HeadTrace>> {
     let bar = console.bar(ids.len() as u64, "read");
+    let mut times = thinking_token_secs(source.folder())?;
     let mut traces = Vec::with_capacity(ids.len());
     for &id in ids {
         console.check_interrupted()?;
-        traces.extend(head_traces(source, id, &[vector])?);
+        let elapsed_secs = times.remove(&id).unwrap_or_default();
+        let read = head_traces(source, id, &[vector])?.into_iter();
+        traces.extend(read.map(|trace| HeadTrace { elapsed_secs: elapsed_secs.clone(), ..trace }));
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -150,6 +154,10 @@ fn show(found: &ReadingEvaluation, console: &Console) {
         Some(calibrated) => {
             console.print(reading_table::deciles(calibrated));
             console.print(reading_table::coverage_sentence(calibrated));
+            match &calibrated.seconds {
+                Some(seconds) => console.print(reading_table::seconds(seconds)),
+                None => console.print("the times of the tokens were not recorded: no seconds to measure"),
+            }
             console.print(reading_table::gains(calibrated));
         }
         None => console.print("the vector has no calibration: no intervals to measure"),

@@ -19,6 +19,7 @@ use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::run::RunConfig;
 use tpv_data::source::TraceSource;
+use tpv_data::timings::{ProblemTimes, TraceTimes};
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 use tpv_engine::model::{Prompt, PromptStyle, TextModel};
@@ -106,7 +107,7 @@ struct OpenProblem<'a> {
     problem: &'a Problem,
     prompt: Prompt,
     generations: Vec<Option<Generation>>,
-    timings: Vec<FinishEvent>,
+    timings: Vec<TraceTimes>,
 }
 
 struct Run<'a> {
@@ -184,9 +185,9 @@ impl<'a> Run<'a> {
         self.summary.samples += 1;
         self.summary.thinking_ended += usize::from(finish.thinking_ended);
         self.summary.correct += usize::from(record.correct == Some(true));
-        let Recording { token_ids, states, .. } = recording;
+        let Recording { token_ids, states, thinking_secs, .. } = recording;
         open.generations[generation] = Some(Generation { record, token_ids, states });
-        open.timings.push(finish);
+        open.timings.push(TraceTimes::new(generation, finish, thinking_secs));
         if open.timings.len() == open.generations.len() {
             let open = self.open.remove(&problem).expect("it was found above");
             self.write(open)?;
@@ -195,7 +196,7 @@ impl<'a> Run<'a> {
     }
 
     fn write(&mut self, open: OpenProblem<'_>) -> Result<()> {
-        let timing = serde_json::json!({ "problem": open.problem.index, "generations": open.timings });
+        let times = ProblemTimes { problem: open.problem.index, generations: open.timings };
         self.store.write(&ProblemTraces {
             problem: open.problem.index,
             problem_text: open.problem.text.clone(),
@@ -204,7 +205,7 @@ impl<'a> Run<'a> {
             prompt_token_ids: open.prompt.tokens,
             generations: open.generations.into_iter().flatten().collect(),
         })?;
-        Ok(self.store.append_timing(&timing)?)
+        Ok(times.append(self.store.folder())?)
     }
 }
 

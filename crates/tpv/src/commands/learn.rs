@@ -18,6 +18,8 @@ use tpv_core::reading::BlindReader;
 use tpv_core::sampling::sample_seed;
 use tpv_data::library::VectorLibrary;
 use tpv_data::problems::Problem;
+use tpv_data::run::RUN_FILE;
+use tpv_data::trace::TraceStore;
 use tpv_data::vector::VectorFile;
 use tpv_engine::decode::{DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use tpv_engine::model::TextModel;
@@ -28,8 +30,10 @@ const PROBE_TOKENS: usize = 12;
 /// What learning will cost at most.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cost {
-    /// Samples to be drawn.
+    /// Samples still to be drawn.
     pub samples: usize,
+    /// Samples that an earlier run has left.
+    pub samples_there: usize,
     /// Tokens, if no sample ends before its limit.
     pub most_tokens: u64,
     /// Measured on a few tokens of a full batch.
@@ -127,12 +131,14 @@ fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
 }
 
 fn cost(args: &GenerateArgs, problems: &[Problem], model: &mut TextModel, folder: &Path) -> Result<Cost> {
-    let samples = problems.len() * args.generations_per_problem;
+    let samples_there = problems_there(&args.output_dir, problems)? * args.generations_per_problem;
+    let samples = problems.len() * args.generations_per_problem - samples_there;
     let most_tokens = (samples * args.max_new_tokens) as u64;
-    let tokens_per_sec = measure_speed(args, &problems[0], samples, model)?;
+    let tokens_per_sec = measure_speed(args, &problems[0], samples.max(1), model)?;
     let width = model.identity.hidden_size as u64;
     Ok(Cost {
         samples,
+        samples_there,
         most_tokens,
         tokens_per_sec,
         most_secs: most_tokens as f64 / tokens_per_sec,
@@ -141,6 +147,15 @@ fn cost(args: &GenerateArgs, problems: &[Problem], model: &mut TextModel, folder
         training_bytes: 7 * width * width * 8,
         folder: folder.into(),
     })
+}
+
+/// Problems whose samples are all there already.
+fn problems_there(traces: &Path, problems: &[Problem]) -> Result<usize> {
+    if !traces.join(RUN_FILE).is_file() {
+        return Ok(0);
+    }
+    let store = TraceStore::open(traces)?;
+    Ok(problems.iter().filter(|problem| store.is_complete(problem.index)).count())
 }
 
 #[derive(Default)]
@@ -179,6 +194,9 @@ fn measure_speed(args: &GenerateArgs, problem: &Problem, samples: usize, model: 
 
 fn show_cost(cost: &Cost, console: &Console) {
     console.emit("cost", cost);
+    if cost.samples_there > 0 {
+        console.print(format!("{} samples are there already, from an earlier run", cost.samples_there));
+    }
     console.print(format!(
         "{} samples, at most {} tokens; at {:.0} tok/s, as just measured, at most {:.0} min\n\
          at most {:.0} MB of states in {}, and {:.0} MB of memory for the fit",

@@ -3,7 +3,8 @@
 use crate::args::RaceArgs;
 use crate::console::{Console, Stopped};
 use crate::live::exchange::{Update, Wish};
-use crate::live::line::{bar, percent, thought_for, truncate};
+use crate::live::ink::{Ink, InkLine};
+use crate::live::line::{bar, percent, thought_for};
 use crate::live::screen::{Screen, Style};
 use crate::live::session::{answer, choose_pace};
 use crate::live::terminal::{Key, RawMode, keys};
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::phase::Phase;
 use tpv_core::policy::{Alpha, Constant};
+use tpv_core::reading::Verdict;
 use tpv_core::sampling::sample_seed;
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 
@@ -56,11 +58,27 @@ impl Runner {
         }
     }
 
-    fn text(&self) -> String {
-        let Some(event) = &self.newest else { return format!("alpha {}  waiting", self.alpha) };
+    /// Its half of the line: its strength, a bar, percent and tokens, as far as `detail` goes (2 is everything).
+    fn lane(&self, detail: usize) -> InkLine {
+        let mut lane = InkLine::default();
+        lane.push(if self.alpha == 0.0 { Ink::Faint } else { Ink::Push }, &format!("alpha {} ", self.alpha));
+        let Some(event) = &self.newest else {
+            lane.push(Ink::Faint, "waiting");
+            return lane;
+        };
         let progress = event.reading.and_then(|reading| reading.progress);
-        let tokens = event.thinking_tokens;
-        format!("alpha {} {} {} {tokens} tok", self.alpha, bar(progress.unwrap_or(0.0)), percent(progress))
+        let done = event.reading.is_some_and(|reading| reading.verdict == Verdict::Done);
+        if detail > 1 {
+            let [full, empty] = bar(progress.unwrap_or(0.0));
+            lane.push(if done { Ink::Good } else { Ink::Bar }, &full);
+            lane.push(Ink::Faint, &empty);
+            lane.push(Ink::Plain, " ");
+        }
+        lane.push(if done { Ink::Good } else { Ink::Strong }, &percent(progress));
+        if detail > 0 {
+            lane.push(Ink::Faint, &format!(" {} tok", event.thinking_tokens));
+        }
+        lane
     }
 }
 
@@ -138,9 +156,16 @@ impl<'a> RaceView<'a> {
         })
     }
 
-    fn line(&self, width: usize) -> String {
-        let texts: Vec<String> = self.runners.iter().map(Runner::text).collect();
-        truncate(&texts.join("  │  "), width)
+    /// Both lanes, with as much detail as fits.
+    fn line(&self, width: usize) -> InkLine {
+        let joined = |detail: usize| {
+            let mut line = self.runners[0].lane(detail);
+            line.push(Ink::Faint, "  │  ");
+            line.extend(self.runners[1].lane(detail));
+            line
+        };
+        let fitting = (0..=2).rev().map(joined).find(|line| line.width() <= width);
+        fitting.unwrap_or_else(|| joined(0).truncated(width))
     }
 
     fn finish(self) -> (Race, bool) {
@@ -171,7 +196,7 @@ impl View for RaceView<'_> {
         match &mut self.screen {
             Some((screen, _)) if last => return Ok(screen.finish()?),
             Some((screen, _)) if due => screen.update("", Style::Plain, &line)?,
-            None if due && !last && !self.console.json() => self.console.say(line),
+            None if due && !last && !self.console.json() => self.console.say(line.plain()),
             _ => return Ok(()),
         }
         self.drawn = Instant::now();

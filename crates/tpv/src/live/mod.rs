@@ -5,6 +5,7 @@
 //! [`FinishEvent`](tpv_core::event::FinishEvent).
 
 pub mod exchange;
+pub mod ink;
 pub mod line;
 pub mod screen;
 pub mod session;

@@ -4,7 +4,7 @@
 //! row is touched, so everything stays in the scroll-back. The screen breaks rows itself: it never leaves a terminal in
 //! the undecided state after the last column, and characters two columns wide stay whole.
 
-use super::line::truncate;
+use super::ink::InkLine;
 use super::text::{columns, harmless};
 use std::io::{self, Write};
 
@@ -30,13 +30,13 @@ pub struct Screen<W: Write> {
     column: usize,
     /// Whether the row was ended because it was full; a newline that follows is that same end.
     row_was_full: bool,
-    line: String,
+    line: InkLine,
 }
 
 impl<W: Write> Screen<W> {
     /// A screen whose cursor stands at the beginning of an empty row. `styled`: whether text may be faint.
     pub fn new(out: W, width: usize, styled: bool) -> Self {
-        Self { out, width: width.max(2), styled, column: 0, row_was_full: false, line: String::new() }
+        Self { out, width: width.max(2), styled, column: 0, row_was_full: false, line: InkLine::default() }
     }
 
     /// Columns that the line may take.
@@ -45,10 +45,10 @@ impl<W: Write> Screen<W> {
     }
 
     /// Appends text and draws the line beneath it.
-    pub fn update(&mut self, text: &str, style: Style, line: &str) -> io::Result<()> {
+    pub fn update(&mut self, text: &str, style: Style, line: &InkLine) -> io::Result<()> {
         let mut drawn = String::from(CLEAR_BELOW);
         self.push_text(text, style, &mut drawn);
-        self.line = truncate(&harmless(line).replace('\n', " "), self.line_width());
+        self.line = line.truncated(self.line_width());
         self.push_line(&mut drawn);
         self.flush(&drawn)
     }
@@ -56,7 +56,7 @@ impl<W: Write> Screen<W> {
     /// Ends the row of the text, if anything is on it, and puts a text of its own rows in place of the live line.
     pub fn note(&mut self, note: &str) -> io::Result<()> {
         let mut drawn = String::from(CLEAR_BELOW);
-        self.line.clear();
+        self.line = InkLine::default();
         self.end_row(&mut drawn);
         self.push_text(note, Style::Plain, &mut drawn);
         self.end_row(&mut drawn);
@@ -77,7 +77,7 @@ impl<W: Write> Screen<W> {
         self.width = width.max(2);
         let mut drawn = String::from(CLEAR_BELOW);
         self.end_row(&mut drawn);
-        self.line = truncate(&self.line, self.line_width());
+        self.line = self.line.truncated(self.line_width());
         self.push_line(&mut drawn);
         self.flush(&drawn)
     }
@@ -109,7 +109,7 @@ impl<W: Write> Screen<W> {
         if self.line.is_empty() {
             return;
         }
-        drawn.push_str(&format!("\r\n{}\x1b[1A\r", self.line));
+        drawn.push_str(&format!("\r\n{}\x1b[1A\r", self.line.drawn(self.styled)));
         if self.column > 0 {
             drawn.push_str(&format!("\x1b[{}C", self.column));
         }
@@ -145,7 +145,7 @@ mod tests {
     fn shown(width: u16, updates: &[(&str, &str)]) -> Vec<String> {
         let mut bytes = Vec::new();
         let mut screen = Screen::new(&mut bytes, usize::from(width), true);
-        updates.iter().for_each(|(text, line)| screen.update(text, Style::Dim, line).unwrap());
+        updates.iter().for_each(|(text, line)| screen.update(text, Style::Dim, &InkLine::from(*line)).unwrap());
         let mut terminal = vt100::Parser::new(cells(8), cells(width), 0);
         terminal.process(&bytes);
         terminal.screen().contents().lines().map(|row| row.trim_end().to_owned()).collect()
@@ -181,11 +181,11 @@ mod tests {
     fn another_width_moves_the_text_to_a_new_row() {
         let mut bytes = Vec::new();
         let mut screen = Screen::new(&mut bytes, 20, true);
-        screen.update("hm", Style::Plain, "0123456789").unwrap();
+        screen.update("hm", Style::Plain, &InkLine::from("0123456789")).unwrap();
         screen.resize(20).unwrap();
-        screen.update(" so", Style::Plain, "0123456789").unwrap();
+        screen.update(" so", Style::Plain, &InkLine::from("0123456789")).unwrap();
         screen.resize(8).unwrap();
-        screen.update("ok", Style::Plain, "0123456789").unwrap();
+        screen.update("ok", Style::Plain, &InkLine::from("0123456789")).unwrap();
         let mut terminal = vt100::Parser::new(cells(8), cells(20), 0);
         terminal.process(&bytes);
         assert_eq!(terminal.screen().contents(), "hm so\nok\n0123456");
@@ -195,9 +195,9 @@ mod tests {
     fn notes_take_the_place_of_the_line() {
         let mut bytes = Vec::new();
         let mut screen = Screen::new(&mut bytes, 20, false);
-        screen.update("hm", Style::Dim, "50 %").unwrap();
+        screen.update("hm", Style::Dim, &InkLine::from("50 %")).unwrap();
         screen.note("thought for 1 s").unwrap();
-        screen.update("42", Style::Plain, "").unwrap();
+        screen.update("42", Style::Plain, &InkLine::default()).unwrap();
         screen.finish().unwrap();
         let mut terminal = vt100::Parser::new(cells(8), cells(20), 0);
         terminal.process(&bytes);

@@ -1,6 +1,7 @@
 //! The three ways to look at a running prompt: on a terminal, as plain text, as JSON lines.
 
 use super::exchange::{Update, Wish};
+use super::ink::InkLine;
 use super::line::{Stage, Status, thought_for};
 use super::screen::{Screen, Style};
 use super::terminal::{Key, RawMode, keys};
@@ -18,6 +19,9 @@ use tpv_core::policy::{Alpha, Constant};
 const REDRAW: Duration = Duration::from_millis(40);
 /// How often a plain line comes.
 const PLAIN_LINE: Duration = Duration::from_secs(5);
+/// What the keys do.
+const KEYS: &str = "↑↓ alpha, e answer now, q stop";
+const KEYS_WITHOUT_PUSH: &str = "e answer now, q stop";
 /// What one press of a key changes alpha by.
 const ALPHA_STEP: f32 = 5.0;
 
@@ -78,7 +82,7 @@ impl Followed {
     fn new(markers_end: &str, throttle: Option<Throttle>, has_vector: bool) -> Self {
         let policy = throttle.as_ref().map(|throttle| throttle.text(0.0));
         Self {
-            status: Status { stage: Stage::Queued, policy, has_vector },
+            status: Status { stage: Stage::Queued, policy, has_vector, keys: None },
             thought: MarkerFilter::new(markers_end),
             thinking_from: None,
             thinking: (0.0, 0),
@@ -144,10 +148,12 @@ pub struct TerminalView<'a> {
 impl<'a> TerminalView<'a> {
     /// Takes the terminal over until it is dropped.
     pub fn new(console: &'a Console, end: &str, throttle: Option<Throttle>, has_vector: bool) -> Result<Self> {
+        let mut followed = Followed::new(end, throttle, has_vector);
+        followed.status.keys = Some(if followed.throttle.is_some() { KEYS } else { KEYS_WITHOUT_PUSH });
         Ok(Self {
             console,
             screen: Screen::new(std::io::stdout(), console.width(), console.styled()),
-            followed: Followed::new(end, throttle, has_vector),
+            followed,
             pending: String::new(),
             drawn: Instant::now(),
             interrupted: false,
@@ -174,7 +180,7 @@ impl<'a> TerminalView<'a> {
         self.pending.push_str(&self.followed.thought.finish());
         let text = std::mem::take(&mut self.pending);
         if !self.followed.thought_ended && !text.is_empty() {
-            self.screen.update(text.trim_end(), Style::Dim, "")?;
+            self.screen.update(text.trim_end(), Style::Dim, &InkLine::default())?;
         }
         if let Some(line) = self.followed.thought_line() {
             self.screen.note(&line)?;
@@ -223,7 +229,7 @@ impl View for TerminalView<'_> {
                     self.end_thought()?;
                 }
                 let text = std::mem::take(&mut self.pending);
-                self.screen.update(text.trim_end(), Style::Plain, "")?;
+                self.screen.update(text.trim_end(), Style::Plain, &InkLine::default())?;
                 Ok(self.screen.note(&remark(event).unwrap_or_default())?)
             }
         }
@@ -289,7 +295,7 @@ impl View for PlainView<'_> {
     fn refresh(&mut self, last: bool) -> Result<()> {
         if !last && self.last_line.elapsed() >= PLAIN_LINE {
             self.last_line = Instant::now();
-            self.console.say(self.followed.status.render(usize::MAX));
+            self.console.say(self.followed.status.render(usize::MAX).plain());
         }
         Ok(())
     }

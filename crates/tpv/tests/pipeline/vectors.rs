@@ -1,0 +1,91 @@
+//! Vectors from the hub, and models that have none.
+
+use crate::hub::Hub;
+use crate::workplace::{Run, Workplace, npy};
+use std::process::Command;
+
+const PROBLEM: &str = "Ben has 29 stamps. Day 1: buys 2. How many stamps does Ben have now?";
+
+/// The program with a vector library of its own.
+fn command(place: &Workplace) -> Command {
+    let mut command = place.command();
+    command.env("TPV_HOME", place.path("home"));
+    command
+}
+
+fn run(mut command: Command, args: &[&str]) -> Run {
+    command.args(args).output().unwrap().into()
+}
+
+#[test]
+fn a_vector_comes_from_the_hub_and_then_from_the_cache() {
+    let hub = Hub::start(&[
+        ("org/vector", &[("README.md", b"# A vector"), ("tpv.safetensors", tpv_thinker::VECTOR)]),
+        ("org/nothing", &[("README.md", b"# Nothing")]),
+    ]);
+    let place = Workplace::new();
+    let online = || {
+        let mut command = command(&place);
+        hub.prepare(&mut command);
+        command
+    };
+    let imported = run(online(), &["vectors", "import", "org/vector", "--name", "shared"]);
+    assert_eq!(imported.code, Some(0), "{}", imported.stderr);
+    assert!(imported.stdout.starts_with("shared of thinker is in the library"), "{}", imported.stdout);
+    let shown = run(command(&place), &["vectors", "show", "shared"]);
+    assert!(shown.stdout.contains("model: thinker") && shown.stdout.contains("calibrated: yes"), "{}", shown.stdout);
+    let asked = run(command(&place), &["run", "--json", "--tpv", "shared", "--max_new_tokens", "2", PROBLEM]);
+    assert!(asked.stdout.lines().next().unwrap().contains("shared.safetensors"), "{}{}", asked.stdout, asked.stderr);
+
+    let again = run(command(&place), &["vectors", "import", "org/vector", "--name", "shared"]);
+    assert!(again.code == Some(1) && again.stderr.contains("--replace"), "{}", again.stderr);
+    let offline = run(command(&place), &["vectors", "import", "org/vector", "--name", "shared", "--replace"]);
+    assert_eq!(offline.code, Some(0), "from the cache, without a hub: {}", offline.stderr);
+
+    let nothing = run(online(), &["vectors", "import", "org/nothing"]);
+    assert!(nothing.code == Some(1) && nothing.stderr.contains("holds no tpv.safetensors"), "{}", nothing.stderr);
+    let unknown = run(online(), &["vectors", "import", "org/unheard-of"]);
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("org/unheard-of"), "{}", unknown.stderr);
+}
+
+#[test]
+fn a_plain_array_comes_from_the_hub_for_the_model_that_is_named() {
+    let data: Vec<u8> = (0..192).flat_map(|k: u16| (f32::from(k % 5) * 1e-3).to_le_bytes()).collect();
+    let hub = Hub::start(&[("org/array", &[("tpv_linear_weights.npy", &npy("<f4", "(192,)", &data))])]);
+    let place = Workplace::new();
+    let mut online = command(&place);
+    hub.prepare(&mut online);
+    let imported = run(online, &["vectors", "import", "org/array", "--model", "thinker"]);
+    assert_eq!(imported.code, Some(0), "{}", imported.stderr);
+    let shown = run(command(&place), &["vectors", "show"]);
+    assert!(shown.stdout.contains("calibrated: no"), "{}", shown.stdout);
+}
+
+/// The thinker with another norm's first weight: another model, of which nobody has a vector.
+fn stranger(place: &Workplace) {
+    place.thinker("stranger");
+    let mut weights = tpv_thinker::WEIGHTS.to_vec();
+    let header = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&weights[8..8 + header]).unwrap();
+    let norm = tensors["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    weights[8 + header + norm] ^= 1;
+    place.write("stranger/model.safetensors", weights);
+}
+
+#[test]
+fn a_model_without_a_vector_runs_and_says_how_to_get_one() {
+    let place = Workplace::new();
+    stranger(&place);
+    let told = run(command(&place), &["run", "--model", "stranger", "--do_sample", "False", PROBLEM]);
+    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    assert!(told.stderr.contains("tpv learn stranger") && told.stderr.contains("thought for "), "{}", told.stderr);
+    assert!(told.stdout.contains("\\boxed{"), "{}", told.stdout);
+    let events = run(command(&place), &["run", "--json", "--model", "stranger", "--max_new_tokens", "3", PROBLEM]);
+    let lines: Vec<serde_json::Value> = events.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines[0]["data"]["vector"].is_null(), "{}", lines[0]);
+    let token = lines.iter().find(|line| line["type"] == "token").unwrap();
+    assert_eq!(token["data"]["reading"]["verdict"], "unknown", "nothing is claimed: {token}");
+    assert!(token["data"]["reading"]["progress"].is_null() && token["data"]["remaining_secs"].is_null(), "{token}");
+    let pushed = run(command(&place), &["run", "--model", "stranger", "--alpha", "5", PROBLEM]);
+    assert!(pushed.code == Some(1) && pushed.stderr.contains("tpv learn stranger"), "{}", pushed.stderr);
+}
