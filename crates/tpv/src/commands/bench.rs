@@ -7,6 +7,7 @@
 use crate::args::BenchArgs;
 use crate::console::Console;
 use crate::model::{load_options, open_source};
+use crate::reading_cost::reading_secs;
 use crate::recorder::{Keep, Recorder};
 use crate::table::table;
 use anyhow::{Result, bail};
@@ -62,6 +63,8 @@ pub struct DecodeResult {
     pub loop_step_ms: f64,
     /// The same with reading, shift and state capture.
     pub monitored_step_ms: f64,
+    /// Milliseconds that the readings of a step take by themselves, one after the other on one thread.
+    pub reading_ms: f64,
     /// Tokens per second of the bare engine.
     pub engine_tokens_per_sec: f64,
     /// Gigabytes of weights per second that the bare engine reads.
@@ -112,6 +115,7 @@ fn bench(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console
             engine_step_ms: step_secs * 1e3,
             loop_step_ms,
             monitored_step_ms,
+            reading_ms: batch as f64 * reading_secs(spec.hidden_size)? * 1e3,
             engine_tokens_per_sec: batch as f64 / step_secs,
             weight_gigabytes_per_sec: weight_bytes / step_secs / 1e9,
         });
@@ -274,10 +278,21 @@ fn report(results: &[BenchResult], console: &Console) {
                 format!("{:.2}", decode.engine_step_ms),
                 format!("{:.2}", decode.loop_step_ms),
                 format!("{:+.2} %", (decode.monitored_step_ms / decode.loop_step_ms - 1.0) * 100.0),
+                format!("{:.2} %", decode.reading_ms / decode.loop_step_ms * 100.0),
                 format!("{:.1}", decode.weight_gigabytes_per_sec),
             ]
         })
     });
-    let header = ["model", "prefill tok/s", "batch", "tok/s", "step ms", "loop ms", "monitoring", "weights GB/s"];
+    let header = [
+        "model",
+        "prefill tok/s",
+        "batch",
+        "tok/s",
+        "step ms",
+        "loop ms",
+        "monitoring",
+        "reading alone",
+        "weights GB/s",
+    ];
     console.print(table(&header, rows));
 }
