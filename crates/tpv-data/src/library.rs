@@ -105,7 +105,7 @@ impl VectorLibrary {
         let path = self.vector_path(&vector.vector.info.model, name)?;
         if path.exists() && !replace {
             let what = format!("{}: there is a vector of that name", path.display());
-            return Err(DataError::argument(what, "choose another name, or ask to replace it"));
+            return Err(DataError::argument(what, "choose another name, or replace it with --replace"));
         }
         vector.save(&path)?;
         read_entry(&path)
