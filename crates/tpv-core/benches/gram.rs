@@ -57,7 +57,10 @@ fn print_ratio(width: usize) {
     let square = (width * width) as f64;
     let gram = (ROWS * width * (width + 1)) as f64 / median(turns.iter().map(|turn| turn.0)) / 1e9;
     let plain = 2.0 * ROWS as f64 * square / median(turns.iter().map(|turn| turn.1)) / 1e9;
-    println!("d = {width}: Gram sums {gram:.1} GFLOP/s, plain f64 product {plain:.1} GFLOP/s, ratio {:.2}", gram / plain);
+    println!(
+        "d = {width}: Gram sums {gram:.1} GFLOP/s, plain f64 product {plain:.1} GFLOP/s, ratio {:.2}",
+        gram / plain
+    );
 }
 
 /// The sums of one thought after the other.

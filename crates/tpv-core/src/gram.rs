@@ -248,13 +248,14 @@ impl GramSums {
     }
 
     /// The sums as plain numbers.
-    pub fn into_parts(self) -> GramParts {
+    pub fn to_parts(&self) -> GramParts {
         let width = self.width();
         let mut gram_lower = Vec::with_capacity(width * (width + 1) / 2);
         for column in 0..width {
             gram_lower.extend(self.gram.col(column).iter().skip(column));
         }
-        GramParts { width, rows: self.rows, gram_lower, column_sums: self.column_sums, targets: self.targets }
+        let (column_sums, targets) = (self.column_sums.clone(), self.targets.clone());
+        GramParts { width, rows: self.rows, gram_lower, column_sums, targets }
     }
 
     /// The sums from plain numbers, refused when no rows can have them.
@@ -386,6 +387,11 @@ impl GramAccumulator {
         self.sums
     }
 
+    /// Bytes that are held: the square of `H^T H`, and room for a block of states.
+    pub fn bytes(&self) -> usize {
+        (self.sums.width().pow(2) + self.states.capacity()) * size_of::<f64>()
+    }
+
     fn waiting(&self) -> usize {
         self.labels[0].len()
     }
@@ -399,7 +405,8 @@ impl GramAccumulator {
         }
     }
 
-    fn flush(&mut self) {
+    /// Ends the block of rows that are waiting. Equal rows with ends at equal places give equal sums to the bit.
+    pub fn flush(&mut self) {
         let count = self.waiting();
         if count == 0 {
             return;

@@ -2,10 +2,13 @@
 //!
 //! [`hashed_split`] is ours: it orders the problems by a hash of seed and problem, so a problem keeps its place in the order
 //! whatever other problems there are; when problems are added, only those next to the boundary can change sides.
-//! [`reference_split`] is what the Python scripts do, to the letter.
+//! [`reference_split`] is what the Python scripts do, to the letter. [`dealt_part`] and [`Shard`] divide the problems of a
+//! run that is not over: where a problem belongs depends on its index alone.
 
 use crate::seed;
 use std::cmp::Reverse;
+use std::fmt;
+use std::str::FromStr;
 
 /// Problems on either side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,56 @@ pub fn hashed_parts(problems: &[u64], seed: u64, shares: &[f64]) -> Vec<Vec<u64>
             part
         })
         .collect()
+}
+
+/// The part of a problem when problems are dealt out into `parts` equal parts: of every `parts` neighbouring indexes each
+/// part gets one, in an order that a hash decides. It depends on the index alone, so that shards of a run, and runs of
+/// other ranges or seeds, agree about it.
+///
+/// ```
+/// use tpv_core::split::dealt_part;
+/// let mut dealt: Vec<usize> = (30..35).map(|problem| dealt_part(problem, 5)).collect();
+/// dealt.sort();
+/// assert_eq!(dealt, [0, 1, 2, 3, 4]);
+/// ```
+pub fn dealt_part(problem: u64, parts: usize) -> usize {
+    let parts = parts.max(1) as u64;
+    let (round, seat) = (problem / parts, problem % parts);
+    let rank = |seat: u64| (seed::combine(&[round, seat]), seat);
+    (0..parts).filter(|&other| rank(other) < rank(seat)).count()
+}
+
+/// One of several parts of a job that are done apart, for instance on several machines; written `2/4`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    number: u64,
+    count: u64,
+}
+
+impl Shard {
+    /// Whether this shard does the problem: every problem belongs to exactly one shard, by its index alone.
+    pub fn holds(self, problem: u64) -> bool {
+        problem % self.count == self.number - 1
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers =
+            text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
+        match numbers {
+            Some((number, count)) if (1..=count).contains(&number) => Ok(Self { number, count }),
+            _ => Err(format!("\"{text}\" is no shard; say 1/4, 2/4, 3/4 or 4/4 for the quarters of a job")),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.count)
+    }
 }
 
 /// Sizes that add up to `count`: boundaries at the rounded cumulative shares, then empty parts fed by the largest.
@@ -226,6 +279,31 @@ mod tests {
         let mut twister = MersenneTwister::from_key(&[0x123, 0x234, 0x345, 0x456]);
         let first: Vec<u32> = (0..5).map(|_| twister.next_u32()).collect();
         assert_eq!(first, [1_067_595_299, 955_945_823, 477_289_528, 4_107_218_783, 4_228_976_476]);
+    }
+
+    #[test]
+    fn problems_are_dealt_out_evenly_and_in_no_fixed_order() {
+        let parts: Vec<usize> = (0..500).map(|problem| dealt_part(problem, 5)).collect();
+        for round in parts.chunks(5) {
+            assert_eq!(round.iter().copied().collect::<std::collections::BTreeSet<_>>().len(), 5);
+        }
+        let orders: std::collections::BTreeSet<&[usize]> = parts.chunks(5).collect();
+        assert!(orders.len() > 40, "{} of 120 orders in 100 rounds", orders.len());
+        assert_eq!(dealt_part(7, 1), 0);
+    }
+
+    #[test]
+    fn every_problem_belongs_to_one_shard() {
+        for count in 1..6 {
+            let shards: Vec<Shard> = (1..=count).map(|number| format!("{number}/{count}").parse().unwrap()).collect();
+            for problem in 0..40 {
+                assert_eq!(shards.iter().filter(|shard| shard.holds(problem)).count(), 1);
+            }
+            assert_eq!(shards[0].to_string(), format!("1/{count}"));
+        }
+        for wrong in ["", "1", "0/2", "3/2", "1/0", "a/b", "-1/2"] {
+            assert!(wrong.parse::<Shard>().unwrap_err().contains("say 1/4"), "{wrong}");
+        }
     }
 
     #[test]

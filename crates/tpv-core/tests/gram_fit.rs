@@ -30,7 +30,7 @@ fn sums_of(rows: &[f32], width: usize, targets: &[Vec<f64>; 2]) -> GramSums {
 
 /// All numbers of the sums in one list.
 fn flat(sums: &GramSums) -> Vec<f64> {
-    let parts = sums.clone().into_parts();
+    let parts = sums.to_parts();
     let mut all = [parts.gram_lower, parts.column_sums].concat();
     parts.targets.iter().for_each(|t| all.extend(t.cross.iter().chain([&t.sum, &t.sum_of_squares])));
     all
@@ -89,8 +89,8 @@ proptest! {
 
     #[test]
     fn parts_and_back_is_the_same(count in 0usize..40, width in 1usize..9) {
-        let parts = sums_of(&states(count, width), width, &labels(count)).into_parts();
-        let again = GramSums::from_parts(parts.clone()).unwrap().into_parts();
+        let parts = sums_of(&states(count, width), width, &labels(count)).to_parts();
+        let again = GramSums::from_parts(parts.clone()).unwrap().to_parts();
         prop_assert_eq!(parts, again);
     }
 }
@@ -127,7 +127,7 @@ fn foreign_sums_are_refused() {
     assert!(matches!(other.merge(&good), Err(GramError::Mismatch(_))));
     let mut renamed = GramSums::new(3, &["a", "c"]).unwrap();
     assert!(matches!(renamed.merge(&good), Err(GramError::Mismatch(_))));
-    let parts = good.into_parts();
+    let parts = good.to_parts();
     let broken = |change: &dyn Fn(&mut tpv_core::gram::GramParts)| {
         let mut parts = parts.clone();
         change(&mut parts);

@@ -3,7 +3,8 @@
 use crate::atomic::write_json;
 use crate::error::{DataError, Result};
 use crate::run::check_format;
-use crate::source::{LeftOut, TraceId, TraceSource, open_traces};
+use crate::source::{LeftOut, TraceId, TraceSource};
+use crate::traces::open_traces;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashSet;

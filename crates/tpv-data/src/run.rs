@@ -62,6 +62,14 @@ pub struct RunConfig {
     pub states_dtype: StatesDtype,
     /// Whether only the states of the thinking are kept.
     pub thinking_only: bool,
+    /// Whether states stay on the disk once they are in the sums of a streaming fit.
+    #[serde(default = "kept")]
+    pub states_kept: bool,
+}
+
+/// Runs of before there was a streaming fit keep their states.
+fn kept() -> bool {
+    true
 }
 
 impl Default for RunConfig {
@@ -82,6 +90,7 @@ impl Default for RunConfig {
             generations_per_problem: 5,
             states_dtype: StatesDtype::F16,
             thinking_only: false,
+            states_kept: true,
         }
     }
 }
@@ -167,6 +176,13 @@ mod tests {
         let run = RunConfig { prompt_template: Some("{problem}\n<think>\n".into()), ..RunConfig::default() };
         run.save(folder.path()).unwrap();
         assert_eq!(RunConfig::load(folder.path()).unwrap(), run);
+    }
+
+    #[test]
+    fn runs_of_before_the_streaming_fit_keep_their_states() {
+        let mut old = serde_json::to_value(RunConfig::default()).unwrap();
+        old.as_object_mut().unwrap().remove("states_kept");
+        assert_eq!(serde_json::from_value::<RunConfig>(old).unwrap(), RunConfig::default());
     }
 
     #[test]

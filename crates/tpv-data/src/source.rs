@@ -5,16 +5,16 @@
 //! thought in blocks of rows, in order.
 
 use crate::error::{DataError, Result};
-use crate::reference::ReferenceFolder;
-use crate::run::RUN_FILE;
 use crate::tensors::Matrix;
-use crate::trace::TraceStore;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tpv_core::event::FinishReason;
-use tpv_core::phase::ThinkingMarkers;
 use tpv_core::vector::ModelIdentity;
+
+/// Why a trace whose states were not kept is left out.
+pub const NO_STATES: &str = "no states were kept";
 
 /// Rows that are handed out at a time.
 pub const BLOCK_ROWS: usize = 256;
@@ -75,6 +75,18 @@ pub struct TraceHeader {
     pub correct: Option<bool>,
 }
 
+impl TraceHeader {
+    /// Why the trace cannot be labelled and fitted on; none where it can.
+    pub fn unusable(&self) -> Option<&'static str> {
+        match self {
+            header if header.thinking_tokens == 0 => Some("no thinking"),
+            header if !header.thinking_ended => Some("unfinished: no end of thinking within the token limit"),
+            header if header.thinking_rows == 0 => Some(NO_STATES),
+            _ => None,
+        }
+    }
+}
+
 /// Some rows of final hidden states of one thought, in order.
 #[derive(Debug, Clone, Copy)]
 pub struct StateBlock<'a> {
@@ -103,6 +115,13 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+/// How often each reason occurs.
+pub fn count_reasons(left_out: &[LeftOut]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    left_out.iter().for_each(|it| *counts.entry(it.reason.clone()).or_insert(0) += 1);
+    counts
+}
+
 /// Takes the blocks of a thought, in order.
 pub type BlockSink<'a> = dyn FnMut(StateBlock<'_>) -> Result<()> + 'a;
 
@@ -128,6 +147,15 @@ pub trait TraceSource: fmt::Debug + Send + Sync {
     /// A state that is not a finite number is an error that names the file.
     fn read_thinking(&self, id: TraceId, sink: &mut BlockSink<'_>) -> Result<()>;
 
+    /// Reads the thinking states of a trace and finds whether all are finite numbers: `Ok(Some(reason))` where not.
+    fn not_finite(&self, id: TraceId) -> Result<Option<String>> {
+        match self.read_thinking(id, &mut |_| Ok(())) {
+            Ok(()) => Ok(None),
+            Err(error @ DataError::Damaged { .. }) => Ok(Some(error.reason())),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The header of a trace.
     fn header(&self, id: TraceId) -> Result<&TraceHeader> {
         self.headers().iter().find(|header| header.id == id).ok_or_else(|| {
@@ -137,24 +165,6 @@ pub trait TraceSource: fmt::Debug + Send + Sync {
             )
         })
     }
-}
-
-/// Opens a folder of traces: one of `tpv generate`, or one of the Python scripts, in which `markers.end` is looked for.
-pub fn open_traces(folder: &Path, markers: &ThinkingMarkers) -> Result<Box<dyn TraceSource>> {
-    if !folder.is_dir() {
-        let what = format!("{}: there is no such folder", folder.display());
-        return Err(DataError::missing(what, "check the path, or run `tpv generate` first"));
-    }
-    if folder.join(RUN_FILE).is_file() {
-        return Ok(Box::new(TraceStore::open(folder)?));
-    }
-    if ReferenceFolder::is_one(folder) {
-        return Ok(Box::new(ReferenceFolder::open(folder, markers)?));
-    }
-    Err(DataError::missing(
-        format!("{}: the folder holds no traces (no run.json, no problem_*/generation_*)", folder.display()),
-        "name the folder that `tpv generate` or the Python scripts wrote",
-    ))
 }
 
 /// Hands rows `start..end` of a matrix to `sink`; the first of them has the position `first_position`.

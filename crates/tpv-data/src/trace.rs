@@ -11,7 +11,7 @@
 //! same bytes as an uninterrupted one.
 
 use crate::error::{DataError, Result};
-use crate::run::{RUN_FILE, RunConfig, check_format};
+use crate::run::{RUN_FILE, RunConfig, StatesDtype, check_format};
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, numbered_entries, read_blocks};
 use crate::tensors::{NamedArray, TensorFile, Values, write_tensors};
 use half::f16;
@@ -81,6 +81,22 @@ pub enum States {
 }
 
 impl States {
+    /// No states, of that precision.
+    pub fn none(dtype: StatesDtype) -> Self {
+        match dtype {
+            StatesDtype::F16 => Self::F16(Vec::new()),
+            StatesDtype::F32 => Self::F32(Vec::new()),
+        }
+    }
+
+    /// Bytes of all values.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::F16(values) => size_of_val(values.as_slice()),
+            Self::F32(values) => size_of_val(values.as_slice()),
+        }
+    }
+
     fn values(&self) -> Values<'_> {
         match self {
             Self::F16(values) => Values::F16(values),
@@ -155,8 +171,38 @@ impl TraceStore {
 
     /// Whether all generations of a problem are there.
     pub fn is_complete(&self, problem: usize) -> bool {
-        let found = self.headers.iter().filter(|header| header.id.problem == problem).count();
+        let found = self.of_problem(problem).count();
         found > 0 && found == self.run.generations_per_problem
+    }
+
+    /// Whether the states of all thinking tokens of a problem are there.
+    pub fn has_states(&self, problem: usize) -> bool {
+        self.of_problem(problem).all(|header| header.thinking_rows == header.thinking_tokens)
+    }
+
+    /// The traces of a problem.
+    pub fn of_problem(&self, problem: usize) -> impl Iterator<Item = &TraceHeader> {
+        let start = self.headers.partition_point(|header| header.id.problem < problem);
+        self.headers[start..].iter().take_while(move |header| header.id.problem == problem)
+    }
+
+    /// Writes the file of a problem again without its states; texts and tokens stay.
+    pub fn drop_states(&mut self, problem: usize) -> Result<()> {
+        let record = self.record(problem)?;
+        let without_states = |(generation, record)| {
+            let token_ids = self.token_ids(TraceId { problem, generation })?;
+            Ok(Generation { record, token_ids, states: States::none(self.run.states_dtype) })
+        };
+        let generations = record.generations.into_iter().enumerate().map(without_states).collect::<Result<_>>()?;
+        self.write(&ProblemTraces {
+            problem,
+            problem_text: record.problem_text,
+            gold: record.gold,
+            prompt: record.prompt,
+            prompt_token_ids: record.prompt_token_ids,
+            generations,
+        })?;
+        Ok(())
     }
 
     /// Writes the file of a problem, all or nothing.
@@ -411,6 +457,23 @@ mod tests {
         for generation in [0, 1] {
             assert_eq!(thinking(&store, TraceId { problem: 0, generation }).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn dropped_states_leave_texts_and_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = TraceStore::create(folder.path(), &run()).unwrap();
+        store.write(&problem(7, vec![generation(9, 4, true), generation(5, 2, true)])).unwrap();
+        let record = store.record(7).unwrap();
+        assert!(store.has_states(7));
+        store.drop_states(7).unwrap();
+        assert!(store.is_complete(7) && !store.has_states(7));
+        let store = TraceStore::open(folder.path()).unwrap();
+        assert_eq!(store.record(7).unwrap(), record);
+        let header = &store.headers()[0];
+        assert_eq!((header.thinking_tokens, header.thinking_rows, header.generated_tokens), (4, 0, 9));
+        assert_eq!(header.unusable(), Some(crate::source::NO_STATES));
+        assert_eq!(store.token_ids(header.id).unwrap().len(), 9);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! with format, version, intercepts, calibration, effort levels and where the vector comes from.
 
 use crate::error::{DataError, Result};
+use crate::identity::display_name;
 use crate::npy::{self, NpyFile};
 use crate::run::check_format;
 use crate::tensors::{NamedArray, TensorFile, Values, write_tensors};
@@ -125,16 +126,6 @@ pub fn check_model(path: &Path, vector: &ProgressVector, model: &ModelIdentity) 
         (theirs, ours) => theirs == ours,
     };
     if unknown || same { Ok(()) } else { refuse(format!("the vector belongs to {theirs}, this is {ours}")) }
-}
-
-fn display_name(model: &ModelIdentity) -> String {
-    let name = if model.name.is_empty() { "an unknown model" } else { &model.name };
-    let short = |text: &str| text.chars().take(12).collect::<String>();
-    match (&model.revision, model.fingerprint.as_str()) {
-        (Some(revision), _) => format!("{name} (revision {})", short(revision)),
-        (None, "") => name.into(),
-        (None, fingerprint) => format!("{name} (fingerprint {})", short(fingerprint)),
-    }
 }
 
 fn load_npy(path: &Path) -> Result<VectorFile> {

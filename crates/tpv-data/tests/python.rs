@@ -12,8 +12,8 @@ use tpv_core::event::FinishReason;
 use tpv_core::phase::ThinkingMarkers;
 use tpv_core::vector::{LinearHead, ModelIdentity, ProgressVector, VectorInfo};
 use tpv_data::run::RunConfig;
-use tpv_data::source::open_traces;
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, States, TraceStore};
+use tpv_data::traces::open_traces;
 use tpv_data::vector::{VECTOR_FILE, VectorFile, WEIGHTS_FILE};
 
 /// Runs a script in `folder` and returns what it prints; `None`, with a message, where Python cannot.

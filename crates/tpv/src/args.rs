@@ -77,7 +77,8 @@ pub enum Command {
     #[command(after_help = "Example: tpv prepare --input_dir traces --output_dir dataset")]
     Prepare(PrepareArgs),
     /// Fit the vector, measure it on the held-out problems, refit on everything.
-    #[command(after_help = "Example: tpv train --input_dir dataset --output_dir vector")]
+    #[command(after_help = "Examples: tpv train --input_dir dataset --output_dir vector
+          tpv train traces_1 traces_2 traces_3 --output_dir vector")]
     Train(TrainArgs),
     /// Run with and without the push along the vector, on the same problems and seeds.
     #[command(

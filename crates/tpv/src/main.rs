@@ -12,6 +12,7 @@ mod reading_table;
 mod recorder;
 mod report;
 mod states;
+mod streaming_fit;
 mod sweep;
 mod table;
 mod throttles;
@@ -35,7 +36,7 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
     match command {
         Command::Generate(args) => commands::generate::run(&args, console).map(drop),
         Command::Prepare(args) => commands::prepare::run(&args, console).map(drop),
-        Command::Train(args) => commands::train::run(&args, console).map(drop),
+        Command::Train(args) => commands::train::run_any(&args, console),
         Command::Intervene(args) => commands::intervene::run(&args, console).map(drop),
         Command::Run(args) => commands::run::run(&args, console),
         Command::Explain(args) => commands::explain::run(&args, console).map(drop),

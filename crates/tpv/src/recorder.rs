@@ -120,6 +120,13 @@ impl<K> Recorder<K> {
         self.open.insert(sample, (key, Recording::new(self.keep)));
     }
 
+    /// Bytes of the states that are held here.
+    pub fn state_bytes(&self) -> usize {
+        let open = self.open.values().map(|(_, recording)| recording);
+        let finished = self.finished.iter().map(|(_, recording, _)| recording);
+        open.chain(finished).map(|recording| recording.states.bytes()).sum()
+    }
+
     /// The samples that have finished since the last call.
     pub fn take_finished(&mut self) -> Vec<(K, Recording, FinishEvent)> {
         std::mem::take(&mut self.finished)

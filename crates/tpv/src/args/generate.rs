@@ -3,6 +3,7 @@
 use super::{DEFAULT_MODEL, DatasetArgs, RunArgs, SamplingArgs};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use tpv_core::split::Shard;
 use tpv_data::run::StatesDtype;
 
 /// Flags of `tpv generate`.
@@ -30,9 +31,15 @@ pub struct GenerateArgs {
     /// Precision of the states on disk.
     #[arg(long, value_enum, default_value = "f16")]
     pub states_dtype: StatesPrecision,
-    /// Which states to keep.
+    /// Which states to keep; none needs --fit.
     #[arg(long, value_enum, default_value = "all")]
     pub keep_states: KeepStates,
+    /// Sum up the states for `tpv train` while sampling.
+    #[arg(long)]
+    pub fit: bool,
+    /// Do a part of the problems, such as 2/4, in a folder of its own or in one that all shards share.
+    #[arg(long)]
+    pub shard: Option<Shard>,
     /// The problems.
     #[command(flatten)]
     pub dataset: DatasetArgs,
@@ -69,4 +76,6 @@ pub enum KeepStates {
     All,
     /// Those of the thinking alone.
     Thinking,
+    /// None: a problem's states leave the disk as soon as its sums are on it.
+    None,
 }

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 #[derive(Args, Clone)]
 #[command(rename_all = "snake_case")]
 pub struct TrainArgs {
-    /// The folder with dataset.json.
+    /// Data sets of `tpv prepare`, or folders with the sums of `tpv generate --fit`: several are trained on as one.
+    #[arg(conflicts_with = "input_dir")]
+    pub folders: Vec<PathBuf>,
+    /// The folder, where there is only one.
     #[arg(long, default_value = "llama_math_tpv_dataset")]
     pub input_dir: PathBuf,
     /// Where the vector and its figures go.
@@ -25,4 +28,11 @@ pub struct TrainArgs {
     /// Seed of the bootstrap.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+}
+
+impl TrainArgs {
+    /// What to train on.
+    pub fn inputs(&self) -> &[PathBuf] {
+        if self.folders.is_empty() { std::slice::from_ref(&self.input_dir) } else { &self.folders }
+    }
 }

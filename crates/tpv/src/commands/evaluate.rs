@@ -15,8 +15,9 @@ use tpv_core::reading::evaluation::{ReadingReport, evaluate};
 use tpv_core::reading::{Calibration, HeadTrace};
 use tpv_core::vector::ProgressVector;
 use tpv_data::dataset::DatasetManifest;
-use tpv_data::source::{TraceHeader, TraceId, TraceSource, open_traces};
+use tpv_data::source::{TraceHeader, TraceId, TraceSource};
 use tpv_data::timings::thinking_token_secs;
+use tpv_data::traces::open_traces;
 
 /// What the command found.
 #[derive(Debug, Serialize)]
@@ -100,12 +101,8 @@ fn choose(source: &dyn TraceSource, dataset: Option<&DatasetManifest>) -> Chosen
 }
 
 fn reason(header: &TraceHeader, dataset: Option<&DatasetManifest>) -> Option<&'static str> {
-    match header {
-        header if dataset.is_some_and(|dataset| dataset.train.contains(&header.id)) => Some("a training problem"),
-        header if !header.thinking_ended => Some("unfinished: no end of thinking within the token limit"),
-        header if header.thinking_rows == 0 => Some("no states were kept"),
-        _ => None,
-    }
+    let trained_on = dataset.is_some_and(|dataset| dataset.train.contains(&header.id));
+    if trained_on { Some("a training problem") } else { header.unusable() }
 }
 
 /// A warning where the vector may have seen what it is measured on.

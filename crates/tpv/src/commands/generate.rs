@@ -1,16 +1,19 @@
 //! `tpv generate`: samples thoughts and records the final hidden states in the trace store.
 //!
 //! Several problems are in flight at once; a problem is written when all its generations are there, so a run that is
-//! stopped or killed goes on where it was. The draws depend on (seed, problem, generation) alone.
+//! stopped or killed goes on where it was. The draws depend on (seed, problem, generation) alone. With `--fit` the sums for
+//! `tpv train` are made on the way (see [`crate::streaming_fit`]).
 
 use crate::answers::judge;
 use crate::args::{GenerateArgs, KeepStates};
 use crate::console::Console;
 use crate::model::{open_dataset, open_model, prompt_style};
 use crate::recorder::{Keep, Recorder, Recording};
+use crate::streaming_fit::StreamingFit;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 use tpv_core::event::{FinishEvent, FinishReason};
 use tpv_core::policy::Constant;
@@ -18,7 +21,8 @@ use tpv_core::reading::BlindReader;
 use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::run::RunConfig;
-use tpv_data::source::TraceSource;
+use tpv_data::source::{TraceSource, count_reasons};
+use tpv_data::sums::SumsRecord;
 use tpv_data::timings::{ProblemTimes, TraceTimes};
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
@@ -41,12 +45,49 @@ pub struct GenerateSummary {
     pub tokens: u64,
     /// Seconds that the sampling took.
     pub elapsed_secs: f64,
+    /// The most bytes of states that were in memory at a time: those of problems that were not yet complete.
+    pub peak_state_bytes: usize,
+    /// What is in the sums, with `--fit`.
+    pub fit: Option<FitSummary>,
+}
+
+/// What is in a run's sums.
+#[derive(Debug, Clone, Serialize)]
+pub struct FitSummary {
+    /// The file.
+    pub file: PathBuf,
+    /// Problems.
+    pub problems: usize,
+    /// Thoughts.
+    pub thoughts: usize,
+    /// States.
+    pub states: usize,
+    /// Bytes of memory that the sums took.
+    pub bytes: usize,
+    /// Thoughts that were left out, by reason.
+    pub left_out: BTreeMap<String, usize>,
+}
+
+impl FitSummary {
+    fn of(file: PathBuf, record: &SumsRecord, bytes: usize) -> Self {
+        Self {
+            file,
+            bytes,
+            problems: record.problems.len(),
+            thoughts: record.thoughts.len(),
+            states: record.thoughts.iter().map(|thought| thought.thinking_tokens).sum(),
+            left_out: count_reasons(&record.left_out),
+        }
+    }
 }
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
     if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
         bail!("--generations_per_problem and --max_new_tokens must be at least 1");
+    }
+    if args.keep_states == KeepStates::None && !args.fit {
+        bail!("--keep_states none leaves nothing to fit a vector on; add --fit to sum the states up before they go");
     }
     args.sampling.params().validate()?;
     let problems = open_dataset(&args.dataset, console)?;
@@ -62,26 +103,33 @@ pub fn run_with(
     model: &mut TextModel,
     console: &Console,
 ) -> Result<GenerateSummary> {
-    let chosen = problems.select(args.start_problem_index, args.end_problem_index)?;
+    let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
+    let range = problems.select(args.start_problem_index, args.end_problem_index)?;
+    let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();
     let style = prompt_style(&args.dataset)?;
     let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, model))?;
     for left_out in store.left_out() {
         console.notice(format!("{}: {}; it is generated again", left_out.trace, left_out.reason));
     }
-    let missing: Vec<&Problem> = chosen.iter().filter(|problem| !store.is_complete(problem.index)).collect();
+    let indexes = chosen.iter().map(|problem| problem.index);
+    let fit = args.fit.then(|| StreamingFit::open(&store, args.shard, indexes)).transpose()?;
+    let lacks_states = |problem: usize| fit.as_ref().is_some_and(|fit| fit.lacks(&store, problem));
+    let is_missing = |problem: usize| !store.is_complete(problem) || lacks_states(problem);
+    let missing: Vec<&Problem> = chosen.iter().copied().filter(|problem| is_missing(problem.index)).collect();
     let skipped = chosen.len() - missing.len();
     if skipped > 0 {
         console.say(format!("{skipped} of {} problems are in {} already", chosen.len(), args.output_dir.display()));
     }
     let summary = GenerateSummary { problems: chosen.len(), skipped, ..GenerateSummary::default() };
-    let mut run = Run { args, store, style, recorder: Recorder::new(keep(args)), open: BTreeMap::new(), summary };
+    let mut run = Run { args, store, style, recorder: Recorder::new(keep(args)), open: BTreeMap::new(), fit, summary };
     run.sample_all(&missing, model, console)?;
+    run.finish_fit(console)?;
     report(&run.summary, args, console);
     Ok(run.summary)
 }
 
 fn keep(args: &GenerateArgs) -> Keep {
-    let thinking_only = args.keep_states == KeepStates::Thinking;
+    let thinking_only = args.keep_states != KeepStates::All;
     Keep { states: Some(args.states_dtype.into()), thinking_only }
 }
 
@@ -97,7 +145,8 @@ fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfi
         max_new_tokens: args.max_new_tokens,
         generations_per_problem: args.generations_per_problem,
         states_dtype: args.states_dtype.into(),
-        thinking_only: args.keep_states == KeepStates::Thinking,
+        thinking_only: args.keep_states != KeepStates::All,
+        states_kept: args.keep_states != KeepStates::None,
         ..RunConfig::default()
     }
 }
@@ -116,6 +165,7 @@ struct Run<'a> {
     style: PromptStyle,
     recorder: Recorder<(usize, usize)>,
     open: BTreeMap<usize, OpenProblem<'a>>,
+    fit: Option<StreamingFit>,
     summary: GenerateSummary,
 }
 
@@ -131,9 +181,13 @@ impl<'a> Run<'a> {
                 self.submit(problem, model)?;
             }
             let more = model.decoder.step(&mut self.recorder)?;
+            self.summary.peak_state_bytes = self.summary.peak_state_bytes.max(self.state_bytes());
             for ((problem, generation), recording, finish) in self.recorder.take_finished() {
                 bar.inc(1);
                 self.finish(problem, generation, recording, finish)?;
+            }
+            if let Some(fit) = &mut self.fit {
+                fit.advance(&mut self.store, console)?;
             }
             let speed = self.recorder.tokens as f64 / started.elapsed().as_secs_f64();
             bar.set_message(format!("{speed:.0} tok/s"));
@@ -144,6 +198,21 @@ impl<'a> Run<'a> {
         bar.finish_and_clear();
         self.summary.tokens = self.recorder.tokens;
         self.summary.elapsed_secs = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn state_bytes(&self) -> usize {
+        let complete = self.open.values().flat_map(|open| open.generations.iter().flatten());
+        self.recorder.state_bytes() + complete.map(|generation| generation.states.bytes()).sum::<usize>()
+    }
+
+    fn finish_fit(&mut self, console: &Console) -> Result<()> {
+        if let Some(mut fit) = self.fit.take() {
+            fit.advance(&mut self.store, console)?;
+            let bytes = fit.bytes();
+            let (file, record) = fit.finish(&mut self.store)?;
+            self.summary.fit = Some(FitSummary::of(file, &record, bytes));
+        }
         Ok(())
     }
 
@@ -228,10 +297,23 @@ fn report(summary: &GenerateSummary, args: &GenerateArgs, console: &Console) {
     let GenerateSummary { samples, thinking_ended, tokens, elapsed_secs, .. } = summary;
     let speed = *tokens as f64 / elapsed_secs.max(1e-9);
     console.print(format!(
-        "{samples} samples of {} problems, {thinking_ended} ended their thinking, {tokens} tokens in {elapsed_secs:.1} s ({speed:.0} tok/s)\n\
-         traces are in {}; next: tpv prepare --input_dir {}",
+        "{samples} samples of {} problems, {thinking_ended} ended their thinking, {tokens} tokens in {elapsed_secs:.1} s ({speed:.0} tok/s)",
         summary.problems - summary.skipped,
-        args.output_dir.display(),
-        args.output_dir.display(),
     ));
+    let folder = args.output_dir.display();
+    if let Some(fit) = &summary.fit {
+        let FitSummary { problems, thoughts, states, .. } = fit;
+        console.print(format!(
+            "{states} states of {thoughts} thoughts of {problems} problems are summed in {}",
+            fit.file.display()
+        ));
+        fit.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
+    }
+    console.print(match args.keep_states {
+        KeepStates::None => format!(
+            "no states were kept: theta and the heads can be fitted and measured by MSE and R2, but intervals by problem, the\n\
+             calibration and the time left need states (--keep_states thinking); next: tpv train {folder}"
+        ),
+        _ => format!("traces are in {folder}; next: tpv prepare --input_dir {folder}"),
+    });
 }

@@ -96,6 +96,8 @@ fn generate_args(args: &LearnArgs) -> GenerateArgs {
         output_dir: PathBuf::new(),
         states_dtype: StatesPrecision::F16,
         keep_states: KeepStates::Thinking,
+        fit: false,
+        shard: None,
         dataset: DatasetArgs {
             dataset: args.dataset.clone().unwrap_or_else(|| default.into()),
             problem_field: None,
@@ -121,6 +123,7 @@ fn prepare_args(traces: &Path, dataset: &Path, seed: u64) -> PrepareArgs {
 
 fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
     TrainArgs {
+        folders: Vec::new(),
         input_dir: dataset.into(),
         output_dir: vector.into(),
         epsilon: 1e-10,

@@ -14,4 +14,5 @@ pub mod run;
 pub mod serve;
 pub mod sweep;
 pub mod train;
+pub mod train_sums;
 pub mod vectors;

@@ -1,16 +1,18 @@
 //! `tpv prepare`: which traces train and which test, by problem, and what is left out and why.
 //!
 //! A trace is labelled j/N over its thinking tokens, so one that was cut off has no label: it is left out and reported.
+//! So is one with a state that is not a finite number.
 
 use crate::args::{PrepareArgs, SplitMethod};
 use crate::console::Console;
 use crate::table::table;
 use anyhow::{Result, bail};
-use std::collections::BTreeMap;
+use std::path::Path;
 use tpv_core::phase::ThinkingMarkers;
 use tpv_core::split::{hashed_split, reference_split};
 use tpv_data::dataset::{DatasetManifest, SplitRecord};
-use tpv_data::source::{LeftOut, TraceHeader, TraceSource, open_traces};
+use tpv_data::source::{LeftOut, NO_STATES, TraceHeader, TraceSource, count_reasons};
+use tpv_data::traces::open_traces;
 
 /// Runs the command.
 pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
@@ -22,14 +24,9 @@ pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
     }
     let markers = ThinkingMarkers { end: args.end_of_thinking_token.clone(), ..ThinkingMarkers::default() };
     let source = open_traces(&args.input_dir, &markers)?;
-    let (usable, left_out) = sort_out(&*source);
+    let (usable, left_out) = sort_out(&*source, console)?;
     if usable.is_empty() {
-        let total = left_out.len();
-        bail!(
-            "{}: none of the {total} traces can be used ({}); generate with a larger --max_new_tokens",
-            args.input_dir.display(),
-            reasons(&left_out).into_iter().map(|(why, count)| format!("{count} {why}")).collect::<Vec<_>>().join(", ")
-        );
+        bail!("{}: {}", args.input_dir.display(), nothing_usable(&left_out, &args.input_dir));
     }
     let manifest = split(args, &*source, &usable, &markers, left_out)?;
     manifest.save(&args.output_dir)?;
@@ -37,23 +34,37 @@ pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
     Ok(manifest)
 }
 
-/// The traces that can be labelled, and the others with the reason.
-fn sort_out(source: &dyn TraceSource) -> (Vec<&TraceHeader>, Vec<LeftOut>) {
+/// The traces that can be labelled and whose states are finite numbers, and the others with the reason.
+fn sort_out<'a>(source: &'a dyn TraceSource, console: &Console) -> Result<(Vec<&'a TraceHeader>, Vec<LeftOut>)> {
     let mut left_out = source.left_out().to_vec();
     let mut usable = Vec::new();
+    let bar = console.bar(source.headers().len() as u64, "prepare");
     for header in source.headers() {
-        let reason = match header {
-            header if header.thinking_tokens == 0 => "no thinking",
-            header if !header.thinking_ended => "unfinished: no end of thinking within the token limit",
-            header if header.thinking_rows == 0 => "no states were kept",
-            _ => {
-                usable.push(header);
-                continue;
-            }
+        console.check_interrupted()?;
+        let reason = match header.unusable() {
+            Some(reason) => Some(reason.to_owned()),
+            None => source.not_finite(header.id)?,
         };
-        left_out.push(LeftOut { trace: header.id.to_string(), reason: reason.into() });
+        match reason {
+            Some(reason) => left_out.push(LeftOut { trace: header.id.to_string(), reason }),
+            None => usable.push(header),
+        }
+        bar.inc(1);
     }
-    (usable, left_out)
+    bar.finish_and_clear();
+    Ok((usable, left_out))
+}
+
+/// Why there is nothing to split, and what to do next.
+fn nothing_usable(left_out: &[LeftOut], folder: &Path) -> String {
+    let reasons = count_reasons(left_out);
+    let next_step = if reasons.contains_key(NO_STATES) {
+        format!("if the run was made with --fit, its sums can be trained on: tpv train {}", folder.display())
+    } else {
+        "generate with a larger --max_new_tokens".into()
+    };
+    let reasons: Vec<String> = reasons.into_iter().map(|(why, count)| format!("{count} {why}")).collect();
+    format!("none of the {} traces can be used ({}); {next_step}", left_out.len(), reasons.join(", "))
 }
 
 fn split(
@@ -80,13 +91,6 @@ fn split(
     Ok(DatasetManifest::new(source, markers, record, &indexes(&split.train), &indexes(&split.test), left_out)?)
 }
 
-/// How often each reason occurs.
-fn reasons(left_out: &[LeftOut]) -> BTreeMap<&str, usize> {
-    let mut counts = BTreeMap::new();
-    left_out.iter().for_each(|it| *counts.entry(it.reason.as_str()).or_insert(0) += 1);
-    counts
-}
-
 fn report(manifest: &DatasetManifest, args: &PrepareArgs, console: &Console) {
     console.emit("prepare", manifest);
     let problems = |ids: &[tpv_data::source::TraceId]| {
@@ -99,7 +103,7 @@ fn report(manifest: &DatasetManifest, args: &PrepareArgs, console: &Console) {
     };
     let rows = [row("train", &manifest.train, manifest.train_rows), row("test", &manifest.test, manifest.test_rows)];
     console.print(table(&["", "problems", "traces", "thinking states"], rows));
-    for (reason, count) in reasons(&manifest.left_out) {
+    for (reason, count) in count_reasons(&manifest.left_out) {
         console.print(format!("left out: {count} ({reason})"));
     }
     let folder = args.output_dir.display();

@@ -1,9 +1,11 @@
 //! `tpv train`: streams the states into Gram sums, solves the ridge, measures on held-out problems, refits on everything.
 //!
-//! The calibration of the readings is learned from cross-fitted values: every problem is read by heads that never saw it.
+//! Several data sets are trained on as one ([`tpv_data::joined`]); sums that `generate --fit` made have a command of their
+//! own ([`super::train_sums`]). The calibration of the readings is learned from cross-fitted values: every problem is read by heads that never saw it.
 
 use crate::args::TrainArgs;
 use crate::commands::report::{READINGS_FILE, write_report};
+use crate::commands::train_sums::{self, named_sums};
 use crate::console::Console;
 use crate::crossfit::{FOLDS, FoldSums};
 use crate::reading_table;
@@ -25,6 +27,7 @@ use tpv_core::reading::{Calibration, HeadTrace, HeadValues, calibrate};
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
 use tpv_data::atomic::{write_bytes, write_json};
 use tpv_data::dataset::DatasetManifest;
+use tpv_data::joined::{NamedDataset, open_datasets};
 use tpv_data::source::{TraceId, TraceSource};
 use tpv_data::vector::VectorFile;
 
@@ -75,23 +78,27 @@ const REMARK: &str = "Figures are of the fit on the training problems, on test p
 const LEAST_PROBLEMS: usize = 10;
 
 /// Both fits from one set of sums.
-struct Heads {
-    theta: Fit,
-    reading: Fit,
+pub(super) struct Heads {
+    /// For the direction; without intercept, unless asked otherwise.
+    pub theta: Fit,
+    /// For readings; with intercept.
+    pub reading: Fit,
 }
 
 impl Heads {
-    fn fit(sums: &GramSums, args: &TrainArgs) -> Result<Self> {
+    /// Both fits.
+    pub fn fit(sums: &GramSums, args: &TrainArgs) -> Result<Self> {
         let solve = |intercept| Ridge { epsilon: args.epsilon, intercept }.solve(sums, Parallelism::All);
         Ok(Self { theta: solve(args.intercept)?, reading: solve(true)? })
     }
 
-    fn theta(&self) -> &FittedHead {
+    /// The progress without intercept.
+    pub fn theta(&self) -> &FittedHead {
         self.theta.head(PROGRESS).expect("progress is a target of the sums")
     }
 
     /// The heads alone, to read states with.
-    fn vector(&self) -> ProgressVector {
+    pub fn vector(&self) -> ProgressVector {
         ProgressVector { theta: self.theta().to_linear_head().weights, ..reading_heads(&self.reading) }
     }
 }
@@ -187,16 +194,25 @@ impl Traces {
     }
 }
 
-/// Runs the command.
+/// Runs the command on whatever was named: data sets, or sums.
+pub fn run_any(args: &TrainArgs, console: &Console) -> Result<()> {
+    match named_sums(args.inputs())? {
+        files if files.is_empty() => run(args, console).map(drop),
+        files => train_sums::run(args, &files, console).map(drop),
+    }
+}
+
+/// Runs the command on data sets.
 pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     if args.device != "cpu" {
         console.notice(format!("--device {} is accepted for compatibility; the fit runs on the CPU", args.device));
     }
-    let manifest = DatasetManifest::load(&args.input_dir)?;
+    let sets = args.inputs().iter().map(|folder| NamedDataset::load(folder)).collect::<Result<_, _>>()?;
+    let (manifest, source) = open_datasets(sets)?;
     if manifest.train.is_empty() || manifest.test.is_empty() {
-        bail!("{}: the data set has no traces on one side of the split; prepare it again", args.input_dir.display());
+        let folder = args.inputs()[0].display();
+        bail!("{folder}: the data set has no traces on one side of the split; prepare it again");
     }
-    let source = manifest.open_traces()?;
     let bar = console.bar((manifest.train.len() + manifest.test.len()) as u64 * 2, "train");
     let sums = FoldSums::collect(&*source, &manifest, console, &bar)?;
     let heads = Heads::fit(&sums.train()?, args)?;

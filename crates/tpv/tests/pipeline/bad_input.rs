@@ -147,8 +147,18 @@ fn a_vector_of_another_model_of_the_same_width_is_refused_by_name() {
 #[test]
 fn states_that_are_no_numbers_are_refused() {
     let place = Workplace::new();
+    python_folder(&place, "all", 5, 0x7e00);
+    place.refused("prepare --input_dir all --output_dir dataset", &["none of the 5 traces can be used", "holds NaN"]);
+    assert!(!place.path("dataset").exists());
+
+    // One of six is left out by name; where states are spoilt after the split, train refuses them.
+    python_folder(&place, "traces", 5, 0x3c00);
+    python_folder(&place, "spoilt", 6, 0x7e00);
+    std::fs::rename(place.path("spoilt/problem_5"), place.path("traces/problem_5")).unwrap();
+    let run = place.ok("prepare --input_dir traces --output_dir dataset --split reference");
+    assert!(run.stdout.contains("left out: 1 (the state in row 1 holds NaN"), "{}", run.stdout);
+    assert!(place.text("dataset/dataset.json").contains("problem_5/generation_0"));
     python_folder(&place, "traces", 5, 0x7e00);
-    place.ok("prepare --input_dir traces --output_dir dataset --split reference");
     place.refused("train --input_dir dataset --output_dir vector", &["problem_", "generation_0", "NaN"]);
     assert!(!place.path("vector").exists());
 }

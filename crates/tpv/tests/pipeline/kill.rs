@@ -13,9 +13,13 @@ fn problem_files(place: &Workplace, folder: &str) -> usize {
 }
 
 /// Starts the run and kills it as soon as `moment` holds; returns whether it was killed before its end.
-fn kill_when(place: &Workplace, folder: &str, mut moment: impl FnMut() -> bool) -> bool {
+fn kill_when(place: &Workplace, folder: &str, moment: impl FnMut() -> bool) -> bool {
+    kill_line_when(place, &format!("{LINE} {folder}"), moment)
+}
+
+fn kill_line_when(place: &Workplace, line: &str, mut moment: impl FnMut() -> bool) -> bool {
     let mut command = place.command();
-    let command = command.args(LINE.split_whitespace()).arg(folder).stdout(Stdio::null()).stderr(Stdio::null());
+    let command = command.args(line.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     while child.try_wait().unwrap().is_none() && !moment() {
         std::thread::sleep(Duration::from_millis(1));
@@ -53,6 +57,29 @@ fn killed_at_any_moment_and_repeated_the_files_are_the_same() {
         place.ok(&format!("{LINE} {folder}"));
         assert_eq!(place.run_files(&folder), expected, "killed after {milliseconds} ms");
     }
+}
+
+#[test]
+fn a_streaming_fit_that_is_killed_and_repeated_has_the_same_sums_to_the_bit() {
+    let place = Workplace::new();
+    let line = LINE.replace("--max_new_tokens 100", "--max_new_tokens 700 --fit --keep_states none");
+    place.ok(&format!("{line} whole"));
+    let expected = place.run_files("whole");
+    assert_eq!(expected.len(), PROBLEMS + 2, "{:?}", expected.keys());
+
+    let line = format!("{line} cut");
+    let folder = place.path("cut");
+    let mut killed = kill_line_when(&place, &line, || problem_files(&place, "cut") >= 1);
+    killed |= kill_line_when(&place, &line, || names(&folder).iter().any(|it| it.starts_with(".sums")));
+    killed |= kill_line_when(&place, &line, || names(&folder).iter().any(|it| it == "sums.safetensors"));
+    killed |= kill_line_when(&place, &line, || problem_files(&place, "cut") >= 5);
+    killed |= kill_line_when(&place, &line, || problem_files(&place, "cut") >= PROBLEMS);
+    assert!(killed, "no kill came in time");
+    place.ok(&line);
+    assert_eq!(place.run_files("cut"), expected);
+    // Once more: nothing is there to be done, and nothing is added twice.
+    place.ok(&line);
+    assert_eq!(place.run_files("cut"), expected);
 }
 
 #[test]

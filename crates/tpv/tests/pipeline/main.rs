@@ -5,6 +5,7 @@ mod algebra;
 mod bad_input;
 mod data_sets;
 mod demo;
+mod fit;
 mod hub;
 mod json;
 mod kill;

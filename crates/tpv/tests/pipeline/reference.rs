@@ -13,8 +13,8 @@ const TEMPLATE: &str =
     "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}.\n<think>\n";
 
 /// One trace as the scripts keep it: states [N, WIDTH] of the thinking, row 0 spoilt.
-struct Thought {
-    states: Vec<Vec<f64>>,
+pub struct Thought {
+    pub states: Vec<Vec<f64>>,
 }
 
 /// Token strings in byte-level form, by id.
@@ -67,7 +67,7 @@ fn write_python_folder(place: &Workplace, traces: &str, folder: &str) -> Vec<Tho
 }
 
 /// `(H^T H + eps I)^-1 H^T y` by Gaussian elimination, over the rows from `first_row` on; row j of N has label (j + 1) / N.
-fn ridge(thoughts: &[Thought], first_row: usize) -> Vec<f64> {
+pub fn ridge(thoughts: &[Thought], first_row: usize) -> Vec<f64> {
     let mut system = vec![vec![0.0; WIDTH + 1]; WIDTH];
     for thought in thoughts {
         for (j, state) in thought.states.iter().enumerate().skip(first_row) {
