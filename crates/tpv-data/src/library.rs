@@ -252,7 +252,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let library = VectorLibrary::new(folder.path());
         library.put("x", &vector("a"), false).unwrap();
-        assert!(library.put("x", &vector("a"), false).unwrap_err().to_string().contains("ask to replace it"));
+        assert!(library.put("x", &vector("a"), false).unwrap_err().to_string().contains("--replace"));
         library.put("x", &vector("a"), true).unwrap();
         library.remove(&model("a"), "x").unwrap();
         assert!(library.remove(&model("a"), "x").unwrap_err().to_string().contains("no vector named x of a"));
