@@ -1,12 +1,14 @@
 //! Live control: another policy for an answer under way, or the end of its thinking.
 
-use crate::app::{App, Ready, json_body};
+use crate::app::{App, Ready};
+use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::http::{Request, Response};
 use crate::policy::{self, MOST_ALPHA};
 use crate::worker::{Command, Guarded};
-use serde_json::json;
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tpv_core::policy::Policy;
@@ -21,20 +23,18 @@ struct Change {
 }
 
 /// Answers `/v1/chat/completions/control`: `{"id", "policy" | "alpha", "end_thinking", "choice"}`.
-pub async fn control(app: &Arc<App>, request: &Request) -> Result<Response, ApiError> {
+pub async fn control(State(app): State<Arc<App>>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
     let ready = app.ready()?;
-    let body = json_body(request)?;
     let fields = Fields::of_body(&body)?;
     let id = fields.text("id")?.ok_or_else(|| fields.error("id", "must be the id of an answer under way"))?;
     let change = change(fields)?;
-    let ids = chosen(app, id, &change)?;
+    let ids = chosen(&app, id, &change)?;
     let samples = ids.into_iter().map(|id| Ok((id, policy(ready, &change)?))).collect::<Result<Vec<_>, ApiError>>()?;
     let (applied, answer) = oneshot::channel();
     let command = Command::Control { samples, end_thinking: change.end_thinking, applied };
-    let ended = || ApiError::busy("stopping", "the server is stopping");
-    ready.commands.send(command).map_err(|_| ended())?;
-    let applied = answer.await.map_err(|_| ended())?;
-    Ok(Response::json(200, &json!({ "id": id, "applied": applied })))
+    ready.commands.send(command).map_err(|_| ApiError::stopping())?;
+    let applied = answer.await.map_err(|_| ApiError::stopping())?;
+    Ok(Json(json!({ "id": id, "applied": applied })))
 }
 
 fn change(fields: Fields<'_>) -> Result<Change, ApiError> {

@@ -1,6 +1,8 @@
 //! Refusals in the shape that OpenAI's clients understand: status, type, code, and the field that is wrong.
 
-use crate::http::Response;
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 /// Why a request was refused.
@@ -40,6 +42,11 @@ impl ApiError {
         Self { retry_after_secs: Some(1), ..Self::new(503, code, message) }
     }
 
+    /// No new work, and what is under way was given up: 503.
+    pub fn stopping() -> Self {
+        Self::busy("stopping", "the server is stopping")
+    }
+
     /// This client has enough requests under way: 429.
     pub fn too_many(limit: usize) -> Self {
         let message = format!("{limit} samples of this client are under way already; wait for one to end");
@@ -67,12 +74,17 @@ impl ApiError {
     }
 }
 
-impl From<ApiError> for Response {
-    fn from(error: ApiError) -> Self {
-        let mut response = Response::json(error.status, &error.body());
-        if let Some(seconds) = error.retry_after_secs {
-            response = response.header("retry-after", seconds.to_string());
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).expect("every status here is written as a number of three digits");
+        let mut response = (status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_secs {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if error.status == 401 { response.header("www-authenticate", "Bearer") } else { response }
+        if self.status == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }

@@ -6,30 +6,40 @@
 
 use crate::config::Access;
 use crate::error::ApiError;
-use crate::http::Request;
+use crate::page;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
-/// What is open to everybody who may call at all: the page, and whether the server lives.
-const OPEN_PATHS: [&str; 5] = ["/", "/page.js", "/page.css", "/health", "/favicon.svg"];
-
 /// Refuses requests that may not be answered.
 pub fn check(request: &Request, access: &Access) -> Result<(), ApiError> {
-    check_host(request, access)?;
-    check_origin(request, access)?;
-    if request.method == "OPTIONS" || OPEN_PATHS.contains(&request.path.as_str()) {
+    let headers = request.headers();
+    check_host(headers, access)?;
+    check_origin(headers, access)?;
+    if request.method() == Method::OPTIONS || is_open(request.uri().path()) {
         return Ok(());
     }
-    check_key(request, access)
+    check_key(headers, access)
 }
 
 /// The origin that may read the answer, if the request names one that is allowed.
-pub fn allowed_origin<'a>(request: &'a Request, access: &Access) -> Option<&'a str> {
-    request.header("origin").filter(|origin| access.allowed_origins.iter().any(|allowed| allowed == origin))
+pub fn allowed_origin<'a>(headers: &'a HeaderMap, access: &Access) -> Option<&'a HeaderValue> {
+    headers.get(header::ORIGIN).filter(|origin| access.allowed_origins.iter().any(|allowed| allowed == *origin))
 }
 
-fn check_host(request: &Request, access: &Access) -> Result<(), ApiError> {
-    let host = host_name(request.header("host").unwrap_or_default());
+/// What everybody who may call at all sees: the page, and whether the server lives.
+fn is_open(path: &str) -> bool {
+    path == "/health" || page::PATHS.contains(&path)
+}
+
+/// A header as text; empty if it is absent or no text.
+fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn check_host(headers: &HeaderMap, access: &Access) -> Result<(), ApiError> {
+    let host = host_name(text(headers, header::HOST));
     let local = host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
     let listed = access.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host));
     if local || listed || host.parse::<IpAddr>().is_ok() {
@@ -47,19 +57,22 @@ fn host_name(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
-fn check_origin(request: &Request, access: &Access) -> Result<(), ApiError> {
-    let Some(origin) = request.header("origin") else { return Ok(()) };
-    let own = origin.split_once("://").is_some_and(|(_, host)| Some(host) == request.header("host"));
-    if own || allowed_origin(request, access).is_some() {
+fn check_origin(headers: &HeaderMap, access: &Access) -> Result<(), ApiError> {
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let host = text(headers, header::HOST);
+    let own = text(headers, header::ORIGIN).split_once("://").is_some_and(|(_, origin)| origin == host);
+    if own || allowed_origin(headers, access).is_some() {
         return Ok(());
     }
     let message = "pages of other origins may not call this server; start it with --allow_origin to permit one";
     Err(ApiError::new(403, "origin_not_allowed", message))
 }
 
-fn check_key(request: &Request, access: &Access) -> Result<(), ApiError> {
+fn check_key(headers: &HeaderMap, access: &Access) -> Result<(), ApiError> {
     let Some(key) = &access.api_key else { return Ok(()) };
-    let given = request.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let given = text(headers, header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or_default();
     if given.as_bytes().ct_eq(key.as_bytes()).into() {
         return Ok(());
     }
@@ -71,9 +84,8 @@ mod tests {
     use super::*;
 
     fn request(path: &str, headers: &[(&str, &str)]) -> Request {
-        let headers = headers.iter().map(|&(name, value)| (name.into(), value.into())).collect();
-        let client = IpAddr::from([127, 0, 0, 1]);
-        Request { method: "POST".into(), path: path.into(), headers, body: Vec::new(), client }
+        let request = headers.iter().fold(Request::post(path), |request, &(name, value)| request.header(name, value));
+        request.body(axum::body::Body::empty()).unwrap()
     }
 
     fn status(headers: &[(&str, &str)], access: &Access) -> u16 {

@@ -7,15 +7,16 @@
 //! Promises: a request's panic, bad input or slow reader never touches another's; a client that leaves frees its slot with
 //! the next token; prompts and answers are not logged; an end marker of the thinking appears in neither text.
 
+mod admission;
 mod answer;
 mod app;
+mod body;
 pub mod config;
 mod connection;
 mod control;
 mod error;
 mod fields;
 mod guard;
-mod http;
 mod metrics;
 mod models;
 mod page;
@@ -23,7 +24,9 @@ mod policy;
 mod progress;
 mod request;
 mod response;
+mod routes;
 mod server;
+mod submission;
 mod thought;
 mod worker;
 

@@ -2,22 +2,24 @@
 
 use crate::app::{App, Ready, ReadyVector};
 use crate::error::ApiError;
-use crate::http::Response;
+use axum::Json;
+use axum::extract::{Path, State};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Answers `/v1/models`.
-pub fn list(app: &App) -> Result<Response, ApiError> {
-    let model = model(app, app.ready()?);
-    Ok(Response::json(200, &json!({ "object": "list", "data": [model] })))
+pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    let model = model(&app, app.ready()?);
+    Ok(Json(json!({ "object": "list", "data": [model] })))
 }
 
 /// Answers `/v1/models/NAME`.
-pub fn one(app: &App, name: &str) -> Result<Response, ApiError> {
+pub async fn one(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
     let ready = app.ready()?;
     if name != app.config.model_name {
-        return Err(ApiError::no_such_model(name, &app.config.model_name));
+        return Err(ApiError::no_such_model(&name, &app.config.model_name));
     }
-    Ok(Response::json(200, &model(app, ready)))
+    Ok(Json(model(&app, ready)))
 }
 
 fn model(app: &App, ready: &Ready) -> Value {

@@ -87,6 +87,7 @@ impl AnswerWriter {
         match event {
             SampleEvent::Token(index, event) => Ok(self.token(index, &event).into_iter().collect()),
             SampleEvent::Finish(index, event) => self.finish(index, event),
+            SampleEvent::Lost(error) => Err(error),
         }
     }
 

@@ -1,23 +1,23 @@
 //! The server's life: listen, load, serve, stop.
 
-use crate::app::{App, Ready, ReadyVector, handle};
+use crate::app::{App, Ready, ReadyVector};
 use crate::config::ServerConfig;
-use crate::connection::Connection;
+use crate::connection::Connections;
+use crate::routes::router;
 use crate::worker::Worker;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 use tpv_core::policy::PolicyContext;
 use tpv_core::reading::{Calibration, ReadingModel};
 use tpv_core::vector::ProgressVector;
 use tpv_engine::error::EngineError;
 use tpv_engine::model::TextModel;
 
-/// Connections that are held at once; further clients wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 1024;
+/// How long the last bytes may take to their readers once the decode loop has ended.
+const LAST_BYTES: Duration = Duration::from_secs(2);
 
 /// Why a server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,7 @@ pub struct ServedVector {
 /// A server that listens, and refuses with 503 until it has a model.
 pub struct Server {
     app: Arc<App>,
+    connections: Connections,
     runtime: Runtime,
     address: SocketAddr,
 }
@@ -83,8 +84,13 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(ServerError::Runtime)?;
         let app = Arc::new(App::new(config));
-        runtime.spawn(accept(listener, Arc::clone(&app)));
-        Ok(Self { app, runtime, address })
+        let connections = Connections::new();
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).map_err(listen)?
+        };
+        runtime.spawn(connections.clone().accept(listener, Arc::clone(&app), router(Arc::clone(&app))));
+        Ok(Self { app, connections, runtime, address })
     }
 
     /// Where it listens.
@@ -126,18 +132,10 @@ impl Server {
             stops
         };
         Worker::new(decoder, receiver, Arc::clone(&self.app.metrics)).run(stop, self.app.config.limits);
-        self.drain();
+        self.app.stop();
+        self.runtime.block_on(self.connections.ended(LAST_BYTES));
+        self.runtime.shutdown_background();
         Ok(())
-    }
-
-    /// Lets the last bytes reach their readers.
-    fn drain(self) {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        while !self.app.running().is_empty() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-        self.runtime.shutdown_timeout(Duration::from_millis(500));
     }
 }
 
@@ -158,29 +156,4 @@ fn ready_vector(
         info: vector.info,
         warnings,
     })
-}
-
-async fn accept(listener: TcpListener, app: Arc<App>) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("the listener is set to non-blocking");
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    loop {
-        let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, client) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                // Out of file descriptors, say: others must end first.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let app = Arc::clone(&app);
-        tokio::spawn(async move {
-            let _permit = permit;
-            let connection = Connection::new(stream, client.ip(), app.config.limits);
-            let (handler, stopping) = (Arc::clone(&app), Arc::clone(&app));
-            connection
-                .serve(move |request| handle(Arc::clone(&handler), request), move || stopping.is_stopping())
-                .await;
-        });
-    }
 }

@@ -1,9 +1,10 @@
 //! The one thread that owns the decode loop: commands in, events out.
 //!
-//! Requests talk to it through channels and never wait for each other. An event goes to an unbounded queue of its request,
-//! which holds at most the request's own tokens, so a slow reader cannot stop the loop.
+//! Requests talk to it through channels and never wait for each other. An event goes to the bounded queue of its request;
+//! when that is full the sample is cancelled, so a slow reader neither stops the loop nor fills the memory.
 
 use crate::config::Limits;
+use crate::error::ApiError;
 use crate::metrics::Metrics;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +29,8 @@ pub enum SampleEvent {
     Token(usize, TokenEvent),
     /// The end of the choice with this number.
     Finish(usize, FinishEvent),
+    /// The end of everything that belongs to the request, before its time.
+    Lost(ApiError),
 }
 
 /// What the loop is asked to do.
@@ -39,7 +42,7 @@ pub enum Command {
         /// The number of the first sample.
         first_choice: usize,
         /// Where events go.
-        events: mpsc::UnboundedSender<SampleEvent>,
+        events: mpsc::Sender<SampleEvent>,
         /// The samples' ids, or why there are none.
         accepted: oneshot::Sender<Result<Vec<SampleId>, EngineError>>,
     },
@@ -66,14 +69,14 @@ pub struct Worker {
 
 struct Routes {
     by_sample: HashMap<SampleId, Route>,
-    /// Samples whose reader has left.
+    /// Samples whose reader has left or is too slow.
     left: Vec<SampleId>,
     metrics: Arc<Metrics>,
 }
 
 struct Route {
     choice: usize,
-    events: mpsc::UnboundedSender<SampleEvent>,
+    events: mpsc::Sender<SampleEvent>,
 }
 
 impl Worker {
@@ -92,7 +95,7 @@ impl Worker {
                 deadline = Some(Instant::now() + limits.grace);
             }
             if deadline.is_some_and(|deadline| self.routes.by_sample.is_empty() || Instant::now() >= deadline) {
-                return self.end_all("the server is stopping");
+                return self.end_all(&ApiError::stopping());
             }
             let started = Instant::now();
             self.step();
@@ -143,8 +146,8 @@ impl Worker {
         let (decoder, routes) = (&mut self.decoder, &mut self.routes);
         match catch_unwind(AssertUnwindSafe(|| decoder.step(routes))) {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => self.fail_all(&error.to_string()),
-            Err(_) => self.fail_all("a step of the model failed"),
+            Ok(Err(error)) => self.fail_all(&ApiError::internal(error.to_string())),
+            Err(_) => self.fail_all(&ApiError::internal("a step of the model failed")),
         }
         for id in std::mem::take(&mut self.routes.left) {
             self.decoder.cancel(id);
@@ -157,16 +160,16 @@ impl Worker {
     }
 
     /// Gives up everything under way; the loop itself goes on.
-    fn fail_all(&mut self, why: &str) {
+    fn fail_all(&mut self, why: &ApiError) {
         let ids: Vec<SampleId> = self.routes.by_sample.keys().copied().collect();
         ids.iter().for_each(|&id| self.decoder.cancel(id));
         self.end_all(why);
     }
 
-    fn end_all(&mut self, why: &str) {
-        for (_, Route { choice, events }) in self.routes.by_sample.drain() {
-            let event = FinishEvent { error: Some(why.into()), ..FinishEvent::empty(FinishReason::Failed) };
-            let _ = events.send(SampleEvent::Finish(choice, event)); // the reader may have left
+    fn end_all(&mut self, why: &ApiError) {
+        for (_, route) in self.routes.by_sample.drain() {
+            self.metrics.finish(&FinishEvent::empty(FinishReason::Failed));
+            let _ = route.events.try_send(SampleEvent::Lost(why.clone())); // the reader may have left
         }
     }
 }
@@ -175,7 +178,7 @@ impl DecodeSink for Routes {
     fn token(&mut self, sample: SampleId, event: TokenEvent, _hidden_post_norm: &[f32]) {
         let Some(route) = self.by_sample.get(&sample) else { return };
         self.metrics.token(&event);
-        if route.events.send(SampleEvent::Token(route.choice, event)).is_err() {
+        if route.events.try_send(SampleEvent::Token(route.choice, event)).is_err() {
             self.left.push(sample);
         }
     }
@@ -183,7 +186,7 @@ impl DecodeSink for Routes {
     fn finish(&mut self, sample: SampleId, event: FinishEvent) {
         let Some(route) = self.by_sample.remove(&sample) else { return };
         self.metrics.finish(&event);
-        let _ = route.events.send(SampleEvent::Finish(route.choice, event)); // the reader may have left
+        let _ = route.events.try_send(SampleEvent::Finish(route.choice, event)); // the reader may have left
     }
 }
 
