@@ -1,5 +1,6 @@
-// The page in a headless Chromium: a prompt, the bar, the slider, a race. npm install playwright-core
+// The page in a headless Chromium: a prompt, the bar, the slider, a race, exports, three widths. npm install playwright-core
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { chromium } from "playwright-core";
 
 const shots = process.env.SHOTS; // a folder for screenshots, if they are wanted
@@ -16,59 +17,82 @@ async function open(width, height, colorScheme) {
 }
 
 const shot = (page, name) => (shots ? page.screenshot({ path: `${shots}/${name}.png`, fullPage: true }) : null);
-const percent = (page, lane = 0) => page.evaluate((lane) => Number(document.querySelectorAll("[role=progressbar]")[lane]?.getAttribute("aria-valuenow") ?? -1), lane);
+const percent = (page) => page.evaluate(() => Number(document.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow") ?? -1));
+const above = (page, least, lane = 0) => page.waitForFunction(([least, lane]) => Number(document.querySelectorAll("[role=progressbar]")[lane]?.getAttribute("aria-valuenow")) > least, [least, lane]);
 const finished = (page) => page.waitForFunction(() => document.getElementById("stop").disabled, null, { timeout: 120000 });
 
+async function exported(page, kind, lane = 0) {
+  const button = page.locator(".lane").nth(lane).locator(`[data-export=${kind}]`);
+  const [download] = await Promise.all([page.waitForEvent("download"), button.click()]);
+  return { name: download.suggestedFilename(), text: await readFile(await download.path(), "utf8") };
+}
+const trace = async (page, lane = 0) => JSON.parse((await exported(page, "json", lane)).text);
+
+async function dragTo(page, share) {
+  const slider = await page.locator("#alpha").boundingBox();
+  await page.mouse.move(slider.x + slider.width * 15 / 55, slider.y + slider.height / 2);
+  await page.mouse.down();
+  await page.mouse.move(slider.x + slider.width * share, slider.y + slider.height / 2, { steps: 5 });
+  await page.mouse.up();
+}
+
 // A prompt; the bar moves; the slider acts while the model thinks.
-const page = await open(1280, 900, "light");
+const page = await open(1400, 900, "light");
+await shot(page, "idle-1400");
+assert.match(await page.locator("#error").textContent(), /measured error 0\.\d+ \(/);
 await page.click("#examples button");
 await page.keyboard.press("Control+Enter");
-await page.waitForFunction(() => Number(document.querySelector("[role=progressbar]")?.getAttribute("aria-valuenow")) > 5);
-const early = await percent(page);
-await page.waitForFunction((early) => Number(document.querySelector("[role=progressbar]").getAttribute("aria-valuenow")) > early + 5, early);
-await shot(page, "thinking-1280");
-const slider = await page.locator("#alpha").boundingBox();
-await page.mouse.move(slider.x + slider.width * 15 / 55, slider.y + slider.height / 2);
-await page.mouse.down();
-await page.mouse.move(slider.x + slider.width * 0.7, slider.y + slider.height / 2, { steps: 5 });
-await page.mouse.up();
+await above(page, 5);
+await above(page, (await percent(page)) + 5);
+assert.match(await page.locator("[role=progressbar]").getAttribute("aria-valuetext"), /^\d+ % about .* left \(/);
+await shot(page, "thinking-1400");
+await dragTo(page, 0.7);
 await finished(page);
 assert.equal(await percent(page), 100);
-const alphas = await page.evaluate(() => lanes[0].steps.map((step) => step.alpha));
-assert.equal(alphas[0], 0);
-assert.ok(alphas.at(-1) > 10, `the slider did not act: ${alphas.at(-1)}`);
-assert.ok(await page.evaluate(() => lanes[0].answer.length > 0));
-await shot(page, "done-1280");
-const [download] = await Promise.all([page.waitForEvent("download"), page.click("[data-export=svg]")]);
-assert.equal(download.suggestedFilename(), "trace.svg");
+await shot(page, "done-1400");
+const { steps, answer, request } = await trace(page);
+assert.equal(steps[0].alpha, 0);
+assert.ok(steps.at(-1).alpha > 10, `the slider did not act: ${steps.at(-1).alpha}`);
+assert.ok(answer.length > 0 && request.stream);
+const picture = await exported(page, "svg");
+assert.ok(picture.name === "trace.svg" && picture.text.startsWith("<svg") && picture.text.includes("<path"));
 
 // The collapsed thought is remembered.
 await page.click(".thought summary");
 await page.reload();
 await page.waitForFunction(() => document.querySelectorAll("#examples button").length > 0);
 
-// A race with the same seed: one lane at 0, one pushed.
+// A race by keyboard, with the same seed: one lane at 0, one pushed.
 await page.focus("#race");
 await page.keyboard.press("Enter");
-await page.waitForFunction(() => Number(document.querySelectorAll("[role=progressbar]")[1]?.getAttribute("aria-valuenow")) > 10);
+await above(page, 10, 1);
 assert.equal(await page.evaluate(() => document.querySelector(".thought").open), false);
-await shot(page, "race-1280");
+await shot(page, "race-1400");
 await finished(page);
-const race = await page.evaluate(() => lanes.map((lane) => lane.steps.map((step) => step.alpha)));
-assert.ok(race[0].every((alpha) => alpha === 0) && race[1].filter((alpha) => alpha === 15).length > 5);
+const [base, pushed] = [await trace(page, 0), await trace(page, 1)];
+assert.equal(base.request.seed, pushed.request.seed);
+assert.ok(base.steps.every((step) => step.alpha === 0));
+assert.ok(pushed.steps.every((step) => step.alpha === 15 || step.forced));
 await page.click("#about summary");
-await shot(page, "race-done-1280");
+await shot(page, "raced-1400");
+
+// Esc stops.
+await page.click("#think");
+await above(page, 3);
+await page.keyboard.press("Escape");
+await finished(page);
+assert.equal(await page.locator(".verdict").textContent(), "stopped");
 
 // Ending the thought early, at two more widths and in the dark.
-for (const [width, scheme] of [[768, "dark"], [390, "dark"], [390, "light"]]) {
+for (const [width, scheme] of [[800, "dark"], [375, "dark"], [375, "light"]]) {
   const narrow = await open(width, 850, scheme);
   await narrow.click("#think");
-  await narrow.waitForFunction(() => lanes[0]?.steps.length > 25);
+  await above(narrow, 8);
   await shot(narrow, `thinking-${width}-${scheme}`);
   assert.ok(await narrow.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${width} pixels are too few for the page`);
   await narrow.click("#end");
   await finished(narrow);
-  assert.ok(await narrow.evaluate(() => lanes[0].steps.some((step) => step.forced)));
+  assert.ok((await trace(narrow)).steps.some((step) => step.forced));
   await narrow.close();
 }
 await browser.close();

@@ -130,6 +130,28 @@ fn a_thought_is_followed_to_its_answer() {
     assert_eq!(text, "hm ".repeat(9) + "</think>42 42 ");
 }
 
+/// Breaks at its third token.
+struct Breaking(usize);
+
+impl Policy for Breaking {
+    fn control(&mut self, _: &Observation<'_>) -> Control {
+        self.0 += 1;
+        assert!(self.0 < 3, "broken on purpose");
+        Control::default()
+    }
+}
+
+#[test]
+fn a_policy_that_panics_costs_its_own_sample_alone() {
+    let (alone, healthy) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![sample(0.0)]));
+    let broken = SampleRequest { policy: Box::new(Breaking(0)), ..sample(0.0) };
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![broken, sample(0.0)]));
+    assert_eq!((record.finishes[&ids[0]].reason, record.tokens[&ids[0]].len()), (FinishReason::Failed, 2));
+    let tokens = |record: &Record, id| record.tokens[id].iter().map(|event| event.token).collect::<Vec<u32>>();
+    assert_eq!(tokens(&record, &ids[1]), tokens(&healthy, &alone[0]));
+    assert_eq!(record.finishes[&ids[1]].reason, FinishReason::Stop);
+}
+
 #[test]
 fn progress_is_complete_only_at_the_end() {
     let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![sample(0.0)]));

@@ -94,7 +94,9 @@ impl UnderWay {
     async fn next_chunks(&mut self) -> Result<Vec<Value>, ApiError> {
         let chunks = match timeout_at(self.deadline, self.events.recv()).await {
             Ok(Some(event)) => self.writer.push(event),
-            Ok(None) => Err(ApiError::new(408, "slow_reader", "the answer was read so slowly that its end was given up")),
+            Ok(None) => {
+                Err(ApiError::new(408, "slow_reader", "the answer was read so slowly that its end was given up"))
+            }
             Err(_) => {
                 let seconds = self.ticket.app.config.limits.request_time.as_secs();
                 Err(ApiError::new(504, "time_limit", format!("the answer was not complete after {seconds} s")))

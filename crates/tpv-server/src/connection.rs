@@ -33,9 +33,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Connections(Arc<Semaphore>);
 
 impl Connections {
-    /// Room for all.
+    /// Room for all, and for the one that is waited for.
     pub fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)))
+        Self(Arc::new(Semaphore::new(MOST_CONNECTIONS as usize + 1)))
     }
 
     /// Accepts clients for ever.
@@ -73,13 +73,15 @@ async fn serve(stream: TcpStream, client: SocketAddr, app: Arc<App>, router: Rou
         request.extensions_mut().insert(ConnectInfo(client));
         router.call(request)
     });
+    // Who comes while the server stops is told so, and gets no second answer.
+    let late = app.is_stopping();
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(transfer_time).max_buf_size(BUFFER_BYTES);
+    builder.keep_alive(!late).timer(TokioTimer::new()).header_read_timeout(transfer_time).max_buf_size(BUFFER_BYTES);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
     // An error is a client that left or broke a rule: it is answered where that is possible, and nobody else cares.
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = app.stopped() => {
+        () = app.stopped(), if !late => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }

@@ -5,7 +5,7 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::policy::{self, MOST_ALPHA};
-use crate::worker::{Command, Guarded};
+use crate::worker::Command;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -50,8 +50,7 @@ fn change(fields: Fields<'_>) -> Result<Change, ApiError> {
 
 fn policy(ready: &Ready, change: &Change) -> Result<Option<Box<dyn Policy>>, ApiError> {
     let parse = |text: &String| policy::parse("policy", text, &ready.policies);
-    let policy = change.policy.as_ref().map(parse).transpose()?;
-    Ok(policy.map(|policy| Box::new(Guarded::new(policy)) as Box<dyn Policy>))
+    change.policy.as_ref().map(parse).transpose()
 }
 
 fn chosen(app: &App, id: &str, change: &Change) -> Result<Vec<SampleId>, ApiError> {

@@ -76,7 +76,8 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).expect("every status here is written as a number of three digits");
+        let status =
+            StatusCode::from_u16(self.status).expect("every status here is written as a number of three digits");
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_secs {

@@ -30,7 +30,7 @@ pub fn allowed_origin<'a>(headers: &'a HeaderMap, access: &Access) -> Option<&'a
 
 /// What everybody who may call at all sees: the page, and whether the server lives.
 fn is_open(path: &str) -> bool {
-    path == "/health" || page::PATHS.contains(&path)
+    path == "/health" || page::is_page(path)
 }
 
 /// A header as text; empty if it is absent or no text.

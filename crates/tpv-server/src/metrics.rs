@@ -10,8 +10,8 @@ const LATENCY_SECS: &[f64] =
 const LENGTH_TOKENS: &[f64] = &[1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0];
 const ALPHAS: &[f64] = &[-100.0, -50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0];
 const SHARES: &[f64] = &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
-const REASONS: [FinishReason; 5] =
-    [FinishReason::Stop, FinishReason::Length, FinishReason::StopText, FinishReason::Cancelled, FinishReason::Failed];
+/// The words that vLLM has for the ends of a sample.
+const REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -28,6 +28,8 @@ pub struct Metrics {
     first_token_secs: Histogram,
     between_tokens_secs: Histogram,
     request_secs: Histogram,
+    prompt_length: Histogram,
+    generation_length: Histogram,
     thinking_length: Histogram,
     alpha: Histogram,
     progress_at_think_end: Histogram,
@@ -49,6 +51,8 @@ impl Default for Metrics {
             first_token_secs: Histogram::new(LATENCY_SECS),
             between_tokens_secs: Histogram::new(LATENCY_SECS),
             request_secs: Histogram::new(LATENCY_SECS),
+            prompt_length: Histogram::new(LENGTH_TOKENS),
+            generation_length: Histogram::new(LENGTH_TOKENS),
             thinking_length: Histogram::new(LENGTH_TOKENS),
             alpha: Histogram::new(ALPHAS),
             progress_at_think_end: Histogram::new(SHARES),
@@ -65,13 +69,12 @@ impl Metrics {
         self.kv_capacity.store(kv_tokens.1.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Counts a token.
-    pub fn token(&self, event: &TokenEvent) {
+    /// Counts a token that came `since_last_secs` after the sample's last one; `None` for its first.
+    pub fn token(&self, event: &TokenEvent, since_last_secs: Option<f64>) {
         self.generation_tokens.fetch_add(1, Ordering::Relaxed);
-        match event.tokens_per_sec {
-            _ if event.index == 0 => self.first_token_secs.observe(event.elapsed_secs),
-            Some(speed) => self.between_tokens_secs.observe(f64::from(speed.max(1e-6)).recip()),
-            None => {}
+        match since_last_secs {
+            None => self.first_token_secs.observe(event.elapsed_secs),
+            Some(secs) => self.between_tokens_secs.observe(secs),
         }
         if event.phase == Phase::Thinking {
             self.thinking_tokens.fetch_add(1, Ordering::Relaxed);
@@ -81,10 +84,17 @@ impl Metrics {
 
     /// Counts the end of a sample.
     pub fn finish(&self, event: &FinishEvent) {
-        let place = REASONS.iter().position(|&reason| reason == event.reason).expect("the list holds every reason");
+        let place = match event.reason {
+            FinishReason::Stop | FinishReason::StopText => 0,
+            FinishReason::Length => 1,
+            FinishReason::Cancelled => 2,
+            FinishReason::Failed => 3,
+        };
         self.finished[place].fetch_add(1, Ordering::Relaxed);
         self.prompt_tokens.fetch_add(u64::from(event.prompt_tokens), Ordering::Relaxed);
         self.request_secs.observe(event.elapsed_secs);
+        self.prompt_length.observe(f64::from(event.prompt_tokens));
+        self.generation_length.observe(f64::from(event.generated_tokens));
         if event.thinking_ended {
             self.thinking_length.observe(f64::from(event.thinking_tokens));
         }
@@ -132,12 +142,10 @@ impl Metrics {
         }
         self.render_reasons(&mut text);
         self.first_token_secs.render(&mut text, "time_to_first_token_seconds", "From submission to the first token.");
-        self.between_tokens_secs.render(
-            &mut text,
-            "inter_token_latency_seconds",
-            "Mean time between a sample's tokens so far.",
-        );
+        self.between_tokens_secs.render(&mut text, "inter_token_latency_seconds", "Between a sample's tokens.");
         self.request_secs.render(&mut text, "e2e_request_latency_seconds", "From submission to the end.");
+        self.prompt_length.render(&mut text, "request_prompt_tokens", "Prompt tokens of ended samples.");
+        self.generation_length.render(&mut text, "request_generation_tokens", "Generated tokens of ended samples.");
         self.thinking_length.render(&mut text, "thinking_tokens", "Thinking tokens of thoughts that ended.");
         self.alpha.render(&mut text, "alpha", "Alpha applied to thinking tokens.");
         self.progress_at_think_end.render(
@@ -158,8 +166,7 @@ impl Metrics {
     fn render_reasons(&self, text: &mut String) {
         *text +=
             "# HELP tpv_request_success_total Ended samples by reason.\n# TYPE tpv_request_success_total counter\n";
-        let names = ["stop", "length", "stop_text", "abort", "error"];
-        for (name, counter) in names.iter().zip(&self.finished) {
+        for (name, counter) in REASONS.iter().zip(&self.finished) {
             let count = counter.load(Ordering::Relaxed);
             // Writing to a string cannot fail.
             let _ = writeln!(text, "tpv_request_success_total{{finished_reason=\"{name}\"}} {count}");

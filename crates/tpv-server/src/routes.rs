@@ -26,7 +26,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*name}", get(models::one))
         .route("/health", get(health))
         .route("/metrics", get(metrics));
-    let router = page::PATHS.iter().fold(router, |router, path| router.route(path, get(page::serve)));
+    let router =
+        page::FILES.into_iter().fold(router, |router, file| router.route(file.path, get(move || file.response())));
     router
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)

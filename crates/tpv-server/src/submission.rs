@@ -5,7 +5,7 @@ use crate::app::{App, Ready};
 use crate::error::ApiError;
 use crate::policy;
 use crate::request::{Input, PromptInput, Wish};
-use crate::worker::{Command, Guarded, SampleEvent};
+use crate::worker::{Command, SampleEvent};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -39,11 +39,7 @@ impl Ticket {
     }
 
     /// Starts the samples of a wish; their events come through the receiver.
-    pub async fn submit(
-        &mut self,
-        wish: &Wish,
-        prompts: Vec<Prompt>,
-    ) -> Result<mpsc::Receiver<SampleEvent>, ApiError> {
+    pub async fn submit(&mut self, wish: &Wish, prompts: Vec<Prompt>) -> Result<mpsc::Receiver<SampleEvent>, ApiError> {
         let app = Arc::clone(&self.app);
         let ready = app.ready()?;
         let seed = wish.seed.unwrap_or_else(random);
@@ -110,8 +106,8 @@ fn sample_request(
         max_new_tokens: asked.min(room),
         shift: ready.vector.as_ref().map(|vector| Arc::clone(&vector.shift)),
         intervene: IntervenePhase::Thinking,
-        reader: Box::new(Guarded::new(reader)),
-        policy: Box::new(Guarded::new(policy_of(ready, wish)?)),
+        reader,
+        policy: policy_of(ready, wish)?,
         logit_bias: wish.logit_bias.clone(),
         stop_texts: wish.stop_texts.clone(),
     })

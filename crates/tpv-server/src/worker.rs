@@ -9,13 +9,11 @@ use crate::metrics::Metrics;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
-use tpv_core::policy::{Control, Observation, Policy};
-use tpv_core::reading::{Reader, Reading, StateView};
+use tpv_core::policy::Policy;
 use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
 use tpv_engine::error::EngineError;
 
@@ -76,7 +74,10 @@ struct Routes {
 
 struct Route {
     choice: usize,
-    events: mpsc::Sender<SampleEvent>,
+    /// When its last token came, in seconds after the submission.
+    last_token_secs: Option<f64>,
+    /// `None` once its reader has left or was too slow.
+    events: Option<mpsc::Sender<SampleEvent>>,
 }
 
 impl Worker {
@@ -121,7 +122,8 @@ impl Worker {
             Command::Submit { request, first_choice, events, accepted } => {
                 let result = self.decoder.submit(request);
                 for (number, &id) in result.iter().flatten().enumerate() {
-                    let route = Route { choice: first_choice + number, events: events.clone() };
+                    let choice = first_choice + number;
+                    let route = Route { choice, last_token_secs: None, events: Some(events.clone()) };
                     self.routes.by_sample.insert(id, route);
                 }
                 if let Err(Ok(ids)) = accepted.send(result) {
@@ -169,16 +171,25 @@ impl Worker {
     fn end_all(&mut self, why: &ApiError) {
         for (_, route) in self.routes.by_sample.drain() {
             self.metrics.finish(&FinishEvent::empty(FinishReason::Failed));
-            let _ = route.events.try_send(SampleEvent::Lost(why.clone())); // the reader may have left
+            route.send(SampleEvent::Lost(why.clone()));
         }
+    }
+}
+
+impl Route {
+    /// Whether the event was taken: the reader may have left, or be too slow.
+    fn send(&self, event: SampleEvent) -> bool {
+        self.events.as_ref().is_some_and(|events| events.try_send(event).is_ok())
     }
 }
 
 impl DecodeSink for Routes {
     fn token(&mut self, sample: SampleId, event: TokenEvent, _hidden_post_norm: &[f32]) {
-        let Some(route) = self.by_sample.get(&sample) else { return };
-        self.metrics.token(&event);
-        if route.events.try_send(SampleEvent::Token(route.choice, event)).is_err() {
+        let Some(route) = self.by_sample.get_mut(&sample) else { return };
+        let before = route.last_token_secs.replace(event.elapsed_secs);
+        self.metrics.token(&event, before.map(|before| event.elapsed_secs - before));
+        if route.events.is_some() && !route.send(SampleEvent::Token(route.choice, event)) {
+            route.events = None;
             self.left.push(sample);
         }
     }
@@ -186,41 +197,91 @@ impl DecodeSink for Routes {
     fn finish(&mut self, sample: SampleId, event: FinishEvent) {
         let Some(route) = self.by_sample.remove(&sample) else { return };
         self.metrics.finish(&event);
-        let _ = route.events.try_send(SampleEvent::Finish(route.choice, event)); // the reader may have left
+        route.send(SampleEvent::Finish(route.choice, event));
     }
 }
 
-/// A reader whose panic costs its own sample the readings and nobody else anything.
-pub struct Guarded<T> {
-    inner: T,
-    failed: AtomicBool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
+    use tpv_core::policy::{Constant, Control, Observation};
+    use tpv_core::reading::BlindReader;
+    use tpv_core::sampling::SamplingParams;
+    use tpv_engine::decode::{DecodeLimits, IntervenePhase, SampleRequest};
+    use tpv_engine::scripted::{ScriptedEngine, ScriptedStep, ScriptedVocabulary};
 
-impl<T> Guarded<T> {
-    /// Guards a reader or a policy.
-    pub fn new(inner: T) -> Self {
-        Self { inner, failed: AtomicBool::new(false) }
+    const TEXTS: [&str; 4] = ["hm ", "</think>", "42", ""];
+
+    fn decoder() -> Decoder {
+        let script = |tokens: &[u32]| ScriptedStep { next: if tokens.len() < 9 { 0 } else { 3 }, progress: 0.5 };
+        let engine = ScriptedEngine::new(TEXTS.len(), 1, script);
+        Decoder::new(Box::new(engine), Arc::new(ScriptedVocabulary::new(&TEXTS, 3, &[1])), DecodeLimits::default())
     }
 
-    fn attempt<R>(&mut self, call: impl FnOnce(&mut T) -> R) -> Option<R> {
-        if self.failed.load(Ordering::Relaxed) {
-            return None;
+    struct Breaking;
+
+    impl Policy for Breaking {
+        fn control(&mut self, _: &Observation<'_>) -> Control {
+            panic!("broken on purpose")
         }
-        let result = catch_unwind(AssertUnwindSafe(|| call(&mut self.inner))).ok();
-        self.failed.store(result.is_none(), Ordering::Relaxed);
-        result
     }
-}
 
-impl Reader for Guarded<Box<dyn Reader>> {
-    fn read(&mut self, state: StateView<'_>) -> Reading {
-        let unread = Reading { position: state.position, ..Reading::default() };
-        self.attempt(|reader| reader.read(state)).unwrap_or(unread)
+    /// Works through one request for each policy; their events, with room for `ahead` of each.
+    fn events(policies: Vec<Box<dyn Policy>>, ahead: usize) -> Vec<Vec<SampleEvent>> {
+        let (commands, receiver) = blocking::channel();
+        let submit = |policy: Box<dyn Policy>| {
+            let sample = SampleRequest {
+                sampling: SamplingParams::GREEDY,
+                seed: 0,
+                max_new_tokens: 50,
+                shift: None,
+                intervene: IntervenePhase::Thinking,
+                reader: Box::new(BlindReader),
+                policy,
+                logit_bias: Vec::new(),
+                stop_texts: Vec::new(),
+            };
+            let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
+            let request = PromptRequest { tokens: vec![2], phase, samples: vec![sample] };
+            let (sender, events) = mpsc::channel(ahead);
+            let (accepted, answer) = oneshot::channel();
+            commands.send(Command::Submit { request, first_choice: 0, events: sender, accepted }).unwrap();
+            (events, answer)
+        };
+        let waiting: Vec<_> = policies.into_iter().map(submit).collect();
+        Worker::new(decoder(), receiver, Arc::default()).run(|| true, Limits::default());
+        let all = |(mut events, _answer): (mpsc::Receiver<SampleEvent>, _)| {
+            std::iter::from_fn(|| events.try_recv().ok()).collect()
+        };
+        waiting.into_iter().map(all).collect()
     }
-}
 
-impl Policy for Guarded<Box<dyn Policy>> {
-    fn control(&mut self, observation: &Observation<'_>) -> Control {
-        self.attempt(|policy| policy.control(observation)).unwrap_or_default()
+    fn tokens(events: &[SampleEvent]) -> Vec<u32> {
+        let token =
+            |event: &SampleEvent| if let SampleEvent::Token(_, event) = event { Some(event.token) } else { None };
+        events.iter().filter_map(token).collect()
+    }
+
+    fn reason(events: &[SampleEvent]) -> Option<FinishReason> {
+        if let Some(SampleEvent::Finish(_, event)) = events.last() { Some(event.reason) } else { None }
+    }
+
+    #[test]
+    fn a_request_that_panics_costs_nobody_else_anything() {
+        let alone = events(vec![Box::new(Constant::default())], 100);
+        let both = events(vec![Box::new(Breaking), Box::new(Constant::default())], 100);
+        assert_eq!(reason(&both[0]), Some(FinishReason::Failed));
+        assert_eq!(reason(&both[1]), Some(FinishReason::Stop));
+        assert_eq!(tokens(&both[1]), tokens(&alone[0]));
+        assert_eq!(tokens(&both[1]).len(), 9);
+    }
+
+    #[test]
+    fn a_queue_that_nobody_empties_ends_its_sample_alone() {
+        let both = events(vec![Box::new(Constant::default()), Box::new(Constant::default())], 3);
+        assert_eq!((tokens(&both[0]).len(), reason(&both[0])), (3, None));
+        let roomy = events(vec![Box::new(Constant::default())], 100);
+        assert_eq!(reason(&roomy[0]), Some(FinishReason::Stop));
     }
 }

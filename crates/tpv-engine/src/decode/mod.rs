@@ -19,6 +19,7 @@ mod sample;
 mod stop_texts;
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -215,8 +216,14 @@ impl Decoder {
             .par_iter_mut()
             .zip(rows.par_iter())
             .map(|(active, &row)| {
-                let state = &hidden[row * d..(row + 1) * d];
-                active.advance(state, &logits[row * v..(row + 1) * v], vocabulary, max_positions, now)
+                let (state, logits) = (&hidden[row * d..(row + 1) * d], &logits[row * v..(row + 1) * v]);
+                let advance = || active.advance(state, logits, vocabulary, max_positions, now);
+                // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
+                catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|_| {
+                    let why = "its reading, its policy or its sampling broke".to_owned();
+                    active.finished = Some((FinishReason::Failed, Some(why)));
+                    None
+                })
             })
             .collect();
         for ((active, row), event) in self.active.iter().zip(rows).zip(events) {

@@ -1,0 +1,129 @@
+//! What answers look like: whole, streamed, with progress, in several choices, and under control.
+
+use crate::server::{joined, next_chunk, question, slow, start, stream};
+use serde_json::{Value, json};
+
+#[test]
+fn streamed_and_whole_answers_agree() {
+    let server = start(|_| {});
+    let whole = server.chat(json!({})).json();
+    let message = &whole["choices"][0]["message"];
+    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(message["reasoning"], message["reasoning_content"]);
+    assert!(message["content"].as_str().unwrap().contains("boxed"), "{whole}");
+    assert!(!whole.to_string().contains("think>") && whole.get("tpv").is_none());
+    let usage = &whole["usage"];
+    let (reasoning, completion) =
+        (usage["completion_tokens_details"]["reasoning_tokens"].as_u64(), usage["completion_tokens"].as_u64());
+    assert!(reasoning > Some(0) && reasoning < completion, "{usage}");
+
+    let answer = server.chat(json!({ "stream": true, "stream_options": { "include_usage": true } }));
+    let mut chunks = answer.chunks();
+    assert!(answer.head.contains("text/event-stream"));
+    let last = chunks.pop().unwrap();
+    assert_eq!((&last["choices"], &last["usage"]), (&json!([]), usage));
+    assert!(chunks.iter().all(|chunk| chunk["id"] == last["id"] && chunk["choices"].as_array().unwrap().len() == 1));
+    assert!(chunks.iter().all(|chunk| chunk.get("tpv").is_none()));
+    assert_eq!(joined(&chunks, "reasoning"), message["reasoning"].as_str().unwrap());
+    assert_eq!(joined(&chunks, "content"), message["content"].as_str().unwrap());
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
+fn progress_comes_only_when_asked_for_and_a_push_shortens_the_thought() {
+    let server = start(|_| {});
+    let thinking_tokens = |extra: Value| {
+        let chunks = server.chat(extra).chunks();
+        let summary = chunks.last().unwrap()["tpv"]["summary"].clone();
+        let readings = chunks.iter().filter(|chunk| chunk["tpv"]["raw"].is_number()).count() as u64;
+        assert_eq!(Some(readings), summary["thinking_tokens"].as_u64(), "{summary}");
+        readings
+    };
+    let plain = thinking_tokens(json!({ "stream": true, "tpv": { "progress": true } }));
+    let zero = thinking_tokens(json!({ "stream": true, "tpv": { "progress": true, "policy": "constant:0" } }));
+    let pushed = thinking_tokens(json!({ "stream": true, "tpv": { "progress": true, "policy": "constant:50" } }));
+    let effort = thinking_tokens(json!({ "stream": true, "tpv": { "progress": true }, "reasoning_effort": "low" }));
+    let budget = thinking_tokens(json!({ "stream": true, "tpv": { "progress": true, "policy": "budget:5" } }));
+    assert_eq!(plain, zero);
+    assert_eq!(pushed, effort);
+    assert!(pushed < plain && budget <= 6, "{plain} {pushed} {budget}");
+}
+
+#[test]
+fn several_choices_and_plain_completions() {
+    let server = start(|_| {});
+    let whole = server.chat(json!({ "n": 2, "max_tokens": 5 })).json();
+    assert_eq!(whole["choices"].as_array().unwrap().len(), 2);
+    assert_eq!((&whole["choices"][1]["index"], &whole["choices"][1]["finish_reason"]), (&json!(1), &json!("length")));
+    assert_eq!(whole["usage"]["completion_tokens"], 10);
+    let body = json!({ "prompt": ["Ivy has 6 stamps.\n<think>\n", "Bob has 2 pens.\n<think>\n"], "max_tokens": 4, "temperature": 0 });
+    let whole = server.post("/v1/completions", &body).json();
+    assert_eq!((&whole["object"], whole["choices"].as_array().unwrap().len()), (&json!("text_completion"), 2));
+    let biased = server.chat(json!({ "max_tokens": 4, "logit_bias": { "5": 100 }, "temperature": 0 })).json();
+    let plain = server.chat(json!({ "max_tokens": 4, "temperature": 0 })).json();
+    assert_ne!(biased["choices"][0]["message"], plain["choices"][0]["message"]);
+}
+
+#[test]
+fn a_chunked_body_and_a_connection_used_twice() {
+    let server = start(|_| {});
+    let body = question(json!({ "max_tokens": 2 })).to_string();
+    let (first, second) = body.split_at(20);
+    let chunked = format!("{:x}\r\n{first}\r\n{:x};ext=1\r\n{second}\r\n0\r\n\r\n", first.len(), second.len());
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n";
+    let twice = format!("{head}\r\n{chunked}{head}connection: close\r\n\r\n{chunked}");
+    let answer = server.send(twice.as_bytes());
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body.matches("HTTP/1.1 200 OK").count(), 1, "the second answer follows the first");
+}
+
+#[test]
+fn control_ends_a_thought_and_changes_alpha_under_way() {
+    let server = start(slow);
+    let (mut reader, id) = stream(&server, json!({ "stream": true, "tpv": { "progress": true } }));
+    while next_chunk(&mut reader)["tpv"]["index"] != 3 {}
+    let control = |change: Value| server.post("/v1/chat/completions/control", &change);
+    assert_eq!(control(json!({ "id": id, "alpha": 0.5 })).json()["applied"], 1);
+    while next_chunk(&mut reader)["tpv"]["alpha"] != 0.5 {}
+    assert_eq!(control(json!({ "id": id, "end_thinking": true })).json()["applied"], 1);
+    let mut last = next_chunk(&mut reader);
+    let mut forced = false;
+    while last["tpv"]["summary"].is_null() {
+        forced |= last["tpv"]["forced"] == true;
+        last = next_chunk(&mut reader);
+    }
+    let tokens = last["tpv"]["summary"]["thinking_tokens"].as_u64().unwrap();
+    assert!(forced && tokens < 30, "{last}");
+    assert_eq!(control(json!({ "id": id, "alpha": 1 })).status, 404);
+    assert_eq!(control(json!({ "id": id })).status, 422);
+}
+
+#[test]
+fn the_counters_add_up() {
+    let server = start(|_| {});
+    let usage = server.chat(json!({ "tpv": { "policy": "constant:2" } })).json()["usage"].clone();
+    let count = |field: &Value| field.as_f64().unwrap();
+    let (prompt, completion) = (count(&usage["prompt_tokens"]), count(&usage["completion_tokens"]));
+    let thinking = count(&usage["completion_tokens_details"]["reasoning_tokens"]);
+    for (name, value) in [
+        ("tpv_prompt_tokens_total", prompt),
+        ("tpv_generation_tokens_total", completion),
+        ("tpv_thinking_tokens_total", thinking),
+        ("tpv_time_to_first_token_seconds_count", 1.0),
+        ("tpv_inter_token_latency_seconds_count", completion - 1.0),
+        ("tpv_e2e_request_latency_seconds_count", 1.0),
+        ("tpv_request_prompt_tokens_sum", prompt),
+        ("tpv_request_generation_tokens_sum", completion),
+        ("tpv_request_success_total{finished_reason=\"stop\"}", 1.0),
+        ("tpv_thinking_tokens_sum", thinking),
+        ("tpv_alpha_sum", 2.0 * thinking),
+        ("tpv_progress_at_think_end_count", 1.0),
+        ("tpv_disconnects_total", 0.0),
+        ("tpv_kv_cache_usage_perc", 0.0),
+    ] {
+        assert_eq!(server.metric(name), value, "{name}");
+    }
+    for name in ["tpv_num_requests_running", "tpv_num_requests_waiting"] {
+        assert!(server.metric(name) <= 1.0, "{name}");
+    }
+}

@@ -1,0 +1,128 @@
+//! What may go wrong: clients that leave, send half a request or do not read, models that fail, and the end of the server.
+
+use crate::models::{endless, letter, scripted};
+use crate::server::{next_chunk, slow, start, start_with, stream};
+use serde_json::json;
+use std::io::{BufRead, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_client_that_leaves_frees_its_slot_within_two_tokens() {
+    let steps = Arc::new(AtomicUsize::new(0));
+    let (counted, word) = (Arc::clone(&steps), letter("a"));
+    let model = move || {
+        scripted(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            word
+        })
+    };
+    let server = start_with(model, |config| config.limits.step_time = Duration::from_millis(150));
+    let (mut reader, _) = stream(&server, json!({ "stream": true }));
+    (0..3).for_each(|_| drop(next_chunk(&mut reader)));
+    let before = steps.load(Ordering::SeqCst);
+    drop(reader);
+    std::thread::sleep(Duration::from_millis(900));
+    let after = steps.load(Ordering::SeqCst);
+    assert!(before >= 3 && after - before <= 2, "{before} {after}");
+    assert_eq!((server.metric("tpv_num_requests_running"), server.metric("tpv_disconnects_total")), (0.0, 1.0));
+}
+
+/// Tokens of [`endless`] that no socket holds.
+const MANY: usize = 12_000;
+
+#[test]
+fn a_slow_reader_loses_its_samples_and_nobody_waits_for_it() {
+    let server = start_with(endless, |_| {});
+    let (mut reader, _) = stream(&server, json!({ "stream": true, "max_tokens": MANY }));
+    let deadline = Instant::now() + Duration::from_secs(50);
+    while server.metric("tpv_num_requests_running") > 0.0 {
+        assert_eq!(server.chat(json!({ "max_tokens": 2 })).status, 200, "another client is answered meanwhile");
+        assert!(Instant::now() < deadline, "the slow reader keeps its slot");
+    }
+    let made = server.metric("tpv_generation_tokens_total");
+    assert!(made < MANY as f64, "everything was made for a client that reads nothing: {made}");
+    let mut rest = String::new();
+    while !rest.contains("slow_reader") {
+        rest.clear();
+        assert!(reader.read_line(&mut rest).unwrap() > 0, "the stream says why it ends");
+    }
+    (0..6).for_each(|_| assert!(reader.read_line(&mut rest).is_ok()));
+    assert!(rest.contains("data: [DONE]"), "{rest}");
+}
+
+#[test]
+fn a_connection_that_takes_nothing_is_closed() {
+    let server = start_with(endless, |config| {
+        config.limits.transfer_time = Duration::from_millis(500);
+        config.limits.max_per_client = 1;
+    });
+    let (reader, _) = stream(&server, json!({ "stream": true, "max_tokens": MANY }));
+    let deadline = Instant::now() + Duration::from_secs(50);
+    while server.chat(json!({ "max_tokens": 2 })).status != 200 {
+        assert!(Instant::now() < deadline, "the client that takes nothing keeps its place");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(reader);
+}
+
+#[test]
+fn a_step_that_panics_is_said_and_the_next_request_is_answered() {
+    let (word, poison) = (letter("a"), letter("z"));
+    let model = move || scripted(move |tokens| if tokens.ends_with(&[poison]) { panic!("scripted") } else { word });
+    let server = start_with(model, |_| {});
+    let biased = server.chat(json!({ "max_tokens": 50, "logit_bias": { poison.to_string(): 100 } }));
+    assert_eq!((biased.status, biased.json()["error"]["code"].as_str()), (500, Some("internal_error")));
+    let answer = server.chat(json!({ "max_tokens": 50 })).json();
+    assert_eq!(answer["usage"]["completion_tokens"], 50);
+    assert_eq!(server.metric("tpv_disconnects_total"), 0.0);
+}
+
+#[test]
+fn silence_is_filled_and_half_a_request_is_not_waited_for() {
+    let server = start(|config| {
+        config.limits.step_time = Duration::from_millis(700);
+        config.limits.keep_alive = Duration::from_millis(100);
+        config.limits.transfer_time = Duration::from_millis(300);
+    });
+    let answer = server.chat(json!({ "stream": true, "max_tokens": 2 }));
+    assert!(answer.body.contains(": still here"), "{}", answer.body);
+    let half = |text: &str| {
+        let mut half = server.connect();
+        half.write_all(text.as_bytes()).unwrap();
+        let mut answer = String::new();
+        half.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert_eq!(half("POST /v1/chat/completions HTTP/1.1\r\nhost: loc"), "", "closed without a word");
+    assert_eq!(half(""), "");
+    let body = half("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20\r\n\r\n{");
+    assert!(body.starts_with("HTTP/1.1 408") && body.contains("request_timeout"), "{body}");
+}
+
+#[test]
+fn a_stop_lets_answers_end() {
+    let server = start(slow);
+    let (mut reader, _) = stream(&server, json!({ "stream": true, "max_tokens": 20 }));
+    server.stop.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.get("/health").status, 503, "no new work while old work ends");
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("\"finish_reason\":\"length\"") && rest.contains("data: [DONE]"), "{rest}");
+}
+
+#[test]
+fn a_stop_lets_answers_end_and_cuts_those_that_take_too_long() {
+    let server = start(|config| {
+        slow(config);
+        config.limits.grace = Duration::from_millis(300);
+    });
+    let (mut reader, _) = stream(&server, json!({ "stream": true }));
+    next_chunk(&mut reader);
+    server.stop.store(true, Ordering::SeqCst);
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("the server is stopping") && rest.contains("data: [DONE]"), "{rest}");
+}

@@ -1,0 +1,123 @@
+//! Who and what is refused, with which status, and that nobody else notices.
+
+use crate::server::{Running, post, slow, start, stream};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tpv_server::config::{Access, Limits, ServerConfig};
+use tpv_server::{Server, ServerError};
+
+#[test]
+fn refusals_have_a_status_and_name_the_field() {
+    let server = start(|config| config.limits.max_body_bytes = 2 << 20);
+    let refusal = |extra: Value| {
+        let answer = server.chat(extra);
+        let error = answer.json()["error"].clone();
+        (answer.status, error["param"].as_str().map(str::to_owned), error["message"].as_str().unwrap().to_owned())
+    };
+    let field = |extra: Value| {
+        let (status, field, _) = refusal(extra);
+        (status, field.unwrap())
+    };
+    assert_eq!(field(json!({ "temperature": -1 })), (422, "temperature".into()));
+    assert_eq!(field(json!({ "tpv": { "policy": "warp:9" } })), (422, "tpv.policy".into()));
+    assert_eq!(field(json!({ "reasoning_effort": "heroic" })), (422, "reasoning_effort".into()));
+    assert_eq!(field(json!({ "model": "gpt-5" })), (404, "model".into()));
+    assert_eq!(
+        field(json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
+        (422, "messages".into())
+    );
+    let send = |text: &str| server.send(post("/v1/chat/completions", text, "connection: close\r\n").as_bytes());
+    assert_eq!(send(&"{".repeat(1_000_000)).status, 400);
+    assert_eq!(send(&"[".repeat(1_000_000)).status, 400);
+    assert_eq!(send("{\"messages\": ").status, 400);
+    assert_eq!(send(&"x".repeat(3 << 20)).status, 413);
+    for (answer, status, code) in [
+        (server.get("/v1/nothing"), 404, "not_found"),
+        (server.get("/v1/models/gpt-5"), 404, "model_not_found"),
+        (server.get("/v1/completions"), 405, "method_not_allowed"),
+        (server.post("/v1/models", &json!({})), 405, "method_not_allowed"),
+    ] {
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (status, Some(code)));
+    }
+    assert!(server.get("/v1/completions").head.contains("allow: POST"));
+    for hostile in [
+        "GET / HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n".to_owned(),
+        "GET /v1/models HTTP/1.1\r\nhost: localhost\r\norigin: https://evil.example\r\nconnection: close\r\n\r\n"
+            .into(),
+    ] {
+        assert_eq!(server.send(hostile.as_bytes()).status, 403, "{hostile}");
+    }
+    for hostile in [
+        "\x16\x03\x01\x02\r\n\r\n".to_owned(),
+        post("/v1/completions", "{}", "transfer-encoding: chunked\r\n"),
+        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n".into(),
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".into(),
+    ] {
+        assert_eq!(server.send(hostile.as_bytes()).status, 400, "{hostile}");
+    }
+    let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(200_000));
+    assert_eq!(server.send(long.as_bytes()).status, 431);
+    assert_eq!(server.chat(json!({ "max_tokens": 2 })).status, 200, "all of that touched nobody else");
+}
+
+#[test]
+fn the_key_is_asked_for_and_other_addresses_need_one() {
+    let server = start(|config| config.access = Access { api_key: Some("secret".into()), ..Access::default() });
+    assert_eq!(server.get("/v1/models").status, 401);
+    assert_eq!((server.get("/").status, server.get("/health").status), (200, 200));
+    let request =
+        "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer secret\r\nconnection: close\r\n\r\n";
+    assert_eq!(server.send(request.as_bytes()).status, 200);
+    let open = ServerConfig { address: "0.0.0.0:0".parse().unwrap(), ..ServerConfig::default() };
+    assert!(matches!(Server::start(open), Err(ServerError::Open(_))));
+}
+
+#[test]
+fn the_page_forbids_everything_from_elsewhere() {
+    let server = start(|_| {});
+    for path in ["/", "/page/main.js", "/page/lane.js", "/page/page.css", "/favicon.svg"] {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 200);
+        assert!(answer.head.contains("default-src 'none'"), "{path}");
+    }
+    assert_eq!(server.get("/page/other.js").status, 404);
+    let page = server.get("/").body;
+    assert!(!page.contains("style=") && !page.contains("http://") && !page.contains("https://"));
+}
+
+#[test]
+fn a_full_queue_is_said_with_a_time_to_come_back() {
+    let server = start(|config| {
+        slow(config);
+        config.limits = Limits { max_batch: 1, max_queue: 0, ..config.limits };
+    });
+    let (reader, _) = stream(&server, json!({ "stream": true }));
+    let refused = server.chat(json!({}));
+    assert_eq!(refused.status, 503);
+    assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
+    drop(reader);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(server.chat(json!({ "max_tokens": 1 })).status, 200);
+}
+
+#[test]
+fn one_client_cannot_take_all_slots() {
+    let server = start(|config| {
+        slow(config);
+        config.limits.max_per_client = 1;
+    });
+    let (_reader, _) = stream(&server, json!({ "stream": true }));
+    assert_eq!(server.chat(json!({})).status, 429);
+}
+
+#[test]
+fn a_model_that_still_loads_is_said_with_503() {
+    let server =
+        Server::start(ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..ServerConfig::default() }).unwrap();
+    let running = Running { address: server.address(), stop: Arc::default(), thread: None };
+    let health = running.get("/health");
+    assert_eq!((health.status, health.json()["error"]["code"].as_str()), (503, Some("loading")));
+    assert_eq!(running.chat(json!({})).status, 503);
+    drop(server);
+}

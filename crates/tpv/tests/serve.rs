@@ -1,0 +1,78 @@
+//! `tpv serve` as a process: it says where it listens, logs no prompts, and SIGTERM in mid-stream ends it in good order.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const PROMPT: &str = "Ivy has 6 stamps. Day 1: finds 4. Day 2: sells 3. How many stamps does Ivy have now?";
+
+/// The server, its address, and the pipe of its stdout.
+fn serve(home: &std::path::Path, args: &[&str]) -> (Child, String, BufReader<impl Read>) {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_tpv"))
+        .args(["serve", "--port", "0", "--json"])
+        .args(args)
+        .env("TPV_HOME", home)
+        .env_remove("TPV_API_KEY")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut events = BufReader::new(server.stdout.take().unwrap());
+    let mut line = String::new();
+    events.read_line(&mut line).unwrap();
+    let event: Value = serde_json::from_str(&line).unwrap();
+    (server, event["data"]["url"].as_str().unwrap().trim_start_matches("http://").to_owned(), events)
+}
+
+fn ask(address: &str) -> BufReader<TcpStream> {
+    let body = json!({ "messages": [{ "role": "user", "content": PROMPT }], "stream": true, "seed": 7 }).to_string();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let length = body.len();
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    BufReader::new(stream)
+}
+
+fn until_reasoning(stream: &mut BufReader<TcpStream>) {
+    let mut line = String::new();
+    while !line.contains("\"reasoning\"") {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream ended early");
+    }
+}
+
+/// Sends SIGTERM while a stream is under way; what the stream still says, and whether prompts were logged.
+fn terminated(args: &[&str]) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let (mut server, address, mut events) = serve(home.path(), args);
+    let mut stream = ask(&address);
+    until_reasoning(&mut stream);
+    let killed = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    let (mut data, mut talk) = (String::new(), String::new());
+    events.read_to_string(&mut data).unwrap();
+    server.stderr.take().unwrap().read_to_string(&mut talk).unwrap();
+    assert!(server.wait().unwrap().success(), "{talk}");
+    assert!(talk.contains("stopped") && !(data + &talk).contains("stamps"), "prompts are not logged: {talk}");
+    rest
+}
+
+#[test]
+fn a_stream_under_way_is_completed_after_sigterm() {
+    let rest = terminated(&["--pace", "200", "--grace_secs", "60"]);
+    assert!(rest.contains("\"finish_reason\":\"stop\"") && rest.contains("data: [DONE]"), "{rest}");
+    assert!(!rest.contains("stopping"));
+}
+
+#[test]
+fn a_stream_that_takes_longer_than_the_grace_is_told_so() {
+    let rest = terminated(&["--pace", "20", "--grace_secs", "1"]);
+    assert!(rest.contains("the server is stopping") && rest.contains("data: [DONE]"), "{rest}");
+}
