@@ -32,4 +32,4 @@ mod submission;
 mod thought;
 mod worker;
 
-pub use server::{Served, ServedVector, Server, ServerError};
+pub use server::{LoadedServer, Served, ServedVector, Server, ServerError};

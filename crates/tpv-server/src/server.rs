@@ -70,7 +70,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens; the model comes with [`Server::run`].
+    /// Listens; the model comes with [`Server::load`].
     pub fn start(config: ServerConfig) -> Result<Self, ServerError> {
         let address = config.address;
         let locked = config.access.api_key.is_some() || config.access.open_to_all;
@@ -98,9 +98,8 @@ impl Server {
         self.address
     }
 
-    /// Serves a model on this thread until `should_stop` holds; what is under way then gets the time of
-    /// [`Limits::grace`](crate::config::Limits::grace).
-    pub fn run(self, served: Served, should_stop: impl Fn() -> bool) -> Result<(), ServerError> {
+    /// Takes a model; from now on requests are let in.
+    pub fn load(self, served: Served) -> Result<LoadedServer, ServerError> {
         let Served { model, vector } = served;
         let TextModel { identity, decoder, prompts, .. } = model;
         let (commands, receiver) = mpsc::channel();
@@ -123,19 +122,32 @@ impl Server {
             commands,
             vector,
         });
-        let app = Arc::clone(&self.app);
-        let stop = move || {
+        let worker = Worker::new(decoder, receiver, Arc::clone(&self.app.metrics));
+        Ok(LoadedServer { server: self, worker })
+    }
+}
+
+/// A server with a model.
+pub struct LoadedServer {
+    server: Server,
+    worker: Worker,
+}
+
+impl LoadedServer {
+    /// Serves on this thread until `should_stop` holds; what is under way then gets the time of
+    /// [`Limits::grace`](crate::config::Limits::grace).
+    pub fn run(self, should_stop: impl Fn() -> bool) {
+        let Server { app, connections, runtime, .. } = self.server;
+        let stop = || {
             let stops = should_stop();
             if stops {
                 app.stop();
             }
             stops
         };
-        Worker::new(decoder, receiver, Arc::clone(&self.app.metrics)).run(stop, self.app.config.limits);
-        self.app.stop();
-        self.runtime.block_on(self.connections.ended(LAST_BYTES));
-        self.runtime.shutdown_background();
-        Ok(())
+        self.worker.run(stop, app.config.limits);
+        runtime.block_on(connections.ended(LAST_BYTES));
+        runtime.shutdown_background();
     }
 }
 

@@ -44,7 +44,7 @@ pub fn start_with(served: impl FnOnce() -> Served + Send + 'static, change: impl
     let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
     let flag = Arc::clone(&stop);
     let thread = std::thread::spawn(move || {
-        server.run(served(), || flag.load(Ordering::SeqCst)).unwrap();
+        server.load(served()).unwrap().run(|| flag.load(Ordering::SeqCst));
     });
     let running = Running { address, stop, thread: Some(thread) };
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -25,9 +25,10 @@ pub fn run(args: &ServeArgs, console: &Console) -> Result<()> {
     console.say(format!("loading {} ...", args.model));
     let model = open_model(&args.model, &args.run, console)?;
     let vector = served_vector(args, &model, console)?;
+    let server = server.load(Served { model, vector })?;
     console.say(format!("the page is at {url}/, the API at {url}/v1; Ctrl-C stops"));
     console.emit("serving", &serde_json::json!({ "url": url, "model": args.model }));
-    server.run(Served { model, vector }, || console.check_interrupted().is_err())?;
+    server.run(|| console.check_interrupted().is_err());
     console.say("stopped");
     Ok(())
 }
