@@ -10,8 +10,18 @@ use std::time::Duration;
 
 const PROMPT: &str = "Ivy has 6 stamps. Day 1: finds 4. Day 2: sells 3. How many stamps does Ivy have now?";
 
+/// A process that does not outlive its test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
+
 /// The server, its address, and the pipe of its stdout.
-fn serve(home: &std::path::Path, args: &[&str]) -> (Child, String, BufReader<impl Read>) {
+fn serve(home: &std::path::Path, args: &[&str]) -> (Server, String, BufReader<impl Read>) {
     let mut server = Command::new(env!("CARGO_BIN_EXE_tpv"))
         .args(["serve", "--port", "0", "--json"])
         .args(args)
@@ -22,6 +32,7 @@ fn serve(home: &std::path::Path, args: &[&str]) -> (Child, String, BufReader<imp
         .spawn()
         .unwrap();
     let mut events = BufReader::new(server.stdout.take().unwrap());
+    let server = Server(server);
     let mut line = String::new();
     events.read_line(&mut line).unwrap();
     let event: Value = serde_json::from_str(&line).unwrap();
@@ -52,14 +63,14 @@ fn terminated(args: &[&str]) -> String {
     let (mut server, address, mut events) = serve(home.path(), args);
     let mut stream = ask(&address);
     until_reasoning(&mut stream);
-    let killed = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    let killed = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
     let (mut data, mut talk) = (String::new(), String::new());
     events.read_to_string(&mut data).unwrap();
-    server.stderr.take().unwrap().read_to_string(&mut talk).unwrap();
-    assert!(server.wait().unwrap().success(), "{talk}");
+    server.0.stderr.take().unwrap().read_to_string(&mut talk).unwrap();
+    assert!(server.0.wait().unwrap().success(), "{talk}");
     assert!(talk.contains("stopped") && !(data + &talk).contains("stamps"), "prompts are not logged: {talk}");
     rest
 }
