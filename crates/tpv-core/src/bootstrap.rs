@@ -147,12 +147,12 @@ pub struct AccuracyComparison {
     pub second: Interval,
     /// Second less first.
     pub difference: Interval,
-    /// Questions that only the first answered correctly.
+    /// Problems that the first answered correctly more often than the second.
     pub only_first: u64,
-    /// Questions that only the second answered correctly.
+    /// Problems that the second answered correctly more often than the first.
     pub only_second: u64,
-    /// Two-sided exact p-value of McNemar's test; it takes the questions for independent, so with several generations
-    /// of a problem the interval of the difference is the safer statement.
+    /// Two-sided exact p-value of McNemar's test over problems: samples of one problem are not independent, so a problem
+    /// counts once, for the method that answered it correctly more often. With one sample each it is the usual test.
     pub mcnemar_p: f64,
 }
 
@@ -163,8 +163,13 @@ pub fn compare_accuracy(outcomes: &[PairedOutcome], bootstrap: &Bootstrap) -> Op
         bootstrap.mean(&values)
     };
     let as_number = |correct: bool| f64::from(u8::from(correct));
-    let count = |first, second| outcomes.iter().filter(|o| (o.first, o.second) == (first, second)).count() as u64;
-    let (only_first, only_second) = (count(true, false), count(false, true));
+    let groups = Groups::of(outcomes.iter().map(|outcome| outcome.problem));
+    let mut ahead = vec![0i64; groups.count];
+    for (&group, outcome) in groups.of_item.iter().zip(outcomes) {
+        ahead[group] += i64::from(outcome.first) - i64::from(outcome.second);
+    }
+    let only_first = ahead.iter().filter(|&&ahead| ahead > 0).count() as u64;
+    let only_second = ahead.iter().filter(|&&ahead| ahead < 0).count() as u64;
     Some(AccuracyComparison {
         first: mean_of(&|outcome| as_number(outcome.first))?,
         second: mean_of(&|outcome| as_number(outcome.second))?,
@@ -266,6 +271,11 @@ mod tests {
         assert!((comparison.difference.value - 10.0 / 60.0).abs() < 1e-12);
         assert!(comparison.difference.low > 0.0 && comparison.difference.high < 0.3);
         assert_eq!(comparison.mcnemar_p, mcnemar_exact(0, 10));
+        // The same samples four times over prove no more: problems count, not samples.
+        let repeated: Vec<_> = (0..4).flat_map(|_| outcomes.clone()).collect();
+        assert_eq!(compare_accuracy(&repeated, &Bootstrap::default()).unwrap().mcnemar_p, comparison.mcnemar_p);
+        let undecided = [outcome(0, true, false), outcome(0, false, true)];
+        assert_eq!(compare_accuracy(&undecided, &Bootstrap::default()).unwrap().mcnemar_p, 1.0);
         assert_eq!(compare_accuracy(&[], &Bootstrap::default()), None);
     }
 }

@@ -11,6 +11,7 @@ use crate::run::check_format;
 use crate::tensors::{NamedArray, TensorFile, Values, write_tensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tpv_core::vector::{LinearHead, ModelIdentity, ProgressVector, VECTOR_FORMAT, VECTOR_VERSION, VectorInfo};
@@ -70,6 +71,22 @@ impl VectorFile {
     pub fn save_folder(&self, folder: &Path) -> Result<()> {
         self.save(&folder.join(VECTOR_FILE))?;
         npy::write_vector(&folder.join(WEIGHTS_FILE), &self.vector.theta)
+    }
+
+    /// SHA-256, hexadecimal, of all that decides how the vector reads and pushes: heads, calibration and directions. Effort
+    /// levels, figures and provenance are not part of it, so that writing them does not make another vector.
+    pub fn content_sha256(&self) -> String {
+        let About { progress_intercept, log_remaining_intercept, calibration, .. } = self.about();
+        let mut hasher = Sha256::new();
+        hasher.update(serde_json::json!([progress_intercept, log_remaining_intercept, calibration]).to_string());
+        let heads = [Some(&self.vector.theta), Some(&self.vector.progress.weights)];
+        let further = [self.vector.log_remaining.as_ref().map(|head| &head.weights), self.vector.pattern.as_ref()];
+        for array in heads.into_iter().chain(further) {
+            let values = array.map_or(&[][..], Vec::as_slice);
+            hasher.update((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+        }
+        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn load_folder(folder: &Path) -> Result<Self> {
@@ -233,6 +250,23 @@ mod tests {
         let plain = VectorFile::load(folder.path()).unwrap().vector;
         assert_eq!(plain.theta, sample().vector.theta);
         assert_eq!(plain.progress, LinearHead { weights: plain.theta.clone(), intercept: 0.0 });
+    }
+
+    #[test]
+    fn a_recalibrated_vector_is_another_and_one_with_levels_is_not() {
+        let vector = sample();
+        let with_levels = |level: f32| {
+            let mut vector = sample();
+            vector.vector.efforts.insert("low".into(), level);
+            vector.content_sha256()
+        };
+        assert_eq!(with_levels(1.0), with_levels(2.0));
+        let mut recalibrated = sample();
+        recalibrated.vector.calibration = Some(serde_json::json!({ "coverage": 0.5 }));
+        assert_ne!(recalibrated.content_sha256(), vector.content_sha256());
+        let mut turned = sample();
+        turned.vector.theta[0] += 1.0;
+        assert_ne!(turned.content_sha256(), vector.content_sha256());
     }
 
     #[test]

@@ -64,6 +64,12 @@ impl Throttles {
         Ok(())
     }
 
+    /// The throttle with every strength as plain alpha, which names what the vector's levels and scale make of it.
+    pub fn resolved(&self, throttle: &Throttle) -> Result<String> {
+        let policy = throttle.policy.resolved(&self.context)?;
+        Ok(Throttle { policy, ..throttle.clone() }.to_string())
+    }
+
     /// The parts for one sample of a prepared throttle.
     pub fn parts(&self, throttle: &Throttle) -> Result<Parts> {
         let shift = self.shifts.get(&throttle.direction).unwrap_or(&self.shift);

@@ -194,6 +194,11 @@ impl PolicySpec {
         self.terms.is_empty()
     }
 
+    /// The same policy with every strength as plain alpha, which says all that the vector's levels and scale add to it.
+    pub fn resolved(&self, context: &PolicyContext) -> Result<Self, PolicyError> {
+        Ok(Self { terms: self.terms.iter().map(|term| term.resolved(context)).collect::<Result<_, _>>()? })
+    }
+
     /// A policy for one sequence.
     pub fn build(&self, context: &PolicyContext) -> Result<Box<dyn Policy>, PolicyError> {
         let mut policies = self.terms.iter().map(|term| term.build(context)).collect::<Result<Vec<_>, _>>()?;
@@ -206,6 +211,18 @@ impl PolicySpec {
 }
 
 impl Term {
+    fn resolved(&self, context: &PolicyContext) -> Result<Self, PolicyError> {
+        let plain = |strength: &Strength| context.alpha(strength).map(Strength::Alpha);
+        Ok(match self {
+            Self::Constant(strength) => Self::Constant(plain(strength)?),
+            Self::Deadline { target, max, end } => {
+                let default = Strength::Alpha(context.deadline_alpha());
+                Self::Deadline { target: *target, max: Some(plain(max.as_ref().unwrap_or(&default))?), end: *end }
+            }
+            other => other.clone(),
+        })
+    }
+
     fn build(&self, context: &PolicyContext) -> Result<Box<dyn Policy>, PolicyError> {
         let think_end_tokens = context.think_end_tokens;
         Ok(match self {

@@ -1,14 +1,16 @@
 //! `tpv explain`: what a vector does to the logits, and how much of the shortening `</think>` alone explains.
 
-use super::sweep::measure;
 use crate::args::{BRIEF_TEMPLATE, ExplainArgs, SamplingArgs, SweepArgs};
 use crate::console::Console;
 use crate::model::open_model;
-use crate::sweep::figures::SweepFigures;
+use crate::sweep::result::{SweepResult, by_arm};
+use crate::sweep::runner::Sweep;
+use crate::sweep::tables::percent;
 use crate::table::table;
 use crate::throttles::Throttles;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use tpv_core::bootstrap::{Bootstrap, Interval};
 use tpv_core::policy::SCALE_FIGURE;
 use tpv_core::policy::scale::unmeasured_logits_per_alpha;
 use tpv_core::vector::dot;
@@ -34,8 +36,8 @@ pub struct PartFigures {
     pub part: String,
     /// Mean thinking tokens.
     pub mean_tokens: f64,
-    /// Share of theta's shortening; 1 for theta itself.
-    pub share_of_shortening: f64,
+    /// Share of theta's shortening, with its bootstrap interval by problem; 1 for theta itself.
+    pub share_of_shortening: Option<Interval>,
     /// Right answers.
     pub correct: usize,
     /// Samples.
@@ -73,8 +75,11 @@ pub fn run(args: &ExplainArgs, console: &Console) -> Result<Explanation> {
     let throttles = Throttles::open(&args.vector, &model)?;
     let mut explanation = explain(&throttles, &model, args);
     if args.problems > 0 {
-        let figures = measure(&sweep_args(args), &mut model, console)?;
-        explanation.parts = parts(&figures);
+        let sweep_args = sweep_args(args);
+        let mut sweep = Sweep::new(&sweep_args, &model, console)?;
+        sweep.measure(&mut model, console)?;
+        let arms: Vec<String> = sweep.arms.iter().map(ToString::to_string).collect();
+        explanation.parts = parts(&arms, &sweep.done);
     }
     create_folder(&args.output_dir)?;
     write_json(&args.output_dir.join(EXPLAIN_FILE), &explanation)?;
@@ -110,17 +115,18 @@ fn explain(throttles: &Throttles, model: &TextModel, args: &ExplainArgs) -> Expl
 
 /// The sweep over the parts of the push.
 fn sweep_args(args: &ExplainArgs) -> SweepArgs {
-    let directions = ["", "@end-only", "@without-end", "@random:1", "@pattern"];
+    let named = ["", "@end-only", "@without-end", "@pattern"].map(str::to_owned).into_iter();
+    let random = (1..=args.random_directions).map(|seed| format!("@random:{seed}"));
     SweepArgs {
         model: args.model.clone(),
         tpv: args.vector.clone(),
-        policy: directions.map(|direction| format!("constant:{}{direction}", args.alpha)).into(),
+        policy: named.chain(random).map(|direction| format!("constant:{}{direction}", args.alpha)).collect(),
         budgets: vec![args.max_new_tokens as u32],
         brief: false,
         brief_template: BRIEF_TEMPLATE.into(),
         problem_start_idx: 0,
         problem_end_idx: Some(args.problems),
-        generations_per_problem: 1,
+        generations_per_problem: args.generations_per_problem,
         max_new_tokens: args.max_new_tokens,
         write_efforts: false,
         output_dir: args.output_dir.clone(),
@@ -130,19 +136,35 @@ fn sweep_args(args: &ExplainArgs) -> SweepArgs {
     }
 }
 
-/// The first row is the model as it is, the second theta itself.
-fn parts(figures: &SweepFigures) -> Vec<PartFigures> {
-    let rows: Vec<_> = figures.arms.iter().filter(|row| row.cap.is_none()).collect();
-    let [base, theta, ..] = rows.as_slice() else { return Vec::new() };
-    let saved = base.mean_tokens - theta.mean_tokens;
-    let part = |row: &&crate::sweep::figures::ArmFigures| PartFigures {
-        part: row.arm.clone(),
-        mean_tokens: row.mean_tokens,
-        share_of_shortening: (base.mean_tokens - row.mean_tokens) / saved,
-        correct: row.correct,
-        samples: row.samples,
+/// What each arm saves of theta's saving. The first arm is the model as it is, the second theta itself; the random
+/// directions are also taken together, as a row of their own.
+fn parts(arms: &[String], results: &[SweepResult]) -> Vec<PartFigures> {
+    let sorted = by_arm(results);
+    let [base, theta, ..] = arms else { return Vec::new() };
+    let Some((base, theta)) = sorted.get(base).zip(sorted.get(theta)) else { return Vec::new() };
+    let part = |name: &str, of_arms: &[&Vec<&SweepResult>]| {
+        let rows = of_arms.iter().flat_map(|of_arm| of_arm.iter().zip(base.iter().zip(theta)));
+        let saved = rows.map(|(it, (base, theta))| {
+            let less = |other: &SweepResult| f64::from(base.thinking_tokens) - f64::from(other.thinking_tokens);
+            (it.problem as u64, less(it), less(theta))
+        });
+        let all = || of_arms.iter().flat_map(|of_arm| of_arm.iter());
+        let samples = all().count();
+        PartFigures {
+            part: name.into(),
+            mean_tokens: all().map(|it| f64::from(it.thinking_tokens)).sum::<f64>() / samples.max(1) as f64,
+            share_of_shortening: Bootstrap::default().ratio(&saved.collect::<Vec<_>>()),
+            correct: all().filter(|it| it.correct == Some(true)).count(),
+            samples,
+        }
     };
-    rows.iter().map(part).collect()
+    let random: Vec<&Vec<&SweepResult>> =
+        arms.iter().filter(|arm| arm.contains("@random:")).filter_map(|arm| sorted.get(arm)).collect();
+    let mut parts: Vec<PartFigures> = arms.iter().map(|arm| part(arm, &[&sorted[arm]])).collect();
+    if random.len() > 1 {
+        parts.push(part(&format!("{} random directions together", random.len()), &random));
+    }
+    parts
 }
 
 fn report(explanation: &Explanation, console: &Console) {
@@ -168,11 +190,10 @@ fn report(explanation: &Explanation, console: &Console) {
     console.print(table(&["promoted", "per alpha", "demoted", "per alpha"], rows));
     if !explanation.parts.is_empty() {
         let rows = explanation.parts.iter().map(|part| {
-            let share = 100.0 * part.share_of_shortening;
             vec![
                 part.part.clone(),
                 format!("{:.1}", part.mean_tokens),
-                format!("{share:.0}"),
+                percent(part.share_of_shortening),
                 format!("{} of {}", part.correct, part.samples),
             ]
         });
@@ -183,31 +204,26 @@ fn report(explanation: &Explanation, console: &Console) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sweep::arm::Arm;
-    use crate::sweep::figures::figures;
-    use crate::sweep::result::SweepResult;
 
     #[test]
     fn shares_are_of_what_theta_saves() {
-        let result = |arm: &str, thinking_tokens| SweepResult {
-            settings: String::new(),
-            arm: arm.into(),
-            problem: 0,
-            generation: 0,
-            thinking_tokens,
-            generated_tokens: thinking_tokens,
-            thinking_ended: true,
-            forced: false,
-            answer: None,
-            correct: Some(false),
-        };
-        let results = [result("none", 100), result("constant:5", 60), result("constant:5@end-only", 70)];
-        let mut arms = vec![Arm::base(false)];
-        for text in ["constant:5", "constant:5@end-only"] {
-            arms.extend(Arm::expand(text, &[10], false).unwrap());
-        }
-        let shares: Vec<f64> =
-            parts(&figures(&arms, &results, &[10], "")).iter().map(|part| part.share_of_shortening).collect();
-        assert_eq!(shares, [0.0, 1.0, 0.75]);
+        let arms = ["none", "constant:5", "constant:5@end-only", "constant:5@random:1", "constant:5@random:2"];
+        let lengths = [[100, 140], [60, 80], [70, 110], [100, 140], [80, 120]];
+        let results: Vec<SweepResult> = arms
+            .iter()
+            .zip(lengths)
+            .flat_map(|(arm, lengths)| lengths.into_iter().enumerate().map(move |(problem, length)| (arm, problem, length)))
+            .map(|(arm, problem, thinking_tokens)| SweepResult {
+                arm: (*arm).into(),
+                problem,
+                thinking_tokens,
+                ..SweepResult::default()
+            })
+            .collect();
+        let parts = parts(&arms.map(str::to_owned), &results);
+        let shares: Vec<f64> = parts.iter().map(|part| part.share_of_shortening.unwrap().value).collect();
+        // Theta saves 40 and 60 tokens, </think> alone 30 and 30, the second random direction 20 and 20.
+        assert_eq!(shares, [0.0, 1.0, 0.6, 0.0, 0.4, 0.2]);
+        assert_eq!((parts[5].samples, parts[5].mean_tokens), (4, 110.0));
     }
 }

@@ -6,12 +6,13 @@
 use crate::answers::judge;
 use crate::args::{InterveneArgs, PhaseArg};
 use crate::console::Console;
+use crate::json_lines::read_json_lines;
 use crate::model::{open_dataset, open_model, prompt_style};
 use crate::recorder::{Keep, Recorder, Recording};
 use crate::table::table;
 use crate::throttles::{Parts, Throttles};
 use crate::vectors::{at_path_or_of_model, check_path};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -97,7 +98,9 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let vector = at_path_or_of_model(&args.intervention_vector_path, &model.identity, console)?;
     let mut throttles = Throttles::new(vector, &model)?;
     arms.iter().try_for_each(|arm| throttles.prepare(arm, &model))?;
-    let settings = settings(args, &sampling, &problems.name, &model, &throttles.file.vector.theta);
+    let common = settings(args, &sampling, &problems.name, &model, &throttles);
+    let of_arm = |arm: &Throttle| Ok(format!("{common} {}", throttles.resolved(arm)?));
+    let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
     let style = prompt_style(&args.dataset)?;
     let mut run = Run { args, arms, throttles, sampling, style, settings, folder, done: Vec::new() };
@@ -137,15 +140,14 @@ fn base_name(model: &str) -> &str {
     model.trim_end_matches('/').rsplit('/').next().unwrap_or(model)
 }
 
-/// Everything but problem, generation and alpha that determines a response, in one line.
+/// Everything but problem, generation and policy that determines a response, in one line.
 fn settings(
     args: &InterveneArgs,
     sampling: &SamplingParams,
     dataset: &str,
     model: &TextModel,
-    theta: &[f32],
+    throttles: &Throttles,
 ) -> String {
-    let theta_sum: f64 = theta.iter().enumerate().map(|(i, &value)| f64::from(value) * (1.0 + i as f64)).sum();
     let prompt = if args.dataset.chat_template { "chat template" } else { &args.dataset.prompt_template };
     let everything = serde_json::json!([
         model.identity,
@@ -156,7 +158,7 @@ fn settings(
         args.seed,
         args.max_new_tokens,
         args.intervene_phase == PhaseArg::All,
-        theta_sum,
+        throttles.file.content_sha256(),
     ]);
     everything.to_string()
 }
@@ -167,7 +169,8 @@ struct Run<'a> {
     throttles: Throttles,
     sampling: SamplingParams,
     style: PromptStyle,
-    settings: String,
+    /// What determines the responses of each policy beside problem and generation.
+    settings: Vec<String>,
     folder: PathBuf,
     done: Vec<Response>,
 }
@@ -180,10 +183,15 @@ impl Run<'_> {
         create_folder(&self.folder)?;
         let results = self.folder.join("results.jsonl");
         let wanted = self.wanted(problems);
-        self.done = read_results(&results)?;
+        let lines = read_json_lines::<Response>(&results)?;
+        if let Some(remark) = lines.remark(&results, "are made again if this run needs them") {
+            console.notice(remark);
+        }
+        self.done = lines.values;
         let arms: HashMap<String, usize> = self.arms.iter().enumerate().map(|(i, arm)| (arm.to_string(), i)).collect();
         let key = |it: &Response| Some((it.problem, it.generation, *arms.get(&it.policy)?));
-        self.done.retain(|it| it.settings == self.settings && key(it).is_some_and(|key| wanted.contains(&key)));
+        let is_wanted = |key: Key, it: &Response| wanted.contains(&key) && it.settings == self.settings[key.2];
+        self.done.retain(|it| key(it).is_some_and(|key| is_wanted(key, it)));
         let present: HashSet<Key> = self.done.iter().filter_map(key).collect();
         if !present.is_empty() {
             console.say(format!("{} of {} responses are there already", present.len(), wanted.len()));
@@ -286,7 +294,7 @@ impl Run<'_> {
         let (answer, correct) = judge(recording, finish, source.answer.as_deref());
         let prompt = model.prompts.prompt(&self.style, &source.text)?.text;
         Ok(Response {
-            settings: self.settings.clone(),
+            settings: self.settings[arm].clone(),
             problem,
             generation,
             alpha: constant_alpha(&self.arms[arm]),
@@ -334,15 +342,6 @@ impl Run<'_> {
             think_end_logit_shift_over_mean: alpha * (end_shift - mean_shift),
         }
     }
-}
-
-/// Reads the results so far; a last line that was cut off by a crash is left out.
-fn read_results(path: &Path) -> Result<Vec<Response>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// A number as Python prints a float: `100.0`, `0.5`, `1e-05`.

@@ -2,17 +2,19 @@
 
 use crate::args::ReportArgs;
 use crate::commands::explain::{EXPLAIN_FILE, Explanation};
-use crate::commands::sweep::{FIGURES_FILE, RESULTS_FILE};
 use crate::console::Console;
+use crate::json_lines::read_json_lines;
 use crate::report::page::{Section, html, table};
-use crate::report::sections::{self, ReadingLine};
+use crate::report::readings::{self, ReadingLine};
+use crate::report::sweep;
 use crate::sweep::figures::SweepFigures;
 use crate::sweep::result::SweepResult;
+use crate::sweep::runner::{FIGURES_FILE, RESULTS_FILE};
+use crate::sweep::tables::{self, percent};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::path::Path;
-use tpv_core::bootstrap::Interval;
-use tpv_data::atomic::{create_folder, write_bytes};
+use tpv_data::atomic::{create_folder, write_bytes, write_json};
 
 /// What `train` leaves for the report: one held-out thought a line.
 pub const READINGS_FILE: &str = "test_readings.jsonl";
@@ -21,10 +23,10 @@ pub const PAGE_FILE: &str = "report.html";
 
 /// Runs the command.
 pub fn run(args: &ReportArgs, console: &Console) -> Result<()> {
-    let page = write_report(&args.folder)?;
+    let page = write_report(&args.folder, console)?;
     console.emit("report", &page.pictures);
     console.print(format!(
-        "{} with {} pictures; SVG and CSV files are in {}",
+        "{} with {} pictures; SVG, CSV and JSON files are in {}",
         args.folder.join(PAGE_FILE).display(),
         page.pictures.len(),
         args.folder.join("report").display()
@@ -39,15 +41,15 @@ pub struct WrittenReport {
 }
 
 /// Draws everything that the folder holds.
-pub fn write_report(folder: &Path) -> Result<WrittenReport> {
-    let readings: Vec<ReadingLine> = lines(&folder.join(READINGS_FILE))?;
+pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
+    let readings: Vec<ReadingLine> = lines(&folder.join(READINGS_FILE), console)?;
     let figures: Option<SweepFigures> = json(&folder.join(FIGURES_FILE))?;
     let explanation: Option<Explanation> = json(&folder.join(EXPLAIN_FILE))?;
-    let mut sections = sections::readings(&readings);
+    let mut sections = readings::sections(&readings);
     if let Some(figures) = &figures {
-        let mut results: Vec<SweepResult> = lines(&folder.join(RESULTS_FILE))?;
+        let mut results: Vec<SweepResult> = lines(&folder.join(RESULTS_FILE), console)?;
         results.retain(|it| it.settings == figures.settings);
-        sections.extend(sections::sweep(figures, &results));
+        sections.extend(sweep::sections(figures, &results));
     }
     if sections.is_empty() && explanation.is_none() {
         bail!(
@@ -55,8 +57,7 @@ pub fn write_report(folder: &Path) -> Result<WrittenReport> {
             folder.display()
         );
     }
-    let tables: Vec<String> =
-        [figures.as_ref().map(arms_table), explanation.as_ref().map(tokens_table)].into_iter().flatten().collect();
+    let tables: Vec<String> = figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables)).collect();
     write(folder, &sections, &tables)?;
     Ok(WrittenReport { pictures: sections.iter().map(|section| section.name).collect() })
 }
@@ -67,6 +68,7 @@ fn write(folder: &Path, sections: &[Section], tables: &[String]) -> Result<()> {
     for section in sections {
         write_bytes(&pictures.join(format!("{}.svg", section.name)), section.plot.svg().as_bytes())?;
         write_bytes(&pictures.join(format!("{}.csv", section.name)), section.plot.csv().as_bytes())?;
+        write_json(&pictures.join(format!("{}.json", section.name)), &section.plot)?;
     }
     write_bytes(&folder.join(PAGE_FILE), html("Thinking progress", sections, tables).as_bytes())?;
     Ok(())
@@ -81,39 +83,28 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     Ok(Some(value.with_context(|| format!("{}: damaged, or of another version; make it again", path.display()))?))
 }
 
-/// The lines of a file that is there; a last one that was cut off is left out.
-fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    if !path.exists() {
-        return Ok(Vec::new());
+/// The lines of a file that is there; damaged ones are left out, and that is said.
+fn lines<T: DeserializeOwned>(path: &Path, console: &Console) -> Result<Vec<T>> {
+    let lines = read_json_lines(path)?;
+    if let Some(remark) = lines.remark(path, "are left out of the report") {
+        console.notice(remark);
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    Ok(lines.values)
 }
 
-fn arms_table(figures: &SweepFigures) -> String {
-    let percent = |interval: Option<Interval>| {
-        let text = |it: Interval| format!("{:.1} ({:.1} to {:.1})", 100.0 * it.value, 100.0 * it.low, 100.0 * it.high);
-        interval.map_or_else(|| "-".into(), text)
-    };
-    let rows = figures.arms.iter().map(|row| {
-        vec![
-            row.arm.clone(),
-            row.cap.map_or_else(|| "none".into(), |cap| cap.to_string()),
-            format!("{:.1}", row.mean_tokens),
-            format!("{:.0}", row.median_tokens),
-            row.ended.to_string(),
-            row.correct.to_string(),
-            percent(row.accuracy),
-            percent(row.less_base),
-            row.mcnemar_p.map_or_else(|| "-".into(), |p| format!("{p:.3}")),
-        ]
-    });
-    let header = ["policy", "cap", "mean tokens", "median", "ended", "correct", "accuracy %", "less base", "McNemar p"];
-    table("All policies, on the same problems and seeds", &header, rows)
+fn sweep_tables(figures: &SweepFigures) -> Vec<String> {
+    let arms = table("All policies, on the same problems and seeds", &tables::ARMS_HEADER, tables::arms(figures));
+    let areas = table("Over all caps", &tables::AREAS_HEADER, tables::areas(figures));
+    let landings = table("How deadlines were met", &tables::LANDINGS_HEADER, tables::landings(figures));
+    let landings = (!figures.landings.is_empty()).then_some(landings);
+    landings.into_iter().chain([areas, arms]).collect()
 }
 
-fn tokens_table(explanation: &Explanation) -> String {
-    let rows = explanation.promoted.iter().zip(&explanation.demoted).map(|(up, down)| {
+/// Rows of the explanation's tables; the files have all.
+const HEAD: usize = 12;
+
+fn explain_tables(explanation: &Explanation) -> Vec<String> {
+    let rows = explanation.promoted.iter().zip(&explanation.demoted).take(HEAD).map(|(up, down)| {
         vec![
             format!("{:?}", up.token),
             format!("{:+.3}", up.shift),
@@ -121,5 +112,16 @@ fn tokens_table(explanation: &Explanation) -> String {
             format!("{:+.3}", down.shift),
         ]
     });
-    table("What one unit of alpha does to the logits", &["promoted", "", "demoted", ""], rows)
+    let tokens = table("What one unit of alpha does to the logits", &["promoted", "", "demoted", ""], rows);
+    let parts = explanation.parts.iter().map(|part| {
+        vec![
+            part.part.clone(),
+            format!("{:.0}", part.mean_tokens),
+            percent(part.share_of_shortening),
+            format!("{} of {}", part.correct, part.samples),
+        ]
+    });
+    let header = ["part of the push", "mean tokens", "% of theta's shortening", "right"];
+    let parts = (!explanation.parts.is_empty()).then(|| table("How much is </think> alone?", &header, parts));
+    parts.into_iter().chain([tokens]).collect()
 }

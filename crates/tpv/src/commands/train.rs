@@ -9,7 +9,7 @@ use crate::commands::train_sums::{self, named_sums};
 use crate::console::Console;
 use crate::crossfit::{FOLDS, FoldSums};
 use crate::reading_table;
-use crate::report::sections::ReadingLine;
+use crate::report::readings::ReadingLine;
 use crate::states::head_traces;
 use crate::table::{figure, table};
 use anyhow::{Result, bail};
@@ -227,7 +227,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
     write_readings(&traces.test, &args.output_dir)?;
-    write_report(&args.output_dir)?;
+    write_report(&args.output_dir, console)?;
     report(&metrics, args, console);
     Ok(metrics)
 }

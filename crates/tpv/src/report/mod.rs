@@ -2,4 +2,5 @@
 
 pub mod page;
 pub mod plot;
-pub mod sections;
+pub mod readings;
+pub mod sweep;

@@ -12,9 +12,10 @@ pub struct Section {
     pub plot: Plot,
 }
 
-const STYLE: &str = "body{font-family:sans-serif;max-width:800px;margin:2em auto;padding:0 1em;color:#222}\
-    svg{width:100%;height:auto}table{border-collapse:collapse;font-size:13px}td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}\
-    td:first-child,th:first-child{text-align:left}section{margin-bottom:2.5em}";
+const STYLE: &str = ":root{color-scheme:light dark}body{font-family:sans-serif;max-width:860px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
+    svg{width:100%;height:auto}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;white-space:nowrap}\
+    td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}section{margin-bottom:2.5em}\
+    @media (prefers-color-scheme:dark){body{color:#ddd;background:#16181c}td,th{border-color:#363a42}}";
 
 /// The page: title, sections, and a table at the end where there is one.
 pub fn html(title: &str, sections: &[Section], tables: &[String]) -> String {
@@ -23,7 +24,7 @@ pub fn html(title: &str, sections: &[Section], tables: &[String]) -> String {
         .map(|section| format!("<section>{}<p>{}</p></section>\n", section.plot.svg(), escape(&section.text)))
         .collect();
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head>\n\
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>{0}</title><style>{STYLE}</style></head>\n\
          <body><h1>{0}</h1>\n{body}{1}</body></html>\n",
         escape(title),
         tables.concat()
@@ -40,5 +41,5 @@ pub fn table(caption: &str, header: &[&str], rows: impl IntoIterator<Item = Vec<
         .into_iter()
         .map(|row| format!("<tr>{}</tr>\n", cells("td", &mut row.iter().map(String::as_str))))
         .collect();
-    format!("<h2>{}</h2><table><tr>{head}</tr>\n{rows}</table>\n", escape(caption))
+    format!("<h2>{}</h2><div class=\"wide\"><table><tr>{head}</tr>\n{rows}</table></div>\n", escape(caption))
 }

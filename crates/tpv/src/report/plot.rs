@@ -1,5 +1,6 @@
 //! A plot with two axes, as SVG: lines with bands, points with error bars, bars, and a legend beside it.
 
+use serde::Serialize;
 use std::fmt::Write;
 
 const WIDTH: f64 = 780.0;
@@ -10,11 +11,21 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 /// Characters of a legend entry that fit.
 const LEGEND_CHARACTERS: usize = 34;
-/// Colours that stay apart for the colour-blind (Okabe and Ito), black last.
-const COLOURS: [&str; 8] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#000000"];
+/// Colours of series, which stay apart for the colour-blind (after Okabe and Ito), on light and on dark ground.
+const COLOURS: [(&str, &str); 8] = [
+    ("#0072B2", "#4FB3F0"),
+    ("#D55E00", "#FF8A3D"),
+    ("#009E73", "#2FD0A0"),
+    ("#CC79A7", "#E59AC4"),
+    ("#B8860B", "#F0C04A"),
+    ("#56B4E9", "#9AD4F7"),
+    ("#8C6D31", "#C9A866"),
+    ("#555555", "#AAAAAA"),
+];
 
 /// How a series is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mark {
     /// A line through the points, with a band between low and high.
     Line,
@@ -29,7 +40,7 @@ pub enum Mark {
 }
 
 /// A point with its interval.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Point {
     /// Horizontal.
     pub x: f64,
@@ -47,7 +58,7 @@ impl Point {
 }
 
 /// Points that belong together.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Series {
     /// For the legend; nothing keeps it out.
     pub name: String,
@@ -60,7 +71,7 @@ pub struct Series {
 }
 
 /// A plot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Plot {
     /// What it shows, a sentence.
     pub title: String,
@@ -70,6 +81,19 @@ pub struct Plot {
     pub y_label: String,
     /// The series.
     pub series: Vec<Series>,
+}
+
+/// The style sheet of a picture: it follows the reader's choice of light or dark.
+fn style() -> String {
+    let colours = |of: fn(&(&'static str, &'static str)) -> &'static str| -> String {
+        COLOURS.iter().enumerate().map(|(i, pair)| format!(".tp-{i}{{color:{}}}", of(pair))).collect()
+    };
+    format!(
+        "<style>.tp-paper{{fill:#fff}}.tp-ink{{fill:#222}}.tp-grid{{stroke:#e2e2e2}}{}\
+         @media (prefers-color-scheme:dark){{.tp-paper{{fill:#16181c}}.tp-ink{{fill:#ddd}}.tp-grid{{stroke:#363a42}}{}}}</style>\n",
+        colours(|pair| pair.0),
+        colours(|pair| pair.1)
+    )
 }
 
 struct Axis {
@@ -118,9 +142,10 @@ impl Plot {
         let y = Axis::over(points().flat_map(|point| ends(point).into_iter().chain([point.y])), true);
         let canvas = Canvas { x, y };
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\
-             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\
-             <text x=\"{LEFT}\" y=\"22\" font-size=\"15\" font-weight=\"bold\">{}</text>\n",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">{}\
+             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" class=\"tp-paper\"/>\
+             <text class=\"tp-ink\" x=\"{LEFT}\" y=\"22\" font-size=\"15\" font-weight=\"bold\">{}</text>\n",
+            style(),
             escape(&self.title)
         );
         canvas.axes(&mut svg, &self.x_label, &self.y_label);
@@ -138,8 +163,8 @@ impl Plot {
             push(
                 svg,
                 format!(
-                    "<line x1=\"{x}\" y1=\"{y}\" x2=\"{}\" y2=\"{y}\" stroke=\"{colour}\" stroke-width=\"3\"{dash}/>\
-                 <text x=\"{}\" y=\"{}\" font-size=\"11\">{}</text>",
+                    "<line x1=\"{x}\" y1=\"{y}\" x2=\"{}\" y2=\"{y}\" class=\"{colour}\" stroke=\"currentColor\" stroke-width=\"3\"{dash}/>\
+                 <text class=\"tp-ink\" x=\"{}\" y=\"{}\" font-size=\"11\">{}</text>",
                     x + 18.0,
                     x + 23.0,
                     y + 4.0,
@@ -180,8 +205,8 @@ impl Canvas {
             push(
                 svg,
                 format!(
-                    "<line x1=\"{x}\" y1=\"{top}\" x2=\"{x}\" y2=\"{bottom}\" stroke=\"#eeeeee\"/>\
-                 <text x=\"{x}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                    "<line x1=\"{x}\" y1=\"{top}\" x2=\"{x}\" y2=\"{bottom}\" class=\"tp-grid\"/>\
+                 <text class=\"tp-ink\" x=\"{x}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                     bottom + 17.0,
                     number(tick)
                 ),
@@ -192,8 +217,8 @@ impl Canvas {
             push(
                 svg,
                 format!(
-                    "<line x1=\"{left}\" y1=\"{y}\" x2=\"{right}\" y2=\"{y}\" stroke=\"#dddddd\"/>\
-                 <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+                    "<line x1=\"{left}\" y1=\"{y}\" x2=\"{right}\" y2=\"{y}\" class=\"tp-grid\"/>\
+                 <text class=\"tp-ink\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
                     left - 6.0,
                     y + 4.0,
                     number(tick)
@@ -204,8 +229,8 @@ impl Canvas {
         push(
             svg,
             format!(
-                "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
-             <text transform=\"translate(16 {centre}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+                "<text class=\"tp-ink\" x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
+             <text class=\"tp-ink\" transform=\"translate(16 {centre}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
                 HEIGHT - 12.0,
                 escape(x_label),
                 escape(y_label)
@@ -216,9 +241,9 @@ impl Canvas {
     fn series(&self, svg: &mut String, series: &Series) {
         let colour = colour(series);
         match series.mark {
-            Mark::Line | Mark::Dashes | Mark::Thread => self.line(svg, series, colour),
-            Mark::Points => series.points.iter().for_each(|point| self.point(svg, point, colour)),
-            Mark::Bars => self.bars(svg, series, colour),
+            Mark::Line | Mark::Dashes | Mark::Thread => self.line(svg, series, &colour),
+            Mark::Points => series.points.iter().for_each(|point| self.point(svg, point, &colour)),
+            Mark::Bars => self.bars(svg, series, &colour),
         }
     }
 
@@ -230,7 +255,7 @@ impl Canvas {
         if with_interval().count() > 1 {
             let low: Vec<_> = with_interval().map(|(x, (low, _))| (x, low)).collect();
             let mut around = with_interval().map(|(x, (_, high))| (x, high)).chain(low.into_iter().rev());
-            push(svg, format!("<polygon points=\"{}\" fill=\"{colour}\" opacity=\"0.13\"/>", path(&mut around)));
+            push(svg, format!("<polygon points=\"{}\" class=\"{colour}\" fill=\"currentColor\" opacity=\"0.13\"/>", path(&mut around)));
         }
         let (width, extra) = match series.mark {
             Mark::Thread => (1.0, " opacity=\"0.55\""),
@@ -240,12 +265,12 @@ impl Canvas {
         let line = path(&mut series.points.iter().map(|point| (point.x, point.y)));
         push(
             svg,
-            format!("<polyline points=\"{line}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"{extra}/>"),
+            format!("<polyline points=\"{line}\" fill=\"none\" class=\"{colour}\" stroke=\"currentColor\" stroke-width=\"{width}\"{extra}/>"),
         );
         if series.mark == Mark::Line && series.points.len() < 30 {
             for point in &series.points {
                 let (x, y) = self.at(point.x, point.y);
-                push(svg, format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"3\" fill=\"{colour}\"/>"));
+                push(svg, format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"3\" class=\"{colour}\" fill=\"currentColor\"/>"));
             }
         }
     }
@@ -254,11 +279,11 @@ impl Canvas {
         let (x, y) = self.at(point.x, point.y);
         if let Some((low, high)) = point.interval {
             let ((_, low), (_, high)) = (self.at(point.x, low), self.at(point.x, high));
-            push(svg, format!("<line x1=\"{x}\" y1=\"{low}\" x2=\"{x}\" y2=\"{high}\" stroke=\"{colour}\"/>"));
+            push(svg, format!("<line x1=\"{x}\" y1=\"{low}\" x2=\"{x}\" y2=\"{high}\" class=\"{colour}\" stroke=\"currentColor\"/>"));
         }
         let radius = if point.interval.is_some() { 3.5 } else { 1.4 };
         let opacity = if point.interval.is_some() { 1.0 } else { 0.4 };
-        push(svg, format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" fill=\"{colour}\" opacity=\"{opacity}\"/>"));
+        push(svg, format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" class=\"{colour}\" fill=\"currentColor\" opacity=\"{opacity}\"/>"));
     }
 
     fn bars(&self, svg: &mut String, series: &Series, colour: &str) {
@@ -269,7 +294,7 @@ impl Canvas {
             push(
                 svg,
                 format!(
-                    "<rect x=\"{:.1}\" y=\"{y}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\" opacity=\"0.45\"/>",
+                    "<rect x=\"{:.1}\" y=\"{y}\" width=\"{:.1}\" height=\"{:.1}\" class=\"{colour}\" fill=\"currentColor\" opacity=\"0.45\"/>",
                     x - width / 2.0,
                     width * 0.96,
                     zero - y
@@ -287,8 +312,9 @@ fn shortened(name: &str) -> String {
     name.chars().take(LEGEND_CHARACTERS - 1).chain(['…']).collect()
 }
 
-fn colour(series: &Series) -> &'static str {
-    COLOURS[series.colour % COLOURS.len()]
+/// The class that gives a series its colour.
+fn colour(series: &Series) -> String {
+    format!("tp-{}", series.colour % COLOURS.len())
 }
 
 fn push(text: &mut String, line: String) {

@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result};
 use std::fmt;
-use tpv_core::policy::{DeadlineTarget, Term, Throttle};
+use tpv_core::policy::{DeadlineTarget, Direction, Strength, Term, Throttle};
 
 /// Where a policy's text stands for one policy for each budget.
 const BUDGET: &str = "{budget}";
+/// What a policy's name ends with when its prompt asks to be brief.
+const BRIEF: &str = "(brief)";
 
 /// A throttle with a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +28,10 @@ impl Arm {
         Self { family: "none".into(), budget: None, throttle: Throttle::default(), brief }
     }
 
-    /// The arms that a policy's text stands for.
+    /// The arms that a policy's text stands for; `(brief)` at its end asks for the brief prompt whatever `brief` says.
     pub fn expand(text: &str, budgets: &[u32], brief: bool) -> Result<Vec<Self>> {
+        let named_brief = text.trim_end().strip_suffix(BRIEF).map(str::trim);
+        let (text, brief) = (named_brief.unwrap_or(text), brief || named_brief.is_some());
         let arm = |budget: Option<u32>| -> Result<Self> {
             let policy = budget.map_or_else(|| text.to_owned(), |tokens| text.replace(BUDGET, &tokens.to_string()));
             let throttle = policy.parse().context("--policy")?;
@@ -40,23 +44,37 @@ impl Arm {
         }
     }
 
-    /// The tokens that a deadline aims at.
-    pub fn deadline_tokens(&self) -> Option<u32> {
+    /// What a deadline aims at.
+    pub fn deadline(&self) -> Option<DeadlineTarget> {
         self.throttle.policy.terms.iter().find_map(|term| match term {
-            Term::Deadline { target: DeadlineTarget::Tokens(tokens), .. } => Some(*tokens),
+            Term::Deadline { target, .. } => Some(*target),
             _ => None,
         })
     }
 
+    /// The alpha of an arm that does nothing but push along theta, 0 for the model as it is.
+    pub fn plain_alpha(&self) -> Option<f32> {
+        let plain = self.throttle.direction == Direction::Theta && !self.brief;
+        match self.throttle.policy.terms.as_slice() {
+            [] if plain => Some(0.0),
+            [Term::Constant(Strength::Alpha(alpha))] if plain => Some(*alpha),
+            _ => None,
+        }
+    }
+
     /// The family's name in tables, with the prompt.
     pub fn family_name(&self) -> String {
-        if self.brief { format!("{} (brief)", self.family) } else { self.family.clone() }
+        format!("{}{}", self.family, self.suffix())
+    }
+
+    fn suffix(&self) -> String {
+        if self.brief { format!(" {BRIEF}") } else { String::new() }
     }
 }
 
 impl fmt::Display for Arm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.throttle, if self.brief { " (brief)" } else { "" })
+        write!(f, "{}{}", self.throttle, self.suffix())
     }
 }
 
@@ -69,7 +87,11 @@ mod tests {
         let arms = Arm::expand("deadline:tokens={budget}", &[64, 128], true).unwrap();
         let names: Vec<String> = arms.iter().map(Arm::to_string).collect();
         assert_eq!(names, ["deadline:tokens=64 (brief)", "deadline:tokens=128 (brief)"]);
-        assert_eq!(arms[1].deadline_tokens(), Some(128));
+        assert_eq!(arms[1].deadline(), Some(DeadlineTarget::Tokens(128)));
+        let named = Arm::expand("think-end:1 (brief)", &[64], false).unwrap();
+        assert_eq!((named[0].brief, named[0].to_string().as_str()), (true, "think-end:1 (brief)"));
+        assert_eq!(Arm::expand("constant:15", &[1], false).unwrap()[0].plain_alpha(), Some(15.0));
+        assert_eq!(Arm::expand("constant:15@pattern", &[1], false).unwrap()[0].plain_alpha(), None);
         assert_eq!(Arm::expand("constant:15", &[64, 128], false).unwrap().len(), 1);
         assert!(Arm::expand("budget:{budgets}", &[64], false).is_err());
     }

@@ -1,62 +1,144 @@
 //! Effort levels: which alpha stands for low, medium and high, from a validation run.
 //!
-//! Among the constant alphas along theta that were run (0 always is), a level is the one with the shortest thoughts
-//! whose accuracy is at most so much below that of alpha 0: nothing for high, 1 point for medium, 5 points for low.
+//! Among the constant alphas along theta that were run (0 always is), a level is the one with the shortest thoughts that
+//! is *shown* to cost no more than the level allows: the lower end of the 95 % interval by problem of its accuracy less that of
+//! alpha 0 must not be below the allowed loss. So a small run gives cautious levels, and 0 where it shows nothing.
 
-use super::arm::Arm;
-use super::figures::ArmFigures;
+use super::figures::{ArmFigures, SweepFigures};
+use super::runner::Sweep;
+use crate::args::{DatasetArgs, RunArgs, SamplingArgs, SweepArgs};
+use crate::console::Console;
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
-use tpv_core::policy::{Direction, Strength, Term};
+use std::path::{Path, PathBuf};
+use tpv_core::policy::SCALE_FIGURE;
+use tpv_data::vector::VECTOR_FILE;
+use tpv_engine::model::TextModel;
 
-/// The levels with the accuracy that each may cost.
-pub const LEVELS: [(&str, f64); 3] = [("high", 0.0), ("medium", 0.01), ("low", 0.05)];
+/// The levels with the loss of accuracy that each allows.
+pub const LEVELS: [(&str, f64); 3] = [("high", 0.02), ("medium", 0.05), ("low", 0.10)];
 
-/// The alpha of an arm that does nothing but push along theta.
-pub fn plain_alpha(arm: &Arm) -> Option<f32> {
-    let plain = arm.throttle.direction == Direction::Theta && !arm.brief;
-    match arm.throttle.policy.terms.as_slice() {
-        [] if plain => Some(0.0),
-        [Term::Constant(Strength::Alpha(alpha))] if plain => Some(*alpha),
-        _ => None,
-    }
-}
+/// The alphas that levels are chosen from: models differ by more than a factor of ten.
+const CANDIDATES: [f32; 10] = [2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 60.0, 100.0];
 
 /// Chooses the levels from uncapped figures by alpha; none without alpha 0.
 pub fn choose(candidates: &[(f32, &ArmFigures)]) -> Option<BTreeMap<String, f32>> {
-    let accuracy = |figures: &ArmFigures| figures.correct as f64 / figures.samples.max(1) as f64;
-    let base = candidates.iter().find(|(alpha, _)| *alpha == 0.0)?;
-    let level = |cost: f64| {
-        let good = candidates.iter().filter(|(_, it)| accuracy(it) >= accuracy(base.1) - cost - 1e-9);
+    candidates.iter().find(|(alpha, _)| *alpha == 0.0)?;
+    let level = |loss: f64| {
+        let shown = |(alpha, it): &&(f32, &ArmFigures)| {
+            *alpha == 0.0 || it.less_base.is_some_and(|less| less.low >= -loss - 1e-9)
+        };
+        let good = candidates.iter().filter(shown);
         good.min_by(|a, b| a.1.mean_tokens.total_cmp(&b.1.mean_tokens)).map_or(0.0, |(alpha, _)| *alpha)
     };
-    Some(LEVELS.iter().map(|&(name, cost)| (name.to_owned(), level(cost))).collect())
+    Some(LEVELS.iter().map(|&(name, loss)| (name.to_owned(), level(loss))).collect())
+}
+
+/// A validation run that levels can be chosen from.
+pub struct EffortRun<'a> {
+    /// The model, as the flag names it.
+    pub model: &'a str,
+    /// The vector's folder or file.
+    pub vector: &'a Path,
+    /// Where the problems come from.
+    pub dataset: DatasetArgs,
+    /// The first problem's index and the index after the last one's.
+    pub problems: (usize, usize),
+    /// Samples of each problem.
+    pub generations_per_problem: usize,
+    /// Token limit of each sample.
+    pub max_new_tokens: usize,
+    /// The draws.
+    pub sampling: SamplingArgs,
+    /// The engine.
+    pub run: RunArgs,
+    /// Where the samples go.
+    pub output_dir: PathBuf,
+}
+
+impl EffortRun<'_> {
+    /// The sweep over the candidates.
+    pub fn sweep_args(&self) -> SweepArgs {
+        SweepArgs {
+            model: self.model.into(),
+            tpv: self.vector.into(),
+            policy: CANDIDATES.map(|alpha| format!("constant:{alpha}")).into(),
+            budgets: vec![self.max_new_tokens as u32],
+            brief: false,
+            brief_template: self.dataset.prompt_template.clone(),
+            problem_start_idx: self.problems.0,
+            problem_end_idx: Some(self.problems.1),
+            generations_per_problem: self.generations_per_problem,
+            max_new_tokens: self.max_new_tokens,
+            write_efforts: true,
+            output_dir: self.output_dir.clone(),
+            dataset: self.dataset.clone(),
+            sampling: self.sampling.clone(),
+            run: self.run.clone(),
+        }
+    }
+
+    /// Runs it and writes the levels into the vector.
+    pub fn write(&self, model: &mut TextModel, console: &Console) -> Result<()> {
+        let args = self.sweep_args();
+        let mut sweep = Sweep::new(&args, model, console)?;
+        let figures = sweep.measure(model, console)?;
+        write_levels(&mut sweep, self.vector, &figures, model, console)
+    }
+}
+
+/// Writes the levels and the measured scale of a finished sweep into its vector.
+pub fn write_levels(
+    sweep: &mut Sweep<'_>,
+    vector: &Path,
+    figures: &SweepFigures,
+    model: &TextModel,
+    console: &Console,
+) -> Result<()> {
+    let path = if vector.is_dir() { vector.join(VECTOR_FILE) } else { vector.to_owned() };
+    if path.extension().is_none_or(|extension| extension != "safetensors") {
+        bail!("{}: effort levels can only be written into a .safetensors vector", path.display());
+    }
+    let uncapped = |name: String| figures.arms.iter().find(|row| row.arm == name && row.cap.is_none());
+    let plain = sweep.arms.iter().filter_map(|arm| Some((arm.plain_alpha()?, uncapped(arm.to_string())?)));
+    let candidates: Vec<(f32, &ArmFigures)> = plain.collect();
+    let efforts = choose(&candidates).context("effort levels need the run without a policy")?;
+    let scale = sweep.measured_scale(model.prompts.think_end[0]);
+    let file = &mut sweep.throttles.file;
+    file.vector.efforts = efforts;
+    if let Some(scale) = scale {
+        file.vector.info.figures.insert(SCALE_FIGURE.into(), scale.into());
+    }
+    file.save(&path)?;
+    console.emit("efforts", &file.vector.efforts);
+    let levels: Vec<String> = file.vector.efforts.iter().map(|(name, alpha)| format!("{name} = {alpha}")).collect();
+    let scale = scale.map_or_else(String::new, |scale| format!("; one alpha is {scale:.4} logits of </think>"));
+    console.print(format!("effort levels in {}: {}{scale}", path.display(), levels.join(", ")));
+    if file.vector.efforts.values().all(|&alpha| alpha == 0.0) {
+        console.notice("no push was shown to be harmless enough for a level, so all are 0; more problems show more");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tpv_core::bootstrap::Interval;
 
     #[test]
-    fn levels_trade_length_for_accuracy() {
-        let row = |correct, mean_tokens| ArmFigures {
-            arm: String::new(),
-            family: String::new(),
-            cap: None,
-            samples: 100,
+    fn levels_trade_length_for_accuracy_that_is_shown_not_to_be_lost() {
+        let row = |low: f64, mean_tokens| ArmFigures {
             mean_tokens,
-            median_tokens: mean_tokens,
-            ended: 100,
-            forced: 0,
-            answered: 100,
-            correct,
-            accuracy: None,
-            less_base: None,
-            mcnemar_p: None,
+            less_base: Some(Interval { value: low + 0.02, low, high: low + 0.04 }),
+            ..ArmFigures::default()
         };
-        let rows = [row(97, 200.0), row(97, 180.0), row(96, 150.0), row(92, 120.0), row(60, 90.0)];
+        let rows = [row(0.0, 200.0), row(-0.01, 180.0), row(-0.04, 150.0), row(-0.09, 120.0), row(-0.4, 90.0)];
         let candidates: Vec<_> = [0.0, 5.0, 10.0, 15.0, 30.0].into_iter().zip(&rows).collect();
         let levels = choose(&candidates).unwrap();
         assert_eq!((levels["high"], levels["medium"], levels["low"]), (5.0, 10.0, 15.0));
         assert_eq!(choose(&candidates[1..]), None);
+        let unsure = [row(0.0, 200.0), row(-0.2, 100.0)];
+        let levels = choose(&[(0.0, &unsure[0]), (15.0, &unsure[1])]).unwrap();
+        assert!(levels.values().all(|&alpha| alpha == 0.0), "nothing is shown by few problems");
     }
 }

@@ -1,20 +1,25 @@
 //! One response of a sweep, a line of `results.jsonl`.
 
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// How one sample went.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SweepResult {
     /// What it was made with; lines of other settings are kept but not counted.
     pub settings: String,
     /// The arm's name.
     pub arm: String,
+    /// The arm's policy with every strength as plain alpha: what the vector's levels and scale made of its name.
+    pub policy: String,
     /// The problem's index.
     pub problem: usize,
     /// The sample's number.
     pub generation: usize,
     /// Thinking tokens, `</think>` included.
     pub thinking_tokens: u32,
+    /// Seconds of thinking, at the speed of the batch that it was part of.
+    pub thinking_secs: f64,
     /// Generated tokens.
     pub generated_tokens: u32,
     /// Whether `</think>` came.
@@ -25,6 +30,9 @@ pub struct SweepResult {
     pub answer: Option<String>,
     /// Whether it is right; none without a gold answer.
     pub correct: Option<bool>,
+    /// Progress as read at thinking tokens 1, 2, ..; kept for the few samples that the report draws.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub progress: Vec<f32>,
 }
 
 impl SweepResult {
@@ -47,4 +55,15 @@ impl SweepResult {
     pub fn tokens_within(&self, cap: Option<u32>) -> u32 {
         cap.map_or(self.thinking_tokens, |cap| self.thinking_tokens.min(cap))
     }
+}
+
+/// Results of one arm, ordered by problem and generation.
+pub type ByArm<'a> = HashMap<String, Vec<&'a SweepResult>>;
+
+/// Sorts results by arm.
+pub fn by_arm(results: &[SweepResult]) -> ByArm<'_> {
+    let mut sorted: ByArm<'_> = HashMap::new();
+    results.iter().for_each(|result| sorted.entry(result.arm.clone()).or_default().push(result));
+    sorted.values_mut().for_each(|of_arm| of_arm.sort_by_key(|it| (it.problem, it.generation)));
+    sorted
 }

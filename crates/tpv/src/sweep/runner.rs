@@ -1,0 +1,311 @@
+//! The samples of a sweep: which are there, which are missing, and the making of these.
+
+use super::arm::Arm;
+use super::figures::{SweepFigures, figures};
+use super::result::SweepResult;
+use super::tables::{areas_csv, arms_csv, landings_csv};
+use crate::answers::judge;
+use crate::args::SweepArgs;
+use crate::console::Console;
+use crate::json_lines::read_json_lines;
+use crate::model::open_dataset;
+use crate::recorder::{Keep, Recorder, Recording};
+use crate::throttles::{Parts, Throttles};
+use anyhow::{Result, bail};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use tpv_core::event::{FinishEvent, FinishReason};
+use tpv_core::policy::scale::ScaleMeter;
+use tpv_core::policy::{Control, Observation, Policy};
+use tpv_core::sampling::sample_seed;
+use tpv_data::atomic::{append_line, create_folder, write_bytes, write_json};
+use tpv_data::problems::{Problem, ProblemSet};
+use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::model::{PromptStyle, TextModel};
+use tpv_engine::template::PromptTemplate;
+
+/// The lines of the samples.
+pub const RESULTS_FILE: &str = "results.jsonl";
+/// The figures.
+pub const FIGURES_FILE: &str = "figures.json";
+/// Problems whose first sample keeps its readings, for the report.
+const DRAWN_PROBLEMS: usize = 12;
+
+fn budgets(asked: &[u32]) -> Result<Vec<u32>> {
+    let mut budgets = asked.to_vec();
+    budgets.sort_unstable();
+    budgets.dedup();
+    if budgets.first().is_none_or(|&least| least == 0) {
+        bail!("--budgets must be numbers of thinking tokens of at least 1, such as 64,128,256");
+    }
+    Ok(budgets)
+}
+
+/// All arms, the model as it is first, each once.
+fn arms(args: &SweepArgs, budgets: &[u32]) -> Result<Vec<Arm>> {
+    let mut arms = vec![Arm::base(false)];
+    let prompts = args.brief.then_some(true).into_iter().chain([false]);
+    for brief in prompts {
+        let named = args.policy.iter().map(|text| Arm::expand(text, budgets, brief));
+        let named = named.collect::<Result<Vec<_>>>()?;
+        for arm in std::iter::once(Arm::base(brief)).chain(named.into_iter().flatten()) {
+            if !arms.iter().any(|other| other.to_string() == arm.to_string()) {
+                arms.push(arm);
+            }
+        }
+    }
+    Ok(arms)
+}
+
+fn style(template: &str) -> Result<PromptStyle> {
+    Ok(PromptStyle::Template(PromptTemplate::new(template)?))
+}
+
+/// Everything but arm, problem and generation that determines a sample, in one line.
+fn settings(args: &SweepArgs, dataset: &str, model: &TextModel, throttles: &Throttles) -> String {
+    let everything = serde_json::json!({
+        "model": model.identity,
+        "dtype": model.decoder.spec().dtype,
+        "dataset": dataset,
+        "prompts": [args.dataset.prompt_template, args.brief_template],
+        "sampling": args.sampling.params(),
+        "seed": args.sampling.seed,
+        "max_new_tokens": args.max_new_tokens,
+        "vector": throttles.file.content_sha256(),
+    });
+    everything.to_string()
+}
+
+/// Number of the arm, problem, generation.
+type Key = (usize, usize, usize);
+
+/// A sweep on a loaded model.
+pub struct Sweep<'a> {
+    args: &'a SweepArgs,
+    budgets: Vec<u32>,
+    problems: ProblemSet,
+    /// What is compared, the model as it is first.
+    pub arms: Vec<Arm>,
+    /// The policies of the arms with every strength as plain alpha.
+    policies: Vec<String>,
+    /// Problems whose first sample keeps its readings.
+    drawn: HashSet<usize>,
+    /// The vector.
+    pub throttles: Throttles,
+    /// The prompt, and the one that asks to be brief.
+    styles: [PromptStyle; 2],
+    settings: String,
+    meter: Arc<Mutex<ScaleMeter>>,
+    /// The samples that are there.
+    pub done: Vec<SweepResult>,
+}
+
+impl<'a> Sweep<'a> {
+    /// Checks everything that can be checked before any sample is made.
+    pub fn new(args: &'a SweepArgs, model: &TextModel, console: &Console) -> Result<Self> {
+        if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
+            bail!("--generations_per_problem and --max_new_tokens must be at least 1");
+        }
+        let budgets = budgets(&args.budgets)?;
+        let arms = arms(args, &budgets)?;
+        let problems = open_dataset(&args.dataset, console)?;
+        let mut throttles = Throttles::open(&args.tpv, model)?;
+        if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline().is_some()) {
+            console.notice("the vector has no calibration, so deadlines go by smoothed progress; `tpv train` adds one");
+        }
+        arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, model))?;
+        let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
+        let styles = [style(&args.dataset.prompt_template)?, style(&args.brief_template)?];
+        let settings = settings(args, &problems.name, model, &throttles);
+        let meter = Arc::new(Mutex::new(ScaleMeter::default()));
+        let (drawn, done) = (HashSet::new(), Vec::new());
+        Ok(Self { args, budgets, problems, arms, policies, drawn, throttles, styles, settings, meter, done })
+    }
+
+    /// Runs what is missing and writes the figures.
+    pub fn measure(&mut self, model: &mut TextModel, console: &Console) -> Result<SweepFigures> {
+        let end = self.args.problem_end_idx.unwrap_or(self.problems.problems.len());
+        let chosen = self.problems.select(self.args.problem_start_idx, end)?.to_vec();
+        if chosen.is_empty() {
+            bail!("no problem lies from --problem_start_idx to --problem_end_idx");
+        }
+        self.drawn = chosen.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
+        self.sample_all(&chosen, model, console)?;
+        let figures = figures(&self.arms, &self.done, &self.budgets, &self.settings);
+        write_json(&self.args.output_dir.join(FIGURES_FILE), &figures)?;
+        let tables = [("figures", arms_csv(&figures)), ("areas", areas_csv(&figures)), ("landings", landings_csv(&figures))];
+        for (name, csv) in tables {
+            write_bytes(&self.args.output_dir.join(format!("{name}.csv")), csv.as_bytes())?;
+        }
+        Ok(figures)
+    }
+
+    fn sample_all(&mut self, problems: &[Problem], model: &mut TextModel, console: &Console) -> Result<()> {
+        create_folder(&self.args.output_dir)?;
+        let path = self.args.output_dir.join(RESULTS_FILE);
+        let present = self.read_results(&path, problems, console)?;
+        let total = self.arms.len() * problems.len() * self.args.generations_per_problem;
+        if !present.is_empty() {
+            console.say(format!("{} of {total} samples are there already", present.len()));
+        }
+        let bar = console.bar((total - present.len()) as u64, "sweep");
+        let by_index: HashMap<usize, &Problem> = problems.iter().map(|problem| (problem.index, problem)).collect();
+        let mut recorder = Recorder::new(Keep::NOTHING);
+        for problem in problems {
+            for brief in [false, true] {
+                self.submit(problem, brief, &present, model, &mut recorder)?;
+            }
+        }
+        loop {
+            let more = model.decoder.step(&mut recorder)?;
+            for (key, recording, finish) in recorder.take_finished() {
+                let result = self.result(key, by_index[&key.1], &recording, &finish)?;
+                append_line(&path, &serde_json::to_string(&result)?)?;
+                self.done.push(result);
+                bar.inc(1);
+            }
+            if !more {
+                break;
+            }
+            console.check_interrupted()?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Takes over the samples that are there; damaged lines are made again, and that is said.
+    fn read_results(&mut self, path: &Path, problems: &[Problem], console: &Console) -> Result<HashSet<Key>> {
+        let lines = read_json_lines::<SweepResult>(path)?;
+        if let Some(remark) = lines.remark(path, "are made again if this sweep needs them") {
+            console.notice(remark);
+        }
+        let numbers: HashMap<String, usize> =
+            self.arms.iter().enumerate().map(|(i, arm)| (arm.to_string(), i)).collect();
+        let wanted: HashSet<usize> = problems.iter().map(|problem| problem.index).collect();
+        let mut present = HashSet::new();
+        for result in lines.values {
+            let Some(&arm) = numbers.get(&result.arm) else { continue };
+            let fits = result.settings == self.settings
+                && result.policy == self.policies[arm]
+                && wanted.contains(&result.problem)
+                && result.generation < self.args.generations_per_problem;
+            if fits && present.insert((arm, result.problem, result.generation)) {
+                self.done.push(result);
+            }
+        }
+        Ok(present)
+    }
+
+    fn submit(
+        &self,
+        problem: &Problem,
+        brief: bool,
+        present: &HashSet<Key>,
+        model: &mut TextModel,
+        recorder: &mut Recorder<Key>,
+    ) -> Result<()> {
+        let arms = self.arms.iter().enumerate().filter(|(_, arm)| arm.brief == brief);
+        let generations = 0..self.args.generations_per_problem;
+        let keys =
+            arms.flat_map(|(arm, _)| generations.clone().map(move |generation| (arm, problem.index, generation)));
+        let missing: Vec<Key> = keys.filter(|key| !present.contains(key)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let prompt = model.prompts.prompt(&self.styles[usize::from(brief)], &problem.text)?;
+        let samples = missing.iter().map(|&key| self.sample(key)).collect::<Result<_>>()?;
+        let ids = model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
+        ids.into_iter().zip(missing).for_each(|(id, key)| recorder.start(id, key));
+        Ok(())
+    }
+
+    fn sample(&self, (arm, problem, generation): Key) -> Result<SampleRequest> {
+        let arm = &self.arms[arm];
+        let Parts { shift, policy, reader } = self.throttles.parts(&arm.throttle)?;
+        let measured = self.args.write_efforts && arm.throttle.policy.is_none() && !arm.brief;
+        let policy: Box<dyn Policy> = if measured {
+            Box::new(Measured { shift: Arc::clone(&shift), meter: Arc::clone(&self.meter) })
+        } else {
+            policy
+        };
+        Ok(SampleRequest {
+            sampling: self.args.sampling.params(),
+            seed: sample_seed(self.args.sampling.seed, problem as u64, generation as u64),
+            max_new_tokens: self.args.max_new_tokens,
+            shift: Some(shift),
+            intervene: IntervenePhase::Thinking,
+            reader,
+            policy,
+            logit_bias: Vec::new(),
+            stop_texts: Vec::new(),
+        })
+    }
+
+    fn result(
+        &self,
+        (arm, problem, generation): Key,
+        source: &Problem,
+        recording: &Recording,
+        finish: &FinishEvent,
+    ) -> Result<SweepResult> {
+        let name = self.arms[arm].to_string();
+        if finish.reason == FinishReason::Failed {
+            bail!("problem {problem}, policy {name}: {}", finish.error.clone().unwrap_or_default());
+        }
+        let (answer, correct) = judge(recording, finish, source.answer.as_deref());
+        let drawn = generation == 0 && self.arms[arm].plain_alpha().is_some() && self.drawn.contains(&problem);
+        let readings = if drawn { recording.readings.as_slice() } else { &[] };
+        Ok(SweepResult {
+            settings: self.settings.clone(),
+            arm: name,
+            policy: self.policies[arm].clone(),
+            problem,
+            generation,
+            thinking_tokens: finish.thinking_tokens,
+            thinking_secs: finish.thinking_secs,
+            generated_tokens: finish.generated_tokens,
+            thinking_ended: finish.thinking_ended,
+            forced: recording.forced_tokens > 0,
+            answer,
+            correct,
+            progress: readings.iter().map(|reading| rounded(reading.progress)).collect(),
+        })
+    }
+
+    /// Logits of `</think>` per unit of alpha as measured on the samples that this run made; none before any.
+    pub fn measured_scale(&self, think_end: u32) -> Option<f32> {
+        self.meter.lock().expect("no thread panics with it").logits_per_alpha(&self.throttles.shift, think_end)
+    }
+}
+
+/// Progress to three digits; 0 where it is not known yet.
+fn rounded(progress: Option<f32>) -> f32 {
+    (progress.unwrap_or(0.0) * 1000.0).round() / 1000.0
+}
+
+/// Leaves the model as it is and measures the scale of alpha on its states.
+struct Measured {
+    shift: Arc<[f32]>,
+    meter: Arc<Mutex<ScaleMeter>>,
+}
+
+impl Policy for Measured {
+    fn control(&mut self, observation: &Observation<'_>) -> Control {
+        let mut state = ScaleMeter::default();
+        state.push(&self.shift, observation.logits_before_shift);
+        self.meter.lock().expect("no thread panics with it").merge(&state);
+        Control::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_sorted_and_positive() {
+        assert_eq!(budgets(&[256, 64, 64]).unwrap(), [64, 256]);
+        assert!(budgets(&[0, 5]).is_err() && budgets(&[]).is_err());
+    }
+}
