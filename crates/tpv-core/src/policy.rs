@@ -9,6 +9,7 @@
 mod budget;
 mod deadline;
 mod direction;
+mod door;
 mod entropy;
 mod ramp;
 pub mod scale;
@@ -16,7 +17,7 @@ mod spec;
 mod throttle;
 
 pub use budget::Budget;
-pub use deadline::{Deadline, DeadlineTarget};
+pub use deadline::{Deadline, DeadlineGains, DeadlineTarget, EndMarker};
 pub use direction::{Direction, DirectionError};
 pub use entropy::{EntropyBase, EntropyGuided};
 pub use ramp::Ramp;

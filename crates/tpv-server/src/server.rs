@@ -109,7 +109,11 @@ impl Server {
                 let shift = decoder.project(&served.vector.theta)?;
                 PolicyContext::of_vector(&served.vector, &shift, &prompts.think_end)
             }
-            None => PolicyContext { think_end_tokens: prompts.think_end.len().max(1) as u32, ..Default::default() },
+            None => PolicyContext {
+                think_end_token: prompts.think_end.first().copied(),
+                think_end_tokens: prompts.think_end.len().max(1) as u32,
+                ..Default::default()
+            },
         };
         let vector = vector.map(|vector| ready_vector(vector, &decoder, think_end)).transpose()?;
         let spec = decoder.spec();

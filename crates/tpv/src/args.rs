@@ -31,7 +31,7 @@ pub use generate::{GenerateArgs, KeepStates, StatesPrecision};
 pub use intervene::{InterveneArgs, PhaseArg};
 pub use learn::LearnArgs;
 pub use prepare::{PrepareArgs, SplitMethod};
-pub use problems::{BRIEF_TEMPLATE, DatasetArgs, StyleArgs};
+pub use problems::{BRIEF_TEMPLATE, DEFAULT_TEMPLATE, DatasetArgs, StyleArgs};
 pub use race::RaceArgs;
 pub use report::ReportArgs;
 pub use run::AskArgs;

@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod console;
 mod crossfit;
+mod json_lines;
 mod live;
 mod model;
 mod reading_cost;

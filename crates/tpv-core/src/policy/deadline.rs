@@ -1,16 +1,21 @@
-//! The deadline: a closed loop that makes the predicted finish meet a budget of tokens or seconds.
+//! The deadline: a closed loop that ends a thought at a door of its own in time for a budget of tokens or seconds.
 //!
-//! With target T, position j and the reading's estimate R of the tokens left, the finish is predicted at F = j + R:
+//! With target T, position j, the reading's estimate R of the tokens left, and the [doors](super::door) seen so far with
+//! their gap g:
 //!
 //! ```text
-//! wanted = max * smoothstep(ln(F / T) / ln 1.5)            nothing while the finish is predicted in time
-//! alpha  = alpha + 0.1 (wanted - alpha)                     so that it rises softly
-//! bias   = end * smoothstep((j - 0.75 T) / 0.25 T)          on `</think>`, in the last quarter, when F > T
+//! at a door   j + g > T           bias = +open      no further round fits: leave by this one
+//!             j + 0.75 g <= T     bias = -slow      one fits: stay, if slowing is asked for (it decides between the two)
+//! before any  F = j + R           alpha goes softly towards max * smoothstep(ln(F / T) / ln 1.5), if a push is asked for
+//! at the end  j > 0.75 T, F > T   bias = end * smoothstep((j - 0.75 T) / 0.25 T)
 //! ```
 //!
-//! The bias lets the model close its thought at a place of its own choosing; `</think>` is forced only where it would
-//! otherwise come too late. A deadline never slows a thought down: finishing early is no fault.
+//! `</think>` is forced only where it would otherwise come too late: a thought without a door in time is ended there.
+//! A push along theta before the first door loses right answers on the bundled model, so it is off unless asked for.
+//! Without slowing, short thoughts stay short. A thought that is held back lands nearer to the target, but what a model
+//! writes after it wanted to stop may lose its right answer, so slowing is off unless asked for.
 
+use super::door::Doors;
 use super::{Budget, Control, Observation, Policy};
 use crate::reading::Reading;
 
@@ -20,6 +25,8 @@ const SOFTNESS: f32 = 0.1;
 const FULL_LAG: f32 = 1.5;
 /// Share of the target from which `</think>` itself is favoured.
 const LAST_STRETCH: f32 = 0.75;
+/// A thought that is held back stays for a round of which this share fits: landing counts more than closing by itself.
+const SLOW_SHARE: f32 = 0.75;
 
 /// What must be met.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,20 +37,42 @@ pub enum DeadlineTarget {
     Seconds(f64),
 }
 
+/// How hard a deadline may steer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeadlineGains {
+    /// Most alpha along the direction while no door has come.
+    pub max_alpha: f32,
+    /// Logits on `</think>` at the last door in time.
+    pub open: f32,
+    /// Logits off `</think>` at doors after which another round fits; 0 never holds a thought back.
+    pub slow: f32,
+    /// Most logits on `</think>` in the last stretch.
+    pub end: f32,
+}
+
+/// `</think>` as the loop must know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndMarker {
+    /// Its first token; none where it is not known, and then no door is seen.
+    pub token: Option<u32>,
+    /// Tokens that it takes.
+    pub tokens: u32,
+}
+
 /// Steers one thought towards a target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Deadline {
     target: DeadlineTarget,
-    max_alpha: f32,
-    max_end_bias: f32,
-    think_end_tokens: u32,
+    gains: DeadlineGains,
+    think_end: EndMarker,
+    doors: Doors,
     alpha: f32,
 }
 
 impl Deadline {
-    /// At most `max_alpha` along the direction and `max_end_bias` logits on `</think>`, which takes `think_end_tokens`.
-    pub fn new(target: DeadlineTarget, max_alpha: f32, max_end_bias: f32, think_end_tokens: u32) -> Self {
-        Self { target, max_alpha, max_end_bias, think_end_tokens, alpha: 0.0 }
+    /// A deadline at the start of a thought.
+    pub fn new(target: DeadlineTarget, gains: DeadlineGains, think_end: EndMarker) -> Self {
+        Self { target, gains, think_end, doors: Doors::default(), alpha: 0.0 }
     }
 
     /// The target in thinking tokens as things stand.
@@ -59,6 +88,22 @@ impl Deadline {
             None if left > 0.0 => u32::MAX,
             None => 0,
         }
+    }
+
+    /// The bias on `</think>` at `position` of `target` tokens: at a door by what fits after it, else by how near the end is.
+    fn think_end_bias(&self, at_door: bool, position: f32, target: f32, late: bool) -> f32 {
+        let gap = self.doors.gap() as f32;
+        if at_door {
+            let stays = self.gains.slow != 0.0 && position + SLOW_SHARE * gap <= target;
+            if stays {
+                return -self.gains.slow;
+            }
+            if position + gap > target {
+                return self.gains.open;
+            }
+        }
+        let stretch = (position - LAST_STRETCH * target) / ((1.0 - LAST_STRETCH) * target);
+        if late { self.gains.end * smoothstep(stretch) } else { 0.0 }
     }
 }
 
@@ -79,16 +124,20 @@ impl Policy for Deadline {
     fn control(&mut self, observation: &Observation<'_>) -> Control {
         let tokens = self.target_tokens(observation);
         let position = observation.reading.position;
-        if (Budget { tokens, think_end_tokens: self.think_end_tokens }).is_due(position) {
+        if (Budget { tokens, think_end_tokens: self.think_end.tokens }).is_due(position) {
             return Control { end_thinking: true, ..Control::default() };
         }
+        let logits = observation.logits_before_shift;
+        let at_door = self.think_end.token.is_some_and(|token| self.doors.see(position, logits, token));
         let target = tokens as f32;
         let finish = predicted_finish(observation.reading);
-        let lag = finish.map_or(0.0, |finish| (finish / target).ln() / FULL_LAG.ln());
-        self.alpha += SOFTNESS * (self.max_alpha * smoothstep(lag) - self.alpha);
+        let lag = match self.doors.next() {
+            None => finish.map_or(0.0, |finish| (finish / target).ln() / FULL_LAG.ln()),
+            Some(_) => 0.0,
+        };
+        self.alpha += SOFTNESS * (self.gains.max_alpha * smoothstep(lag) - self.alpha);
         let late = finish.is_none_or(|finish| finish > target);
-        let stretch = (position as f32 - LAST_STRETCH * target) / ((1.0 - LAST_STRETCH) * target);
-        let think_end_bias = if late { self.max_end_bias * smoothstep(stretch) } else { 0.0 };
+        let think_end_bias = self.think_end_bias(at_door, position as f32, target, late);
         Control { think_end_bias, ..Control::alpha(self.alpha) }
     }
 }
@@ -98,14 +147,49 @@ mod tests {
     use super::*;
     use crate::reading::Estimate;
 
+    const GAINS: DeadlineGains = DeadlineGains { max_alpha: 30.0, open: 6.0, slow: 0.0, end: 4.0 };
+    const END: EndMarker = EndMarker { token: Some(0), tokens: 2 };
+    const DOOR: [f32; 2] = [0.0, 0.0];
+    const WALL: [f32; 2] = [-20.0, 0.0];
+
     fn reading(position: u32, remaining: f32) -> Reading {
         let estimate = Estimate { value: remaining, low: 0.0, high: 2.0 * remaining };
         Reading { position, remaining_tokens: Some(estimate), ..Reading::default() }
     }
 
+    fn deadline(tokens: u32, gains: DeadlineGains) -> Deadline {
+        Deadline::new(DeadlineTarget::Tokens(tokens), gains, END)
+    }
+
+    /// The bias at doors of a thought that has one every 30 tokens.
+    fn biases_at_doors(tokens: u32, gains: DeadlineGains) -> Vec<f32> {
+        let mut deadline = deadline(tokens, gains);
+        let biases = (1..tokens - 1).map(|position| {
+            let reading = reading(position, 0.0);
+            let logits = if position % 30 == 0 { &DOOR } else { &WALL };
+            deadline.control(&Observation { logits_before_shift: logits, ..Observation::of(&reading) }).think_end_bias
+        });
+        biases.enumerate().filter(|(i, _)| (i + 1) % 30 == 0).map(|(_, bias)| bias).collect()
+    }
+
+    #[test]
+    fn the_last_door_in_time_is_opened_and_earlier_ones_are_left_alone() {
+        assert_eq!(biases_at_doors(100, GAINS), [0.0, 0.0, 6.0]);
+        assert_eq!(biases_at_doors(90, GAINS), [0.0, 0.0]);
+        assert_eq!(biases_at_doors(55, GAINS), [6.0]);
+    }
+
+    #[test]
+    fn with_slowing_doors_stay_shut_while_a_round_nearly_fits() {
+        let slow = DeadlineGains { slow: 8.0, ..GAINS };
+        assert_eq!(biases_at_doors(100, slow), [-8.0, -8.0, 6.0]);
+        assert_eq!(biases_at_doors(55, slow), [-8.0], "three quarters of a round fit");
+        assert_eq!(biases_at_doors(50, slow), [6.0]);
+    }
+
     #[test]
     fn a_thought_in_time_is_left_alone() {
-        let mut deadline = Deadline::new(DeadlineTarget::Tokens(100), 30.0, 4.0, 1);
+        let mut deadline = deadline(100, GAINS);
         for position in 1..90 {
             let reading = reading(position, 90.0 - position as f32);
             assert_eq!(deadline.control(&Observation::of(&reading)), Control::default());
@@ -113,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn a_late_thought_is_pushed_ever_harder_and_closed_in_time() {
-        let mut deadline = Deadline::new(DeadlineTarget::Tokens(100), 30.0, 4.0, 2);
+    fn a_late_thought_without_a_door_is_pushed_ever_harder_and_closed_in_time() {
+        let mut deadline = deadline(100, GAINS);
         let mut before = Control::default();
         for position in 1..=98 {
             let control = deadline.control(&Observation::of(&reading(position, 200.0)));
@@ -129,7 +213,7 @@ mod tests {
 
     #[test]
     fn seconds_become_tokens_by_the_measured_speed() {
-        let mut deadline = Deadline::new(DeadlineTarget::Seconds(8.0), 30.0, 4.0, 1);
+        let mut deadline = Deadline::new(DeadlineTarget::Seconds(8.0), GAINS, END);
         let mut at = |position, elapsed_secs, speed| {
             let reading = reading(position, 200.0);
             deadline.control(&Observation { elapsed_secs, tokens_per_sec: speed, ..Observation::of(&reading) })

@@ -7,7 +7,7 @@
 //! assert!("deadline:tokens=soon".parse::<PolicySpec>().unwrap_err().to_string().contains("tokens=soon"));
 //! ```
 
-use super::deadline::{Deadline, DeadlineTarget};
+use super::deadline::{Deadline, DeadlineGains, DeadlineTarget, EndMarker};
 use super::entropy::{EntropyBase, EntropyGuided};
 use super::{Alpha, Budget, Constant, Control, Observation, Policy, Ramp, scale};
 use crate::reading::Calibration;
@@ -20,18 +20,16 @@ use std::str::FromStr;
 /// The name under which a vector's figures hold the measured logits of `</think>` per unit of alpha.
 pub const SCALE_FIGURE: &str = "think_end_logits_per_alpha";
 
-/// The push of a deadline in measured logits of `</think>`, where its strength is not given.
-const DEADLINE_LOGITS: f32 = 0.77;
-/// The push of a deadline where the scale was not measured.
-const DEADLINE_ALPHA: f32 = 15.0;
 /// What a deadline adds to `</think>` at the end of its last stretch, where that is not given.
 const DEADLINE_END_BIAS: f32 = 8.0;
+/// What a deadline adds to `</think>` at the last door in time.
+const DEADLINE_OPEN_BIAS: f32 = 6.0;
 /// Numbers beyond this are typing errors; within it nothing overflows.
 const LARGEST: f32 = 1e6;
 
 const POLICIES: &str = "the policies are none; constant:20 (or constant:1.5logits, or an effort: low, medium, high); \
     ramp:from=0,to=30,tokens=200; entropy:base=10,range=10,k=100,u=0.02 (or base=auto,easy=50); \
-    deadline:tokens=256 or deadline:seconds=8 (further keys: max, end); budget:256; think-end:2; several joined by +";
+    deadline:tokens=256 or deadline:seconds=8 (further keys: max, end, and slow=8 to hold short thoughts back); budget:256; think-end:2; several joined by +";
 
 /// A text that is no policy, or a policy that the vector cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,10 +96,12 @@ pub enum Term {
     Deadline {
         /// What must be met.
         target: DeadlineTarget,
-        /// Most push, if not the default.
+        /// Most push before the first door, if not none.
         max: Option<Strength>,
         /// Most bias on `</think>` in logits, if not the default.
         end: Option<f32>,
+        /// Logits off `</think>` while another round of thinking fits, if not none.
+        slow: Option<f32>,
     },
     /// At most so many thinking tokens.
     Budget(u32),
@@ -124,8 +124,8 @@ pub struct PolicyContext {
     pub efforts: BTreeMap<String, f32>,
     /// Logits of `</think>` per unit of alpha, see [`scale`]; none without a vector.
     pub think_end_logits_per_alpha: Option<f32>,
-    /// Whether that was measured on the model's own states; the stand-in may be off by a factor.
-    pub scale_measured: bool,
+    /// The first token of `</think>`, by which deadlines see where a thought may close.
+    pub think_end_token: Option<u32>,
     /// Tokens that `</think>` takes.
     pub think_end_tokens: u32,
     /// Thirds of the lengths of calibrating thoughts, in tokens.
@@ -137,7 +137,7 @@ impl Default for PolicyContext {
         Self {
             efforts: BTreeMap::new(),
             think_end_logits_per_alpha: None,
-            scale_measured: false,
+            think_end_token: None,
             think_end_tokens: 1,
             length_thirds: None,
         }
@@ -154,7 +154,7 @@ impl PolicyContext {
         Self {
             efforts: vector.efforts.clone(),
             think_end_logits_per_alpha: measured.or_else(unmeasured),
-            scale_measured: measured.is_some(),
+            think_end_token: think_end.first().copied(),
             think_end_tokens: think_end.len().max(1) as u32,
             length_thirds: third(1).zip(third(2)).map(|(short, long)| [short, long]),
         }
@@ -174,12 +174,6 @@ impl PolicyContext {
                 PolicyError::UnknownEffort { effort: effort.clone(), known }
             }),
         }
-    }
-
-    fn deadline_alpha(&self) -> f32 {
-        let of_logits = |per_alpha| scale::alpha_of_logits(DEADLINE_LOGITS, per_alpha);
-        let measured = self.think_end_logits_per_alpha.filter(|_| self.scale_measured);
-        measured.and_then(of_logits).unwrap_or(DEADLINE_ALPHA)
     }
 }
 
@@ -215,9 +209,9 @@ impl Term {
         let plain = |strength: &Strength| context.alpha(strength).map(Strength::Alpha);
         Ok(match self {
             Self::Constant(strength) => Self::Constant(plain(strength)?),
-            Self::Deadline { target, max, end } => {
-                let default = Strength::Alpha(context.deadline_alpha());
-                Self::Deadline { target: *target, max: Some(plain(max.as_ref().unwrap_or(&default))?), end: *end }
+            Self::Deadline { target, max, end, slow } => {
+                let max = max.as_ref().map(plain).transpose()?;
+                Self::Deadline { target: *target, max, end: *end, slow: *slow }
             }
             other => other.clone(),
         })
@@ -232,9 +226,15 @@ impl Term {
                 let by_length = EntropyBase::ByLength { easy: *easy, bounds: context.length_thirds };
                 Box::new(EntropyGuided::new(base.map_or(by_length, EntropyBase::Fixed), *range, *k, *u))
             }
-            Self::Deadline { target, max, end } => {
-                let max = max.as_ref().map_or_else(|| Ok(context.deadline_alpha()), |max| context.alpha(max))?;
-                Box::new(Deadline::new(*target, max, end.unwrap_or(DEADLINE_END_BIAS), think_end_tokens))
+            Self::Deadline { target, max, end, slow } => {
+                let gains = DeadlineGains {
+                    max_alpha: max.as_ref().map_or(Ok(0.0), |max| context.alpha(max))?,
+                    open: DEADLINE_OPEN_BIAS,
+                    slow: slow.unwrap_or(0.0),
+                    end: end.unwrap_or(DEADLINE_END_BIAS),
+                };
+                let think_end = EndMarker { token: context.think_end_token, tokens: think_end_tokens };
+                Box::new(Deadline::new(*target, gains, think_end))
             }
             Self::Budget(tokens) => Box::new(Budget { tokens: *tokens, think_end_tokens }),
             Self::ThinkEnd(bias) => Box::new(ThinkEnd(*bias)),
@@ -331,6 +331,10 @@ fn parse_deadline(keys: &mut Keys<'_>) -> Result<Term, String> {
     let seconds = keys.take("seconds", parse_number)?;
     let max = keys.take("max", parse_strength)?;
     let end = keys.take("end", parse_number)?;
+    let slow = keys.take("slow", parse_number)?;
+    if slow.is_some_and(|slow| slow < 0.0) {
+        return Err("slow must not be negative".into());
+    }
     keys.finish()?;
     let target = match (tokens, seconds) {
         (Some(tokens), None) => DeadlineTarget::Tokens(tokens),
@@ -338,7 +342,7 @@ fn parse_deadline(keys: &mut Keys<'_>) -> Result<Term, String> {
         (None, Some(_)) => return Err("seconds must be above zero".into()),
         _ => return Err("deadline needs either tokens= or seconds=".into()),
     };
-    Ok(Term::Deadline { target, max, end })
+    Ok(Term::Deadline { target, max, end, slow })
 }
 
 fn parse_strength(text: &str) -> Result<Strength, String> {
@@ -422,13 +426,14 @@ impl fmt::Display for Term {
             Self::Entropy { base: None, easy, range, k, u } => {
                 write!(f, "entropy:base=auto,easy={easy},range={range},k={k},u={u}")
             }
-            Self::Deadline { target, max, end } => {
+            Self::Deadline { target, max, end, slow } => {
                 match target {
                     DeadlineTarget::Tokens(tokens) => write!(f, "deadline:tokens={tokens}")?,
                     DeadlineTarget::Seconds(seconds) => write!(f, "deadline:seconds={seconds}")?,
                 }
                 max.iter().try_for_each(|max| write!(f, ",max={max}"))?;
-                end.iter().try_for_each(|end| write!(f, ",end={end}"))
+                end.iter().try_for_each(|end| write!(f, ",end={end}"))?;
+                slow.iter().try_for_each(|slow| write!(f, ",slow={slow}"))
             }
             Self::Budget(tokens) => write!(f, "budget:{tokens}"),
             Self::ThinkEnd(bias) => write!(f, "think-end:{bias}"),
@@ -453,7 +458,7 @@ mod tests {
     use crate::reading::{Estimate, Reading};
     use proptest::prelude::*;
 
-    const VALID: [&str; 16] = [
+    const VALID: [&str; 17] = [
         "none",
         "constant:20",
         "constant:-3.5",
@@ -466,6 +471,7 @@ mod tests {
         "deadline:seconds=8",
         "deadline:tokens=64,max=2logits,end=3",
         "deadline:tokens=64,max=low",
+        "deadline:tokens=40,slow=8",
         "budget:256",
         "think-end:2",
         "constant:15+budget:128",
@@ -503,6 +509,7 @@ mod tests {
             ("deadline:seconds=0", "above zero"),
             ("deadline:tokens=soon", "tokens=soon"),
             ("deadline:4", "form key=value"),
+            ("deadline:tokens=4,slow=-1", "slow must not be negative"),
             ("entropy:base=1,base=2", "given twice"),
             ("entropy:bass=1", "no key \"bass\""),
             ("constant:1+", "it is empty"),
@@ -511,6 +518,18 @@ mod tests {
             let error = text.parse::<Throttle>().unwrap_err().to_string();
             assert!(error.contains(what) && error.contains("the policies are"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_resolved_policy_says_what_the_vector_adds() {
+        let resolved = |text: &str, low: f32| {
+            let mut context = context();
+            context.efforts.insert("low".into(), low);
+            text.parse::<PolicySpec>().unwrap().resolved(&context).unwrap().to_string()
+        };
+        assert_eq!(resolved("low+budget:9", 25.0), "constant:25+budget:9");
+        assert_ne!(resolved("low", 25.0), resolved("low", 26.0));
+        assert_eq!(resolved("deadline:tokens=9,max=2logits", 1.0), "deadline:tokens=9,max=20");
     }
 
     #[test]
@@ -549,7 +568,7 @@ mod tests {
         PolicyContext {
             efforts: BTreeMap::from([("low".to_owned(), 25.0)]),
             think_end_logits_per_alpha: Some(0.1),
-            scale_measured: true,
+            think_end_token: Some(1),
             think_end_tokens: 2,
             length_thirds: Some([100.0, 200.0]),
         }
@@ -586,11 +605,12 @@ mod tests {
         #[test]
         fn budgets_and_deadlines_always_close_the_thought_in_time(
             readings in prop::collection::vec(any_reading(), 80),
+            logits in prop::collection::vec(any_float(), 4),
             tokens in 1u32..70,
             alpha in -1e6f32..1e6,
         ) {
-            for text in [format!("budget:{tokens}"), format!("deadline:tokens={tokens},max={alpha}"), format!("constant:{alpha}+budget:{tokens}")] {
-                let due = controls(&text, &readings, &[0.0; 4], None).iter().position(|it| it.end_thinking);
+            for text in [format!("budget:{tokens}"), format!("deadline:tokens={tokens},max={alpha}"), format!("deadline:tokens={tokens},slow=1000000"), format!("constant:{alpha}+budget:{tokens}")] {
+                let due = controls(&text, &readings, &logits, None).iter().position(|it| it.end_thinking);
                 // `</think>` takes two tokens here; one that is due at once cannot come earlier.
                 prop_assert_eq!(due, Some(tokens.saturating_sub(2) as usize), "{}", text);
             }

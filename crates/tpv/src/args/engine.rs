@@ -29,6 +29,21 @@ pub struct RunArgs {
     pub kv_memory: Option<u64>,
 }
 
+impl Default for RunArgs {
+    /// What the flags are without being given.
+    fn default() -> Self {
+        Self {
+            tokenizer_name_or_path: None,
+            revision: None,
+            device: "auto".into(),
+            dtype: Dtype::Auto,
+            threads: None,
+            max_batch: 32,
+            kv_memory: None,
+        }
+    }
+}
+
 /// Arithmetic by the names of torch and of GGUF.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dtype {

@@ -19,6 +19,10 @@ pub struct LearnArgs {
     /// Samples of each problem.
     #[arg(long, default_value_t = 2)]
     pub generations_per_problem: usize,
+    /// Further problems, after those, for a validation run of 11 alphas that finds the effort levels low, medium and high;
+    /// 0 leaves the levels out.
+    #[arg(long, default_value_t = 0)]
+    pub effort_problems: usize,
     /// Token limit of each sample.
     #[arg(long, default_value_t = 4096)]
     pub max_new_tokens: usize,

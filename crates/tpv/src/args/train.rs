@@ -25,6 +25,16 @@ pub struct TrainArgs {
     /// Accepted for compatibility; the fit runs on the CPU.
     #[arg(long, default_value = "cpu")]
     pub device: String,
+    /// Problems that the fit has not seen, for a validation run that finds the effort levels low, medium and high: math500,
+    /// gsm8k, thinker, or the path of a .jsonl or .parquet file. Without it the vector gets no levels.
+    #[arg(long)]
+    pub efforts_dataset: Option<String>,
+    /// How many of them, from the first.
+    #[arg(long, default_value_t = 100)]
+    pub efforts_problems: usize,
+    /// The model of that run, if it is not where the traces' model was.
+    #[arg(long, alias = "model_name_or_path")]
+    pub model: Option<String>,
     /// Seed of the bootstrap.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,

@@ -212,7 +212,9 @@ mod tests {
         let results: Vec<SweepResult> = arms
             .iter()
             .zip(lengths)
-            .flat_map(|(arm, lengths)| lengths.into_iter().enumerate().map(move |(problem, length)| (arm, problem, length)))
+            .flat_map(|(arm, lengths)| {
+                lengths.into_iter().enumerate().map(move |(problem, length)| (arm, problem, length))
+            })
             .map(|(arm, problem, thinking_tokens)| SweepResult {
                 arm: (*arm).into(),
                 problem,

@@ -8,6 +8,7 @@ use crate::args::{
 };
 use crate::console::Console;
 use crate::model::{THINKER, open_dataset, open_model, prompt_style};
+use crate::sweep::effort::EffortRun;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,7 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     let (dataset, vector) = (work.join("dataset"), work.join("vector"));
     prepare::run(&prepare_args(&generate_args.output_dir, &dataset, args.sampling.seed), console)?;
     train::run(&train_args(&dataset, &vector, args.sampling.seed), console)?;
+    write_levels(args, &generate_args, problems.problems.len(), &vector, &work, console)?;
     let entry = library.put(&args.name, &VectorFile::load(&vector)?, true)?;
     console.print(format!(
         "the vector is in the library as {} ({}); `tpv run --model {}` finds it\n\
@@ -83,6 +85,40 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
         work.display()
     ));
     Ok(())
+}
+
+/// Finds effort levels on the problems after those that were learned from.
+fn write_levels(
+    args: &LearnArgs,
+    learned: &GenerateArgs,
+    problems: usize,
+    vector: &Path,
+    work: &Path,
+    console: &Console,
+) -> Result<()> {
+    let first = learned.end_problem_index;
+    let end = problems.min(first + args.effort_problems);
+    if end == first {
+        let why = if args.effort_problems > 0 {
+            "the data set has no further problems"
+        } else {
+            "--effort_problems 50 finds them"
+        };
+        console.notice(format!("the vector has no effort levels (low, medium, high): {why}"));
+        return Ok(());
+    }
+    let run = EffortRun {
+        model: &args.model,
+        vector,
+        dataset: learned.dataset.clone(),
+        problems: (first, end),
+        generations_per_problem: args.generations_per_problem,
+        max_new_tokens: args.max_new_tokens,
+        sampling: args.sampling.clone(),
+        run: args.run.clone(),
+        output_dir: work.join("efforts"),
+    };
+    run.write(console)
 }
 
 fn generate_args(args: &LearnArgs) -> GenerateArgs {
@@ -129,6 +165,9 @@ fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
         epsilon: 1e-10,
         intercept: false,
         device: "cpu".into(),
+        efforts_dataset: None,
+        efforts_problems: 0,
+        model: None,
         seed,
     }
 }

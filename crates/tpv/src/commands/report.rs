@@ -57,7 +57,8 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
             folder.display()
         );
     }
-    let tables: Vec<String> = figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables)).collect();
+    let tables: Vec<String> =
+        figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables)).collect();
     write(folder, &sections, &tables)?;
     Ok(WrittenReport { pictures: sections.iter().map(|section| section.name).collect() })
 }

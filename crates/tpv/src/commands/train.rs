@@ -11,6 +11,7 @@ use crate::crossfit::{FOLDS, FoldSums};
 use crate::reading_table;
 use crate::report::readings::ReadingLine;
 use crate::states::head_traces;
+use crate::sweep::effort::EffortRun;
 use crate::table::{figure, table};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
@@ -229,6 +230,10 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     write_readings(&traces.test, &args.output_dir)?;
     write_report(&args.output_dir, console)?;
     report(&metrics, args, console);
+    if let Some(dataset) = &args.efforts_dataset {
+        let model = args.model.as_deref().unwrap_or(&manifest.model.name);
+        EffortRun::after_training(model, &args.output_dir, dataset, args.efforts_problems).write(console)?;
+    }
     Ok(metrics)
 }
 

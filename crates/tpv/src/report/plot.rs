@@ -255,7 +255,13 @@ impl Canvas {
         if with_interval().count() > 1 {
             let low: Vec<_> = with_interval().map(|(x, (low, _))| (x, low)).collect();
             let mut around = with_interval().map(|(x, (_, high))| (x, high)).chain(low.into_iter().rev());
-            push(svg, format!("<polygon points=\"{}\" class=\"{colour}\" fill=\"currentColor\" opacity=\"0.13\"/>", path(&mut around)));
+            push(
+                svg,
+                format!(
+                    "<polygon points=\"{}\" class=\"{colour}\" fill=\"currentColor\" opacity=\"0.13\"/>",
+                    path(&mut around)
+                ),
+            );
         }
         let (width, extra) = match series.mark {
             Mark::Thread => (1.0, " opacity=\"0.55\""),
@@ -265,7 +271,9 @@ impl Canvas {
         let line = path(&mut series.points.iter().map(|point| (point.x, point.y)));
         push(
             svg,
-            format!("<polyline points=\"{line}\" fill=\"none\" class=\"{colour}\" stroke=\"currentColor\" stroke-width=\"{width}\"{extra}/>"),
+            format!(
+                "<polyline points=\"{line}\" fill=\"none\" class=\"{colour}\" stroke=\"currentColor\" stroke-width=\"{width}\"{extra}/>"
+            ),
         );
         if series.mark == Mark::Line && series.points.len() < 30 {
             for point in &series.points {
@@ -279,11 +287,21 @@ impl Canvas {
         let (x, y) = self.at(point.x, point.y);
         if let Some((low, high)) = point.interval {
             let ((_, low), (_, high)) = (self.at(point.x, low), self.at(point.x, high));
-            push(svg, format!("<line x1=\"{x}\" y1=\"{low}\" x2=\"{x}\" y2=\"{high}\" class=\"{colour}\" stroke=\"currentColor\"/>"));
+            push(
+                svg,
+                format!(
+                    "<line x1=\"{x}\" y1=\"{low}\" x2=\"{x}\" y2=\"{high}\" class=\"{colour}\" stroke=\"currentColor\"/>"
+                ),
+            );
         }
         let radius = if point.interval.is_some() { 3.5 } else { 1.4 };
         let opacity = if point.interval.is_some() { 1.0 } else { 0.4 };
-        push(svg, format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" class=\"{colour}\" fill=\"currentColor\" opacity=\"{opacity}\"/>"));
+        push(
+            svg,
+            format!(
+                "<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" class=\"{colour}\" fill=\"currentColor\" opacity=\"{opacity}\"/>"
+            ),
+        );
     }
 
     fn bars(&self, svg: &mut String, series: &Series, colour: &str) {

@@ -100,14 +100,14 @@ fn over_caps(figures: &SweepFigures) -> Option<Section> {
     families.push("none".into());
     let series = families.into_iter().enumerate().filter_map(|(colour, name)| {
         let capped = figures.arms.iter().filter(|row| row.family == name).filter_map(|row| Some((row, row.cap?)));
-        let points = sorted_by_x(
-            capped.map(|(row, cap)| Point { interval: None, ..accuracy_point(row, f64::from(cap)) }),
-        );
+        let points =
+            sorted_by_x(capped.map(|(row, cap)| Point { interval: None, ..accuracy_point(row, f64::from(cap)) }));
         let mark = if name == "none" { Mark::Dashes } else { Mark::Line };
         (points.len() > 1).then_some(Series { name, mark, points, colour })
     });
     let series: Vec<Series> = series.collect();
-    let left_out = if left_out > 0 { format!(" The {left_out} families with less area are in the table.") } else { String::new() };
+    let left_out =
+        if left_out > 0 { format!(" The {left_out} families with less area are in the table.") } else { String::new() };
     (!series.is_empty()).then(|| Section {
         name: "caps",
         text: format!("Answers that are right within a cap on thinking tokens, unfinished thoughts counted as wrong; the legend is in the order of the area below the lines.{left_out} Intervals are in the table."),
@@ -173,7 +173,8 @@ fn trajectories(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
     let threads = |arm: &str, colour: usize, name: &str| -> Vec<Series> {
         let drawn = sorted.get(arm).into_iter().flatten().filter(|it| !it.progress.is_empty());
         let thread = |(number, it): (usize, &&SweepResult)| {
-            let points = (1..).zip(&it.progress).map(|(token, &progress)| Point::new(f64::from(token), f64::from(progress)));
+            let points =
+                (1..).zip(&it.progress).map(|(token, &progress)| Point::new(f64::from(token), f64::from(progress)));
             let name = if number == 0 { name.to_owned() } else { String::new() };
             Series { name, mark: Mark::Thread, points: points.collect(), colour }
         };

@@ -6,8 +6,9 @@
 
 use super::figures::{ArmFigures, SweepFigures};
 use super::runner::Sweep;
-use crate::args::{DatasetArgs, RunArgs, SamplingArgs, SweepArgs};
+use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, SweepArgs};
 use crate::console::Console;
+use crate::model::open_model;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -56,9 +57,30 @@ pub struct EffortRun<'a> {
     pub output_dir: PathBuf,
 }
 
-impl EffortRun<'_> {
+impl<'a> EffortRun<'a> {
+    /// With the scripts' prompt and sampling, on the first problems of a data set.
+    pub fn after_training(model: &'a str, vector: &'a Path, dataset: &str, problems: usize) -> Self {
+        Self {
+            model,
+            vector,
+            dataset: DatasetArgs {
+                dataset: dataset.into(),
+                problem_field: None,
+                answer_field: None,
+                prompt_template: DEFAULT_TEMPLATE.into(),
+                chat_template: false,
+            },
+            problems: (0, problems),
+            generations_per_problem: 2,
+            max_new_tokens: 2048,
+            sampling: SamplingArgs { temperature: 0.6, do_sample: true, top_p: 0.95, top_k: 0, seed: 42 },
+            run: RunArgs::default(),
+            output_dir: vector.join("efforts"),
+        }
+    }
+
     /// The sweep over the candidates.
-    pub fn sweep_args(&self) -> SweepArgs {
+    fn sweep_args(&self) -> SweepArgs {
         SweepArgs {
             model: self.model.into(),
             tpv: self.vector.into(),
@@ -79,11 +101,12 @@ impl EffortRun<'_> {
     }
 
     /// Runs it and writes the levels into the vector.
-    pub fn write(&self, model: &mut TextModel, console: &Console) -> Result<()> {
+    pub fn write(&self, console: &Console) -> Result<()> {
         let args = self.sweep_args();
-        let mut sweep = Sweep::new(&args, model, console)?;
-        let figures = sweep.measure(model, console)?;
-        write_levels(&mut sweep, self.vector, &figures, model, console)
+        let mut model = open_model(self.model, &self.run, console)?;
+        let mut sweep = Sweep::new(&args, &model, console)?;
+        let figures = sweep.measure(&mut model, console)?;
+        write_levels(&mut sweep, self.vector, &figures, &model, console)
     }
 }
 

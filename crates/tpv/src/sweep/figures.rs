@@ -113,11 +113,7 @@ fn arm_figures(arm: &Arm, cap: Option<u32>, of_arm: &[&SweepResult], base: &[&Sw
     }
 }
 
-fn compare(
-    first: &[&SweepResult],
-    second: &[&SweepResult],
-    cap: Option<u32>,
-) -> Option<AccuracyComparison> {
+fn compare(first: &[&SweepResult], second: &[&SweepResult], cap: Option<u32>) -> Option<AccuracyComparison> {
     let pairs = first.iter().zip(second).map(|(first, second)| {
         debug_assert_eq!((first.problem, first.generation), (second.problem, second.generation));
         PairedOutcome {

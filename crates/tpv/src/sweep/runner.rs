@@ -134,7 +134,8 @@ impl<'a> Sweep<'a> {
         self.sample_all(&chosen, model, console)?;
         let figures = figures(&self.arms, &self.done, &self.budgets, &self.settings);
         write_json(&self.args.output_dir.join(FIGURES_FILE), &figures)?;
-        let tables = [("figures", arms_csv(&figures)), ("areas", areas_csv(&figures)), ("landings", landings_csv(&figures))];
+        let tables =
+            [("figures", arms_csv(&figures)), ("areas", areas_csv(&figures)), ("landings", landings_csv(&figures))];
         for (name, csv) in tables {
             write_bytes(&self.args.output_dir.join(format!("{name}.csv")), csv.as_bytes())?;
         }
