@@ -8,7 +8,7 @@ use crate::args::{
 };
 use crate::console::Console;
 use crate::model::{THINKER, open_dataset, open_model, prompt_style};
-use crate::sweep::effort::EffortRun;
+use crate::sweep::effort::{ARMS, EffortRun};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,10 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
         GenerateArgs { output_dir: work.join("traces"), end_problem_index: chosen.len(), ..generate_args };
     let cost = cost(&generate_args, chosen, &mut model, &work)?;
     show_cost(&cost, console);
+    if args.effort_problems > 0 {
+        let samples = args.effort_problems * args.generations_per_problem * ARMS;
+        console.print(format!("the effort levels take {samples} further samples, of which no states are kept"));
+    }
     if args.dry_run {
         return Ok(());
     }

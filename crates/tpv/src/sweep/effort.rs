@@ -22,6 +22,9 @@ pub const LEVELS: [(&str, f64); 3] = [("high", 0.02), ("medium", 0.05), ("low", 
 /// The alphas that levels are chosen from: models differ by more than a factor of ten.
 const CANDIDATES: [f32; 10] = [2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 60.0, 100.0];
 
+/// Ways in which every problem of an [`EffortRun`] is thought: the candidates, and without a push.
+pub const ARMS: usize = CANDIDATES.len() + 1;
+
 /// Chooses the levels from uncapped figures by alpha; none without alpha 0.
 pub fn choose(candidates: &[(f32, &ArmFigures)]) -> Option<BTreeMap<String, f32>> {
     candidates.iter().find(|(alpha, _)| *alpha == 0.0)?;

@@ -12,5 +12,6 @@ mod kill;
 mod python;
 mod reference;
 mod rooms;
+mod sweep;
 mod vectors;
 mod workplace;

@@ -1,0 +1,95 @@
+//! `tpv sweep` and `tpv report`: what is there is not made again, unless it is damaged or of another vector.
+
+use crate::workplace::Workplace;
+use std::fs;
+use std::path::Path;
+use tpv_data::vector::VectorFile;
+
+const SWEEP: &str = "sweep --model thinker --dataset thinker --problem_start_idx 200 --problem_end_idx 203 --max_new_tokens 900 \
+     --generations_per_problem 2 --budgets 60,120 --policy constant:15 --policy deadline:tokens={budget} --policy budget:{budget} \
+     --tpv vector.safetensors --output_dir out";
+
+fn place() -> Workplace {
+    let place = Workplace::new();
+    let vector = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../thinker/vector/tpv.safetensors");
+    place.write("vector.safetensors", fs::read(vector).unwrap());
+    place
+}
+
+/// The lines of the samples, sorted, without the time that they took.
+fn samples(place: &Workplace) -> Vec<String> {
+    let without_time = |line: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value["thinking_secs"] = 0.into();
+        value.to_string()
+    };
+    let mut lines: Vec<String> = place.text("out/results.jsonl").lines().map(without_time).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn damaged_lines_are_made_again_and_that_is_said() {
+    let place = place();
+    place.ok(SWEEP);
+    let whole = samples(&place);
+    assert_eq!(whole.len(), 6 * 6, "3 problems, 2 samples, 6 arms");
+    assert!(place.ok(SWEEP).stderr.contains("36 of 36 samples are there already"));
+    let text = place.text("out/results.jsonl");
+    let (first, rest) = text.split_once('\n').unwrap();
+    place.write("out/results.jsonl", format!("{}\n{rest}", &first[..first.len() / 2]));
+    let again = place.ok(SWEEP).stderr;
+    assert!(again.contains("1 line cannot be read (line 1)"), "{again}");
+    let kept = place.text("out/results.jsonl");
+    place.write("out/results.jsonl", kept.split_once('\n').unwrap().1);
+    assert_eq!(samples(&place), whole, "the sample comes back as it was");
+    let report = place.ok("report out").stdout;
+    assert!(report.contains("report.html"), "{report}");
+    let page = place.text("out/report.html");
+    assert!(page.contains("prefers-color-scheme:dark"));
+    let outside = page.replace("http://www.w3.org/2000/svg", "");
+    assert!(!outside.contains("http") && !outside.contains("<script"), "the page needs no network");
+    for name in ["frontier", "caps", "landings", "overclocked", "lengths"] {
+        for ending in ["svg", "csv", "json"] {
+            assert!(!place.read(&format!("out/report/{name}.{ending}")).is_empty());
+        }
+    }
+    for name in ["figures.json", "figures.csv", "areas.csv", "landings.csv"] {
+        assert!(!place.read(&format!("out/{name}")).is_empty());
+    }
+}
+
+#[test]
+fn results_of_a_recalibrated_vector_do_not_stand_for_the_new_one() {
+    let place = place();
+    place.ok(SWEEP);
+    let path = place.path("vector.safetensors");
+    let mut file = VectorFile::load(&path).unwrap();
+    let margin = &mut file.vector.calibration.as_mut().unwrap()["margins"]["high"][0];
+    *margin = (margin.as_f64().unwrap() + 0.5).into();
+    file.save(&path).unwrap();
+    let again = place.ok(SWEEP).stderr;
+    assert!(!again.contains("are there already"), "{again}");
+    assert_eq!(samples(&place).len(), 2 * 36, "the old lines are kept beside the new ones");
+    file.vector.efforts.insert("low".into(), 3.0);
+    file.save(&path).unwrap();
+    assert!(
+        place.ok(SWEEP).stderr.contains("36 of 36 samples are there already"),
+        "levels do not change these policies"
+    );
+}
+
+#[test]
+fn a_malformed_policy_is_told_what_is_wrong_and_which_policies_there_are() {
+    let place = place();
+    for command in [
+        "sweep --model thinker --dataset thinker --tpv vector.safetensors --policy deadline:soon --output_dir out",
+        "run --policy deadline:soon hello",
+        "intervene --model thinker --dataset thinker --intervention_vector_path vector.safetensors --policy deadline:soon",
+    ] {
+        let run = place.run(command);
+        assert!(run.code != Some(0) && run.stderr.contains("not of the form key=value"), "{command}\n{}", run.stderr);
+        assert!(run.stderr.contains("the policies are none; constant:20"), "{command}\n{}", run.stderr);
+    }
+    assert!(!place.path("out").exists());
+}
