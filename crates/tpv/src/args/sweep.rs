@@ -15,7 +15,8 @@ pub struct SweepArgs {
     #[arg(long, alias = "intervention_vector_path", default_value = "tpv_model")]
     pub tpv: PathBuf,
     /// A policy to compare, such as constant:15, deadline:tokens={budget} or think-end:1; may be given many times. A
-    /// direction may follow: constant:15@pattern, @random:SEED, @end-only, @without-end.
+    /// direction may follow: constant:15@pattern, @random:SEED, @end-only, @without-end. "(brief)" at the end asks for the
+    /// brief prompt: "constant:15 (brief)".
     #[arg(long)]
     pub policy: Vec<String>,
     /// Budgets of thinking tokens.

@@ -10,6 +10,8 @@ use tpv_core::bootstrap::quantile;
 
 /// Families in one picture; more cannot be told apart.
 const MOST_FAMILIES: usize = 7;
+/// Problems whose trajectories are drawn, the longest thoughts first; short ones lie on top of each other.
+const MOST_TRAJECTORIES: usize = 6;
 /// Bins of the histogram over the lengths of the model as it is.
 const BINS: usize = 20;
 
@@ -61,7 +63,8 @@ fn shown_alpha(figures: &SweepFigures) -> Option<(f64, &ArmFigures)> {
 fn frontier(figures: &SweepFigures) -> Section {
     let mut series = Vec::new();
     let mut line = |name: &str, mark, rows: Vec<&ArmFigures>| {
-        let points = sorted_by_x(rows.iter().map(|row| accuracy_point(row, row.mean_tokens)));
+        // In the order of strength or budget, so that a push that breaks the model shows as a line that turns back.
+        let points: Vec<Point> = rows.iter().map(|row| accuracy_point(row, row.mean_tokens)).collect();
         if points.len() > 1 {
             series.push(Series { name: name.to_owned(), mark, points, colour: series.len() });
         }
@@ -70,7 +73,9 @@ fn frontier(figures: &SweepFigures) -> Section {
         figures.arms.iter().filter(|row| holds(row)).collect()
     };
     line("cut without answer", Mark::Dashes, of(&|row| row.family == "none"));
-    line("constant alpha, uncapped", Mark::Line, of(&|row| row.cap.is_none() && plain_alpha(row).is_some()));
+    let mut by_alpha = constants(figures);
+    by_alpha.sort_by(|a, b| a.0.total_cmp(&b.0));
+    line("constant alpha, uncapped", Mark::Line, by_alpha.into_iter().map(|(_, row)| row).collect());
     let plain_bias = |row: &ArmFigures| row.family.starts_with("think-end:") && !row.family.contains(['+', '(', '{']);
     line("</think> bias, uncapped", Mark::Line, of(&|row| row.cap.is_none() && plain_bias(row)));
     line("be brief, uncapped and cut", Mark::Dashes, of(&|row| row.family == "none (brief)"));
@@ -170,8 +175,17 @@ fn landings(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
 /// The progress read along the same problems, as they are and pushed.
 fn trajectories(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
     let (alpha, pushed) = shown_alpha(figures)?;
+    let mut longest: Vec<(usize, usize)> = sorted
+        .get("none")?
+        .iter()
+        .filter(|it| !it.progress.is_empty())
+        .map(|it| (it.progress.len(), it.problem))
+        .collect();
+    longest.sort_unstable_by(|a, b| b.cmp(a));
+    longest.truncate(MOST_TRAJECTORIES);
     let threads = |arm: &str, colour: usize, name: &str| -> Vec<Series> {
-        let drawn = sorted.get(arm).into_iter().flatten().filter(|it| !it.progress.is_empty());
+        let is_drawn = |it: &SweepResult| longest.iter().any(|&(_, problem)| problem == it.problem);
+        let drawn = sorted.get(arm).into_iter().flatten().filter(|it| !it.progress.is_empty() && is_drawn(it));
         let thread = |(number, it): (usize, &&SweepResult)| {
             let points =
                 (1..).zip(&it.progress).map(|(token, &progress)| Point::new(f64::from(token), f64::from(progress)));
@@ -185,7 +199,7 @@ fn trajectories(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
     let problems = base.len();
     (problems > 0 && !overclocked.is_empty()).then(|| Section {
         name: "overclocked",
-        text: format!("The same {problems} problems and seeds at alpha 0 and at alpha {alpha}; each thread is one thought, and ends where </think> comes. Progress is the calibrated reading where the vector has one; it is read before the push."),
+        text: format!("The same {problems} problems and seeds at alpha 0 and at alpha {alpha}, those with the longest thoughts of the ones kept; each thread is one thought, and ends where </think> comes. Progress is the calibrated reading where the vector has one; it is read before the push."),
         plot: Plot {
             title: "What does overclocking do to a thought?".into(),
             x_label: "thinking token".into(),
