@@ -59,6 +59,7 @@ assert.ok(picture.name === "trace.svg" && picture.text.startsWith("<svg") && pic
 
 // The collapsed thought is remembered.
 await page.click(".thought summary");
+await page.waitForFunction(() => localStorage.getItem("thought") === "closed");
 await page.reload();
 await page.waitForFunction(() => document.querySelectorAll("#examples button").length > 0);
 
@@ -95,4 +96,15 @@ for (const [width, scheme] of [[800, "dark"], [375, "dark"], [375, "light"]]) {
   assert.ok((await trace(narrow)).steps.some((step) => step.forced));
   await narrow.close();
 }
+
+// A vector that was made for another model is warned about.
+const strange = await browser.newPage();
+await strange.route("**/v1/models", async (route) => {
+  const models = await (await route.fetch()).json();
+  models.data[0].tpv.vector.warnings.push("It was made for another model.");
+  await route.fulfill({ json: models });
+});
+await strange.goto(process.env.TPV_URL);
+await strange.waitForFunction(() => !document.getElementById("warning").hidden);
+assert.match(await strange.locator("#warning").textContent(), /may not belong to this model.*made for another/);
 await browser.close();
