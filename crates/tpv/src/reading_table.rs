@@ -32,7 +32,17 @@ pub fn sources(report: &ReadingReport) -> String {
             figure(it.remaining_tokens.mae, 1),
         ]
     });
-    table(&["", "MSE progress", "MAE progress", "Spearman", "MAE tokens left"], rows)
+    table(&["all tokens pooled", "MSE progress", "MAE progress", "Spearman", "MAE tokens left"], rows)
+}
+
+/// The same figures as means over thoughts, in which a long thought counts as much as a short one.
+pub fn per_thought(report: &ReadingReport) -> String {
+    let rows = report.sources.iter().map(|it| {
+        let (of, left) = (&it.progress, &it.remaining_tokens);
+        let figures = [figure(of.trace_mse, 4), figure(of.trace_mae, 3), figure(of.trace_spearman, 3)];
+        [vec![name(it.source).into()], figures.into(), vec![figure(left.trace_mae, 1)]].concat()
+    });
+    table(&["mean over thoughts", "MSE progress", "MAE progress", "Spearman", "MAE tokens left"], rows)
 }
 
 /// Coverage, width and error by decile of true progress.

@@ -147,6 +147,7 @@ fn show(found: &ReadingEvaluation, console: &Console) {
     ));
     found.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
     console.print(reading_table::sources(report));
+    console.print(reading_table::per_thought(report));
     match &report.calibrated {
         Some(calibrated) => {
             console.print(reading_table::deciles(calibrated));

@@ -214,7 +214,8 @@ mod tests {
         for (secs, tokens) in seconds.deciles.iter().zip(&calibrated.deciles) {
             assert_eq!((secs.decile, secs.tokens), (tokens.decile, tokens.tokens));
             assert!((value(secs.mae_secs) - 0.25 * value(tokens.mae_tokens)).abs() < 1e-3);
-            assert!((value(secs.width_secs) - 0.25 * value(tokens.width_tokens)).abs() < 1e-3);
+            assert!(value(secs.width_secs) > 0.25 * value(tokens.width_tokens), "the speed may change");
+            assert!(value(secs.coverage) >= value(tokens.coverage));
         }
         assert_eq!(seconds.traces, 40);
         assert!((seconds.mean_thinking_secs - 0.25 * (report.mean_thinking_tokens - 1.0)).abs() < 1e-9);
