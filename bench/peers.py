@@ -55,10 +55,8 @@ def speeds(result, field, with_prefill=True):
 
 
 def run_tpv(checkpoint, args, dtype):
-    # The loop runs three times bare and three times monitored, so fewer steps of each make as many.
-    steps = max(3, -(-args.steps // 3))
     result = last_json_line([args.tpv, "bench", checkpoint, "--json", "--dtype", dtype, "--device", "cpu", "--threads",
-                             args.threads, "--batch", args.batch, "--prompt_tokens", args.prompt_tokens, "--steps", steps])["data"]
+                             args.threads, "--batch", args.batch, "--prompt_tokens", args.prompt_tokens, "--steps", args.steps])["data"]
     extra = {"peak_memory_mib": result["peak_memory_mib"], "weight_bytes": result["weight_bytes"]}
     yield f"tpv {dtype}", speeds(result, "loop_step_ms"), extra
     yield f"tpv {dtype}, monitored", speeds(result, "monitored_step_ms", with_prefill=False), {}

@@ -15,7 +15,9 @@
 //!   the best token's), so sums are exact and the choice cannot depend on the order in which anything was added up.
 //!   Tokens whose weight rounds to no unit cannot be drawn; for any vocabulary under 2^19 tokens they make up less than
 //!   2^-25 of the probability.
-//! - The vocabulary is never sorted: two passes, then a partial selection among the tokens near the top.
+//! - The vocabulary is never sorted, and shifted scores are never written down: each pass adds the shift as it reads. Greedy
+//!   choice is one pass; sampling is two, then a partial selection among the tokens near the top, found through the
+//!   greatest score of each block.
 
 use crate::seed;
 use rand_pcg::Pcg64;
@@ -114,8 +116,10 @@ pub fn sample_seed(run_seed: u64, problem_index: u64, generation: u64) -> u64 {
 pub struct Sampler {
     params: SamplingParams,
     generator: Pcg64,
-    /// Logits with shift and biases, `[V]`; empty until one of them is used.
+    /// Logits with shift and biases, `[V]`; empty until there is a bias.
     scores: Vec<f32>,
+    /// The greatest score of each block of the vocabulary.
+    block_maxima: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -123,7 +127,8 @@ impl Sampler {
     /// A sampler whose draws are determined by `seed`, which [`sample_seed`] makes.
     pub fn new(params: SamplingParams, seed: u64) -> Result<Self, SamplingError> {
         params.validate()?;
-        Ok(Self { params, generator: seed::generator(seed), scores: Vec::new(), candidates: Vec::new() })
+        let (scores, block_maxima, candidates) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { params, generator: seed::generator(seed), scores, block_maxima, candidates })
     }
 
     /// The parameters it was made with.
@@ -139,32 +144,31 @@ impl Sampler {
         shift: Option<(f32, &[f32])>,
         bias: &[(u32, f32)],
     ) -> Result<u32, SamplingError> {
-        let shift = shift.filter(|&(alpha, _)| alpha != 0.0);
+        let scores = Scores::new(logits, shift)?;
+        if bias.is_empty() {
+            return self.choose(scores);
+        }
         let mut buffer = std::mem::take(&mut self.scores);
-        let token = if shift.is_none() && bias.is_empty() {
-            self.choose(logits)
-        } else {
-            fill_scores(&mut buffer, logits, shift, bias).and_then(|()| self.choose(&buffer))
-        };
+        let token = scores.write(&mut buffer, bias).and_then(|()| self.choose(Scores::plain(&buffer)));
         self.scores = buffer;
         token
     }
 
-    fn choose(&mut self, scores: &[f32]) -> Result<u32, SamplingError> {
-        let max = checked_max(scores)?;
+    fn choose(&mut self, scores: Scores<'_>) -> Result<u32, SamplingError> {
+        let best = scores.best(&mut self.block_maxima)?;
         if self.params.temperature == 0.0 {
-            return Ok(first_of(scores, max));
+            return Ok(scores.first_of(best));
         }
         let random = self.generator.next_u64();
-        if max == f32::INFINITY {
+        if best.score == f32::INFINITY {
             return Ok(pick_certain(scores, random));
         }
-        let scale = Scale { max, temperature: self.params.temperature };
+        let scale = Scale { max: best.score, temperature: self.params.temperature };
         Ok(self.draw(scores, scale, random))
     }
 
     /// Draws from scores whose maximum is finite.
-    fn draw(&mut self, scores: &[f32], scale: Scale, random: u64) -> u32 {
+    fn draw(&mut self, scores: Scores<'_>, scale: Scale, random: u64) -> u32 {
         let SamplingParams { top_p, top_k, .. } = self.params;
         if top_k > 0 {
             self.collect(scores, scale, |found| found.len() >= top_k);
@@ -172,7 +176,7 @@ impl Sampler {
             let total = mass(&self.candidates);
             return pick(&mut self.candidates, nucleus_bound(total, top_p), random);
         }
-        let total = scale.total_weight(scores);
+        let total = self.total_weight(scores, scale);
         if top_p < 1.0 {
             let bound = nucleus_bound(total, top_p);
             self.collect(scores, scale, |found| mass(found) >= bound);
@@ -184,88 +188,170 @@ impl Sampler {
         self.candidates[at].token
     }
 
+    /// The exact sum of the weights of all tokens; blocks that carry none are passed over.
+    fn total_weight(&self, scores: Scores<'_>, scale: Scale) -> u64 {
+        let floor = scale.floor(DEEPEST);
+        let mut total = 0;
+        scores.visit(|block| self.block_maxima[block] >= floor, |_, block| total += scale.block_weight(block));
+        total
+    }
+
     /// Gathers the tokens near the top, reaching deeper until there are enough or all that carry weight are there.
-    fn collect(&mut self, scores: &[f32], scale: Scale, enough: impl Fn(&[Candidate]) -> bool) {
+    fn collect(&mut self, scores: Scores<'_>, scale: Scale, enough: impl Fn(&[Candidate]) -> bool) {
+        let Self { candidates, block_maxima, .. } = self;
         for depth in [4.0, 6.0, 8.0, 10.0, 12.0, 16.0, DEEPEST] {
-            let floor = scale.max - depth * scale.temperature;
-            let near_top = scores.iter().zip(0..).filter(|(score, _)| **score >= floor);
-            self.candidates.clear();
-            self.candidates.extend(near_top.map(|(&score, token)| {
-                let weight = weight(scale.exponent(score));
-                Candidate { score, token, weight }
-            }));
-            if enough(&self.candidates) {
+            let floor = scale.floor(depth);
+            candidates.clear();
+            scores.visit(
+                |block| block_maxima[block] >= floor,
+                |first, block| {
+                    let near_top = block.iter().zip(first..).filter(|(score, _)| **score >= floor);
+                    candidates.extend(near_top.map(|(&score, token)| {
+                        let weight = weight(scale.exponent(score));
+                        Candidate { score, token, weight }
+                    }));
+                },
+            );
+            if enough(candidates) {
                 return;
             }
         }
     }
 }
 
-/// `buffer = logits + alpha * shift + bias`, in one pass over the vocabulary.
-fn fill_scores(
-    buffer: &mut Vec<f32>,
-    logits: &[f32],
-    shift: Option<(f32, &[f32])>,
-    bias: &[(u32, f32)],
-) -> Result<(), SamplingError> {
-    buffer.clear();
-    match shift {
-        None => buffer.extend_from_slice(logits),
-        Some((alpha, _)) if !alpha.is_finite() => return Err(SamplingError::Alpha(alpha)),
-        Some((_, shift)) if shift.len() != logits.len() => {
-            return Err(SamplingError::ShiftLength { expected: logits.len(), got: shift.len() });
-        }
-        // The clamp keeps an overflowing product from meeting a logit of minus infinity as plus infinity.
-        Some((alpha, shift)) => {
-            buffer.extend(logits.iter().zip(shift).map(|(&logit, &s)| logit + (alpha * s).clamp(f32::MIN, f32::MAX)));
-        }
-    }
-    for &(token, value) in bias {
-        let score =
-            buffer.get_mut(token as usize).ok_or(SamplingError::BiasToken { token, vocab_size: logits.len() })?;
-        *score = if value.is_infinite() { value } else { *score + value };
-    }
-    Ok(())
+/// Tokens that are looked at together.
+const BLOCK: usize = 1024;
+
+/// Logits and what is added to all of them. A sum is made when it is read, a block at a time.
+#[derive(Debug, Clone, Copy)]
+struct Scores<'a> {
+    logits: &'a [f32],
+    shift: Option<(f32, &'a [f32])>,
 }
 
-/// The greatest score; an error when there is none above minus infinity or one is not a number.
-fn checked_max(scores: &[f32]) -> Result<f32, SamplingError> {
-    let (blocks, tail) = scores.as_chunks::<16>();
+/// The greatest score and the first token of the first block that holds it.
+#[derive(Debug, Clone, Copy)]
+struct Best {
+    score: f32,
+    block: usize,
+}
+
+impl<'a> Scores<'a> {
+    fn new(logits: &'a [f32], shift: Option<(f32, &'a [f32])>) -> Result<Self, SamplingError> {
+        match shift {
+            Some((alpha, _)) if alpha == 0.0 => Ok(Self::plain(logits)),
+            Some((alpha, _)) if !alpha.is_finite() => Err(SamplingError::Alpha(alpha)),
+            Some((_, shift)) if shift.len() != logits.len() => {
+                Err(SamplingError::ShiftLength { expected: logits.len(), got: shift.len() })
+            }
+            _ => Ok(Self { logits, shift }),
+        }
+    }
+
+    fn plain(logits: &'a [f32]) -> Self {
+        Self { logits, shift: None }
+    }
+
+    /// Shows the wanted blocks in ascending order, each with its first token.
+    fn visit(self, wanted: impl Fn(usize) -> bool, mut show: impl FnMut(u32, &[f32])) {
+        let mut buffer = [0.0; BLOCK];
+        for (block, first) in (0..self.logits.len()).step_by(BLOCK).enumerate() {
+            if wanted(block) {
+                show(first as u32, self.block(first, &mut buffer));
+            }
+        }
+    }
+
+    /// The scores from token `first` on, a block at most.
+    fn block<'b>(self, first: usize, buffer: &'b mut [f32; BLOCK]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        let logits = &self.logits[first..(first + BLOCK).min(self.logits.len())];
+        let Some((alpha, shift)) = self.shift else { return logits };
+        let block = &mut buffer[..logits.len()];
+        for ((score, &logit), &s) in block.iter_mut().zip(logits).zip(&shift[first..]) {
+            // The bounds keep an overflowing product from meeting a logit of minus infinity as plus infinity.
+            *score = logit + (alpha * s).clamp(f32::MIN, f32::MAX);
+        }
+        block
+    }
+
+    /// The greatest score; an error when there is none above minus infinity or one is not a number.
+    fn best(self, block_maxima: &mut Vec<f32>) -> Result<Best, SamplingError> {
+        let mut best = Best { score: f32::NEG_INFINITY, block: 0 };
+        let mut broken = None;
+        block_maxima.clear();
+        self.visit(
+            |_| true,
+            |first, block| {
+                let max = block_max(block);
+                block_maxima.push(max.unwrap_or(f32::NAN));
+                match max {
+                    Some(score) if score > best.score => best = Best { score, block: first as usize },
+                    Some(_) => {}
+                    None => broken = broken.or(Some(first as usize)),
+                }
+            },
+        );
+        if let Some(first) = broken {
+            let block = self.block(first, &mut [0.0; BLOCK]).iter().position(|score| score.is_nan()).unwrap_or(0);
+            return Err(SamplingError::NotANumber { token: (first + block) as u32 });
+        }
+        if best.score == f32::NEG_INFINITY {
+            return Err(SamplingError::NoCandidate { vocab_size: self.logits.len() });
+        }
+        Ok(best)
+    }
+
+    /// The lowest token with the greatest score.
+    fn first_of(self, best: Best) -> u32 {
+        let position = self.block(best.block, &mut [0.0; BLOCK]).iter().position(|&score| score == best.score);
+        (best.block + position.expect("the score was taken from this block")) as u32
+    }
+
+    /// Writes all scores to `buffer` and adds the biases.
+    fn write(self, buffer: &mut Vec<f32>, bias: &[(u32, f32)]) -> Result<(), SamplingError> {
+        buffer.clear();
+        self.visit(|_| true, |_, block| buffer.extend_from_slice(block));
+        let vocab_size = self.logits.len();
+        for &(token, value) in bias {
+            let score = buffer.get_mut(token as usize).ok_or(SamplingError::BiasToken { token, vocab_size })?;
+            *score = if value.is_infinite() { value } else { *score + value };
+        }
+        Ok(())
+    }
+}
+
+/// The greatest of some scores; `None` when one is not a number.
+fn block_max(scores: &[f32]) -> Option<f32> {
+    let (sixteens, tail) = scores.as_chunks::<16>();
     let mut best = [f32::NEG_INFINITY; 16];
     let mut broken = [false; 16];
-    for block in blocks {
+    for sixteen in sixteens {
         for lane in 0..16 {
-            broken[lane] |= block[lane].is_nan();
-            best[lane] = if block[lane] > best[lane] { block[lane] } else { best[lane] };
+            broken[lane] |= sixteen[lane].is_nan();
+            best[lane] = if sixteen[lane] > best[lane] { sixteen[lane] } else { best[lane] };
         }
     }
     for (lane, &score) in tail.iter().enumerate() {
         broken[lane] |= score.is_nan();
         best[lane] = best[lane].max(score);
     }
-    if broken.contains(&true) {
-        let token = scores.iter().zip(0..).find(|(score, _)| score.is_nan()).map_or(0, |(_, token)| token);
-        return Err(SamplingError::NotANumber { token });
-    }
-    let max = best.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return Err(SamplingError::NoCandidate { vocab_size: scores.len() });
-    }
-    Ok(max)
-}
-
-/// The lowest id with this score.
-fn first_of(scores: &[f32], value: f32) -> u32 {
-    let position = scores.iter().position(|&score| score == value);
-    position.expect("the value was taken from these scores") as u32
+    (!broken.contains(&true)).then(|| best.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
 /// One of the tokens that are certain (plus infinity), each as likely as the others.
-fn pick_certain(scores: &[f32], random: u64) -> u32 {
-    let certain = || scores.iter().zip(0..).filter(|(score, _)| **score == f32::INFINITY);
-    let number = scaled(random, certain().count() as u64);
-    let (_, token) = certain().nth(number as usize).expect("the number is below the count");
-    token
+fn pick_certain(scores: Scores<'_>, random: u64) -> u32 {
+    let mut certain = Vec::new();
+    scores.visit(
+        |_| true,
+        |first, block| {
+            let tokens = block.iter().zip(first..).filter(|(score, _)| **score == f32::INFINITY);
+            certain.extend(tokens.map(|(_, token)| token));
+        },
+    );
+    certain[scaled(random, certain.len() as u64) as usize]
 }
 
 /// Natural logs below the best token at which a weight is certainly below half a unit: 2^-45 = e^-31.2.
@@ -302,8 +388,13 @@ impl Scale {
         (score - self.max) / self.temperature
     }
 
-    /// The exact sum of the weights of all tokens.
-    fn total_weight(self, scores: &[f32]) -> u64 {
+    /// The score of a token `depth` natural logs less probable than the best.
+    fn floor(self, depth: f32) -> f32 {
+        self.max - depth * self.temperature
+    }
+
+    /// The exact sum of the weights of some tokens.
+    fn block_weight(self, scores: &[f32]) -> u64 {
         let mut block = [0f32; 64];
         let mut total = 0;
         for chunk in scores.chunks(block.len()) {
@@ -404,7 +495,7 @@ fn crossing(candidates: &mut [Candidate], mut target: u64) -> usize {
 /// assert!(normalised_entropy(&[100.0, 0.0, 0.0]) < 1e-6);
 /// ```
 pub fn normalised_entropy(logits: &[f32]) -> f32 {
-    let Ok(max) = checked_max(logits) else { return f32::NAN };
+    let Ok(Best { score: max, .. }) = Scores::plain(logits).best(&mut Vec::new()) else { return f32::NAN };
     if logits.len() == 1 {
         return 0.0;
     }

@@ -70,6 +70,32 @@ proptest! {
         prop_assert!(before <= uniform + 2e-5 && uniform <= before + kept[rank].1 + 2e-5);
     }
 
+    /// The shift is added block by block; the choice is that from the sums written down beforehand.
+    #[test]
+    fn a_push_is_the_same_as_pushed_logits(
+        seed: u64, params in params(), alpha in -3f32..3.0, count in 900usize..3500, spread in 0.1f32..4.0,
+    ) {
+        let value = |i: usize| (((i as u64).wrapping_mul(seed | 1) >> 20) % 64) as f32 * 0.125 - 4.0;
+        let logits: Vec<f32> = (0..count).map(|i| value(i) * spread).collect();
+        let shift: Vec<f32> = (0..count).map(|i| value(i + 77)).collect();
+        let sums: Vec<f32> = logits.iter().zip(&shift).map(|(logit, s)| logit + alpha * s).collect();
+        for params in [params, SamplingParams::GREEDY] {
+            let mut pushed = Sampler::new(params, seed).unwrap();
+            let mut plain = pushed.clone();
+            for _ in 0..3 {
+                let expected = plain.sample(&sums, None, &[]);
+                prop_assert_eq!(pushed.sample(&logits, Some((alpha, &shift)), &[]), expected);
+            }
+        }
+        let (greedy, mut broken) = (Sampler::new(SamplingParams::GREEDY, 0).unwrap(), logits);
+        let first_best = sums.iter().enumerate().fold(0, |best, (i, sum)| if *sum > sums[best] { i } else { best });
+        prop_assert_eq!(greedy.clone().sample(&sums, None, &[]), Ok(first_best as u32));
+        let token = seed as usize % count;
+        broken[token] = f32::NAN;
+        let error = Err(SamplingError::NotANumber { token: token as u32 });
+        prop_assert_eq!(greedy.clone().sample(&broken, Some((alpha, &shift)), &[]), error);
+    }
+
     #[test]
     fn no_push_is_the_same_bit_for_bit(logits in logits(), params in params(), seed: u64, shift in -9f32..9.0) {
         let shift = vec![shift; logits.len()];

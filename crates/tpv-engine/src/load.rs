@@ -55,6 +55,8 @@ pub struct Loaded {
     pub fingerprint: String,
     /// Weights that one decode step reads.
     pub weights_per_step: usize,
+    /// Bytes that the weights take in memory; `None` when they lie on a device.
+    pub weight_memory: Option<usize>,
 }
 
 /// Loads a model.
@@ -148,7 +150,8 @@ fn build(
     let threads = thread_count(options.threads);
     let options = CpuOptions { dtype, dtype_name, kv_tokens: options.kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step })
+    let weight_memory = Some(engine.model().weight_bytes());
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory })
 }
 
 /// On GPUs weights are floats, whatever the file holds.
@@ -167,7 +170,7 @@ fn build_on_gpu(
     };
     let weights_per_step = config.weights_per_step();
     let engine = TensorDecoder::load(config, source, device, dtype, options.kv_tokens)?;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step })
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory: None })
 }
 
 /// Hashes the shape, the norms at both ends and some rows of the embedding.

@@ -46,14 +46,19 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
 
 /// The wishes about device and arithmetic.
 pub fn load_options(args: &RunArgs) -> Result<LoadOptions> {
-    let dtype = match args.dtype {
+    let dtype = choose_arithmetic(args.dtype);
+    Ok(LoadOptions { dtype, device: parse_device(&args.device)?, threads: args.threads, kv_tokens: None })
+}
+
+/// The arithmetic that a flag names; `None`: what suits the device and the model.
+pub fn choose_arithmetic(flag: Dtype) -> Option<DtypeChoice> {
+    match flag {
         Dtype::Auto => None,
         Dtype::F32 => Some(DtypeChoice::F32),
         Dtype::F16 => Some(DtypeChoice::F16),
         Dtype::Bf16 => Some(DtypeChoice::Bf16),
         Dtype::Q8_0 => Some(DtypeChoice::Q8_0),
-    };
-    Ok(LoadOptions { dtype, device: parse_device(&args.device)?, threads: args.threads, kv_tokens: None })
+    }
 }
 
 fn parse_device(text: &str) -> Result<DeviceChoice> {

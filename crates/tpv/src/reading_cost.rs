@@ -13,8 +13,8 @@ const THOUGHT_TOKENS: u32 = 512;
 /// Thoughts; the cost is that of the fastest one, because whatever else the machine does can only add to it.
 const THOUGHTS: usize = 16;
 
-/// Seconds of one reading of states of this width, on one thread.
-pub fn reading_secs(hidden_size: usize) -> Result<f64> {
+/// A calibrated reading of states of this width, with made-up weights.
+pub fn made_up_reading(hidden_size: usize) -> Result<Arc<ReadingModel>> {
     let weights: Vec<f32> = (0..hidden_size).map(|i| ((i % 7) as f32 - 3.0) * 1e-4).collect();
     let head = |intercept| LinearHead { weights: weights.clone(), intercept };
     let vector = ProgressVector {
@@ -25,7 +25,12 @@ pub fn reading_secs(hidden_size: usize) -> Result<f64> {
     };
     // A calibration sees the heads' values only, so that of the bundled vector serves for every width.
     let calibration = Calibration::of_vector(&bundled()?.vector)?;
-    let model = Arc::new(ReadingModel::new(&vector, calibration.as_ref()));
+    Ok(Arc::new(ReadingModel::new(&vector, calibration.as_ref())))
+}
+
+/// Seconds of one reading of states of this width, on one thread.
+pub fn reading_secs(hidden_size: usize) -> Result<f64> {
+    let model = made_up_reading(hidden_size)?;
     let state: Vec<f32> = (0..hidden_size).map(|i| (i % 11) as f32 - 5.0).collect();
     let thought = || {
         let mut reader = model.reader(None);

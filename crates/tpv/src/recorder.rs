@@ -1,6 +1,7 @@
 //! Collects what the decode loop makes of each sample until the sample is finished.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use std::collections::HashMap;
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::phase::Phase;
@@ -81,7 +82,11 @@ impl Recording {
                 self.first_state = event.index as usize;
             }
             match &mut self.states {
-                States::F16(values) => values.extend(hidden_post_norm.iter().map(|&value| f16::from_f32(value))),
+                States::F16(values) => {
+                    let kept = values.len();
+                    values.resize(kept + hidden_post_norm.len(), f16::ZERO);
+                    values[kept..].convert_from_f32_slice(hidden_post_norm);
+                }
                 States::F32(values) => values.extend_from_slice(hidden_post_norm),
             }
         }

@@ -34,6 +34,9 @@ use queue::{Group, PrefillGroup, Queued, drop_cancelled};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use sample::{Active, Start};
 
+/// Logits of a step below which one thread chooses all tokens: waking others would take longer.
+const SERIAL_LOGITS: usize = 1 << 14;
+
 /// The decode loop over one engine.
 pub struct Decoder {
     engine: Box<dyn Engine>,
@@ -211,21 +214,21 @@ impl Decoder {
         let max_positions = self.engine.spec().max_positions;
         let (hidden, logits) = (&self.output.hidden_post_norm, &self.output.logits);
         let vocabulary = &*self.vocabulary;
-        let events: Vec<Option<TokenEvent>> = self
-            .active
-            .par_iter_mut()
-            .zip(rows.par_iter())
-            .map(|(active, &row)| {
-                let (state, logits) = (&hidden[row * d..(row + 1) * d], &logits[row * v..(row + 1) * v]);
-                let advance = || active.advance(state, logits, vocabulary, max_positions, now);
-                // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
-                catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|_| {
-                    let why = "its reading, its policy or its sampling broke".to_owned();
-                    active.finished = Some((FinishReason::Failed, Some(why)));
-                    None
-                })
+        let advance = |(active, &row): (&mut Active, &usize)| {
+            let (state, logits) = (&hidden[row * d..(row + 1) * d], &logits[row * v..(row + 1) * v]);
+            let advance = || active.advance(state, logits, vocabulary, max_positions, now);
+            // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
+            catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|_| {
+                let why = "its reading, its policy or its sampling broke".to_owned();
+                active.finished = Some((FinishReason::Failed, Some(why)));
+                None
             })
-            .collect();
+        };
+        let events: Vec<Option<TokenEvent>> = if rows.len() * v < SERIAL_LOGITS || rows.len() == 1 {
+            self.active.iter_mut().zip(&rows).map(advance).collect()
+        } else {
+            self.active.par_iter_mut().zip(&rows).map(advance).collect()
+        };
         for ((active, row), event) in self.active.iter().zip(rows).zip(events) {
             if let Some(event) = event {
                 sink.token(active.id, event, &hidden[row * d..(row + 1) * d]);

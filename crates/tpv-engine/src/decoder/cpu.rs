@@ -204,6 +204,18 @@ impl CpuDecoder {
     }
 }
 
+impl CpuDecoder {
+    /// Bytes that the weights take in memory.
+    pub fn weight_bytes(&self) -> usize {
+        let Model { embedding, layers, head, .. } = &self.model;
+        let layers = layers.iter().flat_map(|layer| {
+            let Layer { query, key, value, output, gate, up, down, .. } = layer;
+            [query, key, value, output, gate, up, down]
+        });
+        embedding.bytes() + layers.chain([head]).map(Linear::bytes).sum::<usize>()
+    }
+}
+
 /// The rows of a step, `[T]`.
 fn rows(ledger: &PageLedger, inputs: &[StepInput<'_>]) -> Vec<Row> {
     let rows = inputs.iter().enumerate().flat_map(|(index, input)| {

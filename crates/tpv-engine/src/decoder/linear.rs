@@ -72,6 +72,18 @@ impl Linear {
         Ok(Self { weights, bias, outputs })
     }
 
+    /// Bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        match &self.weights {
+            Weights::Packed(matrix) => matrix.bytes(),
+            Weights::Quantised(matrix) => matrix.bytes(),
+            Weights::Library(QMatMul::QTensor(tensor)) => tensor.storage_size_in_bytes(),
+            Weights::Library(QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor)) => {
+                tensor.elem_count() * tensor.dtype().size_in_bytes()
+            }
+        }
+    }
+
     /// Replaces `y` with `x W^T + b`.
     pub fn apply(&self, inputs: &Inputs<'_>, y: &mut Vec<f32>) -> Result<()> {
         let Inputs { x, width, packed, quantised } = inputs;

@@ -45,6 +45,11 @@ impl PackedMatrix {
         Ok(Self { panels, outputs, inputs })
     }
 
+    /// Bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.panels)
+    }
+
     /// `y = x W^T` for y `[rows, outputs]`.
     pub fn multiply(&self, x: &PackedRows, y: &mut [f32]) {
         let rows = y.len() / self.outputs;

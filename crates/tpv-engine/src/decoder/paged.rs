@@ -35,6 +35,11 @@ impl<M: PagedModel> Paged<M> {
         Self { spec, ledger: PageLedger::new(kv_tokens), model }
     }
 
+    /// The model alone.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
     fn try_step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
         let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
         let copies = self.ledger.reserve(&wanted)?;

@@ -88,6 +88,11 @@ impl QuantisedMatrix {
         Self { quants, scales, outputs, inputs }
     }
 
+    /// Bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.quants) + size_of_val(&*self.scales)
+    }
+
     fn put(&mut self, output: usize, block: usize, scale: f16, quants: &[i8; BLOCK]) {
         let index = output / PANEL * (self.inputs / BLOCK) + block;
         self.scales[index][output % PANEL] = scale;

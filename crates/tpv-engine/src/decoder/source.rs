@@ -51,6 +51,18 @@ pub(crate) enum EmbeddingTable {
 }
 
 impl EmbeddingTable {
+    /// Bytes that the rows take in memory; those of a mapped file are the system's to keep or drop.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Stored(_) | Self::Random(_) => 0,
+            Self::Dense(table) => size_of_val(&**table),
+            Self::Quantised(QMatMul::QTensor(tensor)) => tensor.storage_size_in_bytes(),
+            Self::Quantised(QMatMul::Tensor(tensor) | QMatMul::TensorF16(tensor)) => {
+                tensor.elem_count() * tensor.dtype().size_in_bytes()
+            }
+        }
+    }
+
     /// Writes the rows of `tokens` to `out`, `[tokens, width]`.
     pub fn look_up(&self, tokens: &[u32], width: usize, out: &mut Vec<f32>) -> Result<()> {
         out.resize(tokens.len() * width, 0.0);

@@ -1,6 +1,6 @@
 //! The flags of `tpv bench`.
 
-use super::RunArgs;
+use super::{Dtype, RunArgs};
 use clap::Args;
 
 /// Flags of `tpv bench`.
@@ -16,9 +16,12 @@ pub struct BenchArgs {
     /// Length of the prompt that is read.
     #[arg(long, default_value_t = 512)]
     pub prompt_tokens: usize,
-    /// Decode steps of each measurement.
+    /// Decode steps of each measurement, bare and monitored each; quick steps are repeated for two seconds.
     #[arg(long, default_value_t = 32)]
     pub steps: usize,
+    /// Another arithmetic whose states, logits and greedy tokens are compared on made-up prompts.
+    #[arg(long, value_enum, ignore_case = true)]
+    pub compare: Option<Dtype>,
     /// The engine.
     #[command(flatten)]
     pub run: RunArgs,

@@ -1,26 +1,27 @@
 //! `tpv bench`: how fast this machine reads prompts and decodes, on shapes with random weights (no download) or a model.
 //!
-//! The decode loop runs twice, bare and with reading, shift and state capture, so the cost of monitoring and control is a
-//! ratio within one run. Speeds are medians over steps; the weights that a step must read are counted, so the bandwidth
-//! that was used can be held against what the memory delivers.
+//! Speeds are medians over steps. The cost of monitoring and control is a ratio of neighbouring steps of one run
+//! ([`monitoring`]), and the weights that a step reads are held against what the memory delivers in the same run
+//! ([`memory`]). `--compare` says what another arithmetic changes ([`accuracy`]).
+
+mod accuracy;
+mod memory;
+mod monitoring;
 
 use crate::args::BenchArgs;
 use crate::console::Console;
-use crate::model::{load_options, open_source};
+use crate::model::{choose_arithmetic, load_options, open_source};
 use crate::reading_cost::reading_secs;
-use crate::recorder::{Keep, Recorder};
 use crate::table::table;
+use accuracy::Accuracy;
 use anyhow::{Result, bail};
+use memory::{peak_resident_bytes, read_bandwidth, resident_bytes};
+use monitoring::Monitoring;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
-use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
-use tpv_core::policy::{Alpha, Constant};
-use tpv_core::reading::{BlindReader, Reader, ReadingModel};
-use tpv_core::sampling::SamplingParams;
-use tpv_core::vector::{LinearHead, ProgressVector};
-use tpv_data::run::StatesDtype;
-use tpv_engine::decode::{DecodeLimits, Decoder, IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::decode::{DecodeLimits, Decoder};
+use tpv_engine::device::thread_count;
 use tpv_engine::engine::{Engine, ModelSpec, StepInput, StepOutput};
 use tpv_engine::load::{LoadOptions, Loaded, load_model, random_model};
 use tpv_engine::random::named_shape;
@@ -28,8 +29,6 @@ use tpv_engine::vocabulary::Vocabulary;
 
 /// Context at which decoding begins, in tokens.
 const CONTEXT_TOKENS: usize = 64;
-/// Bare and monitored runs of the loop take turns this many times.
-const ROUNDS: usize = 3;
 
 /// What one model did.
 #[derive(Debug, Clone, Serialize)]
@@ -46,10 +45,19 @@ pub struct BenchResult {
     pub prefill_tokens_per_sec: f64,
     /// Bytes of weights that a decode step reads.
     pub weight_bytes: f64,
+    /// Bytes that the weights take in memory, where they lie in it.
+    pub weight_memory_bytes: Option<usize>,
+    /// The process' largest size while it loaded the weights, less its size before, in units of the weights; of the
+    /// first model only.
+    pub load_peak_ratio: Option<f64>,
+    /// Gigabytes per second that as many threads read from memory, on CPUs.
+    pub memory_gigabytes_per_sec: Option<f64>,
     /// One entry for each batch size.
     pub decode: Vec<DecodeResult>,
     /// Largest resident size of the process, where the system tells.
     pub peak_memory_mib: u64,
+    /// What the arithmetic of `--compare` changes.
+    pub accuracy: Option<Accuracy>,
 }
 
 /// Decoding at one batch size.
@@ -63,12 +71,16 @@ pub struct DecodeResult {
     pub loop_step_ms: f64,
     /// The same with reading, shift and state capture.
     pub monitored_step_ms: f64,
+    /// What that costs, from neighbouring steps.
+    pub monitoring: Monitoring,
     /// Milliseconds that the readings of a step take by themselves, one after the other on one thread.
     pub reading_ms: f64,
     /// Tokens per second of the bare engine.
     pub engine_tokens_per_sec: f64,
     /// Gigabytes of weights per second that the bare engine reads.
     pub weight_gigabytes_per_sec: f64,
+    /// Their share of what the memory delivers.
+    pub bandwidth_share: Option<f64>,
 }
 
 /// Runs the command.
@@ -80,7 +92,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     let mut results = Vec::new();
     for model in &args.models {
         console.say(format!("{model} ..."));
-        let result = bench(model, &options, args, console)?;
+        let result = bench(model, &options, args, results.is_empty(), console)?;
         console.emit("bench", &result);
         results.push(result);
     }
@@ -88,12 +100,20 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     Ok(())
 }
 
-fn bench(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console) -> Result<BenchResult> {
-    let start = Instant::now();
+fn bench(
+    model: &str,
+    options: &LoadOptions,
+    args: &BenchArgs,
+    is_first: bool,
+    console: &Console,
+) -> Result<BenchResult> {
+    let (start, before) = (Instant::now(), resident_bytes());
     let mut loaded = load(model, options, args, console)?;
+    let (load_secs, peak) = (start.elapsed().as_secs_f64(), peak_resident_bytes());
     loaded.notices.iter().for_each(|notice| console.notice(notice));
-    let load_secs = start.elapsed().as_secs_f64();
     let spec = loaded.engine.spec().clone();
+    let load_peak = before.zip(peak).map(|(before, peak)| (peak - before) as f64).filter(|_| is_first);
+    let memory_rate = (spec.device == "cpu").then(|| read_bandwidth(thread_count(options.threads)));
     let prefill_tokens_per_sec = prefill(&mut *loaded.engine, args.prompt_tokens)?;
     let weight_bytes = loaded.weights_per_step as f64 * bytes_per_weight(&spec.dtype);
     let mut decode = Vec::new();
@@ -101,36 +121,42 @@ fn bench(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console
     for &batch in &args.batch {
         console.check_interrupted()?;
         let step_secs = engine_step_secs(&mut *engine, batch, args.steps)?;
-        let mut decoder =
-            Decoder::new(engine, Arc::new(NoText), DecodeLimits { max_batch: batch, ..DecodeLimits::default() });
-        let (mut bare, mut monitored) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            bare.extend(loop_steps_ms(&mut decoder, batch, args.steps, false)?);
-            monitored.extend(loop_steps_ms(&mut decoder, batch, args.steps, true)?);
-        }
-        let (loop_step_ms, monitored_step_ms) = (median(&mut bare), median(&mut monitored));
+        let limits = DecodeLimits { max_batch: batch, ..DecodeLimits::default() };
+        let mut decoder = Decoder::new(engine, Arc::new(NoText), limits);
+        let monitoring = monitoring::measure(&mut decoder, batch, args.steps)?;
         engine = decoder.into_engine();
         decode.push(DecodeResult {
             batch,
             engine_step_ms: step_secs * 1e3,
-            loop_step_ms,
-            monitored_step_ms,
+            loop_step_ms: monitoring.bare_ms,
+            monitored_step_ms: monitoring.monitored_ms,
+            monitoring,
             reading_ms: batch as f64 * reading_secs(spec.hidden_size)? * 1e3,
             engine_tokens_per_sec: batch as f64 / step_secs,
             weight_gigabytes_per_sec: weight_bytes / step_secs / 1e9,
+            bandwidth_share: memory_rate.map(|rate| weight_bytes / step_secs / rate),
         });
     }
-    let (dtype, device) = (spec.dtype, spec.device);
-    let peak_memory_mib = peak_memory_mib();
+    let accuracy = match args.compare {
+        Some(other) => {
+            let options = LoadOptions { dtype: choose_arithmetic(other), ..options.clone() };
+            Some(accuracy::compare(&mut *engine, &mut *load(model, &options, args, console)?.engine)?)
+        }
+        None => None,
+    };
     Ok(BenchResult {
         model: model.into(),
-        dtype,
-        device,
+        dtype: spec.dtype,
+        device: spec.device,
         load_secs,
         prefill_tokens_per_sec,
         weight_bytes,
+        weight_memory_bytes: loaded.weight_memory,
+        load_peak_ratio: load_peak.zip(loaded.weight_memory).map(|(peak, weights)| peak / weights as f64),
+        memory_gigabytes_per_sec: memory_rate.map(|rate| rate / 1e9),
         decode,
-        peak_memory_mib,
+        peak_memory_mib: peak_resident_bytes().unwrap_or(0) >> 20,
+        accuracy,
     })
 }
 
@@ -190,54 +216,6 @@ fn engine_step_secs(engine: &mut dyn Engine, batch: usize, steps: usize) -> Resu
     Ok(median(&mut secs[2..]))
 }
 
-/// Milliseconds of each step of the decode loop once all samples generate. Tokens are chosen greedily, so that the flat
-/// distributions of random weights, the worst case of top-p sampling, do not hide the cost of monitoring.
-fn loop_steps_ms(decoder: &mut Decoder, batch: usize, steps: usize, monitored: bool) -> Result<Vec<f64>> {
-    let spec = decoder.spec().clone();
-    let theta: Vec<f32> = (0..spec.hidden_size).map(|i| ((i % 7) as f32 - 3.0) * 1e-4).collect();
-    let shift: Arc<[f32]> = decoder.project(&theta)?.into();
-    let vector = ProgressVector {
-        progress: LinearHead { weights: theta.clone(), intercept: 0.5 },
-        log_remaining: Some(LinearHead { weights: theta.clone(), intercept: 4.0 }),
-        theta,
-        ..ProgressVector::default()
-    };
-    let reading = Arc::new(ReadingModel::new(&vector, None));
-    let states = monitored.then_some(StatesDtype::F16);
-    let mut recorder = Recorder::new(Keep { states, thinking_only: false });
-    for seed in 0..batch {
-        let reader: Box<dyn Reader> = if monitored { Box::new(reading.reader(None)) } else { Box::new(BlindReader) };
-        let request = SampleRequest {
-            sampling: SamplingParams::GREEDY,
-            seed: seed as u64,
-            max_new_tokens: steps + 4,
-            shift: monitored.then(|| Arc::clone(&shift)),
-            intervene: IntervenePhase::Thinking,
-            reader,
-            policy: Box::new(Constant(Alpha(1.0))),
-            logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
-        };
-        let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
-        let tokens = made_up_tokens(&spec, seed, CONTEXT_TOKENS);
-        let ids = decoder.submit(PromptRequest { tokens, phase, samples: vec![request] })?;
-        ids.into_iter().for_each(|id| recorder.start(id, ()));
-    }
-    let mut secs = Vec::new();
-    loop {
-        let before = recorder.tokens;
-        let start = Instant::now();
-        let more = decoder.step(&mut recorder)?;
-        if recorder.tokens - before == batch as u64 {
-            secs.push(start.elapsed().as_secs_f64());
-        }
-        if !more {
-            break;
-        }
-    }
-    Ok(secs.iter().skip(2).map(|secs| secs * 1e3).collect())
-}
-
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -260,16 +238,11 @@ impl Vocabulary for NoText {
     }
 }
 
-/// The largest resident size so far, where the system tells.
-fn peak_memory_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
 fn report(results: &[BenchResult], console: &Console) {
     let rows = results.iter().flat_map(|result| {
         result.decode.iter().map(move |decode| {
+            let Monitoring { cost, cost_interval: (low, high), .. } = decode.monitoring;
+            let share = decode.bandwidth_share.map_or(String::new(), |share| format!(" ({:.0} %)", share * 100.0));
             vec![
                 format!("{} {} {}", result.model, result.dtype, result.device),
                 format!("{:.0}", result.prefill_tokens_per_sec),
@@ -277,9 +250,9 @@ fn report(results: &[BenchResult], console: &Console) {
                 format!("{:.1}", decode.engine_tokens_per_sec),
                 format!("{:.2}", decode.engine_step_ms),
                 format!("{:.2}", decode.loop_step_ms),
-                format!("{:+.2} %", (decode.monitored_step_ms / decode.loop_step_ms - 1.0) * 100.0),
+                format!("{:+.1} % ({:.1} to {:.1})", cost * 100.0, low * 100.0, high * 100.0),
                 format!("{:.2} %", decode.reading_ms / decode.loop_step_ms * 100.0),
-                format!("{:.1}", decode.weight_gigabytes_per_sec),
+                format!("{:.1}{share}", decode.weight_gigabytes_per_sec),
             ]
         })
     });
@@ -295,4 +268,16 @@ fn report(results: &[BenchResult], console: &Console) {
         "weights GB/s",
     ];
     console.print(table(&header, rows));
+    for result in results {
+        if let Some(rate) = result.memory_gigabytes_per_sec {
+            console.say(format!("{}: memory delivers {rate:.1} GB/s", result.model));
+        }
+        if let Some((ratio, bytes)) = result.load_peak_ratio.zip(result.weight_memory_bytes) {
+            let mib = bytes >> 20;
+            console.say(format!("{}: loading took {ratio:.2} times the {mib} MiB of the weights", result.model));
+        }
+        if let Some(accuracy) = &result.accuracy {
+            console.print(accuracy.sentence(&result.model, &result.dtype));
+        }
+    }
 }
