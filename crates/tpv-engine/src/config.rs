@@ -115,6 +115,11 @@ enum Family {
 }
 
 impl DecoderConfig {
+    /// Numbers that the keys and values of one token are.
+    pub fn kv_entries_per_token(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim
+    }
+
     /// Weights that one decode step reads: all but the embedding, which is read row by row unless it is the head.
     pub fn weights_per_step(&self) -> usize {
         let d = self.hidden_size;

@@ -42,6 +42,17 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// Bound on the KV memory, in tokens.
     pub kv_tokens: Option<usize>,
+    /// The same in bytes; the smaller bound holds.
+    pub kv_bytes: Option<u64>,
+}
+
+impl LoadOptions {
+    /// The bound in tokens, for keys and values of so many bytes each.
+    fn kv_bound(&self, config: &DecoderConfig, entry_bytes: usize) -> Option<usize> {
+        let per_token = config.kv_entries_per_token() * entry_bytes;
+        let by_bytes = self.kv_bytes.map(|bytes| (bytes / per_token as u64).max(1) as usize);
+        self.kv_tokens.into_iter().chain(by_bytes).min()
+    }
 }
 
 /// A model that is ready to be stepped.
@@ -148,7 +159,8 @@ fn build(
     let fingerprint = fingerprint(&config, source)?;
     let weights_per_step = config.weights_per_step();
     let threads = thread_count(options.threads);
-    let options = CpuOptions { dtype, dtype_name, kv_tokens: options.kv_tokens, threads };
+    let kv_tokens = options.kv_bound(&config, size_of::<f32>());
+    let options = CpuOptions { dtype, dtype_name, kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
     let weight_memory = Some(engine.model().weight_bytes());
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory })
@@ -169,7 +181,8 @@ fn build_on_gpu(
         DtypeChoice::Bf16 | DtypeChoice::Q8_0 => DType::BF16,
     };
     let weights_per_step = config.weights_per_step();
-    let engine = TensorDecoder::load(config, source, device, dtype, options.kv_tokens)?;
+    let kv_tokens = options.kv_bound(&config, dtype.size_in_bytes());
+    let engine = TensorDecoder::load(config, source, device, dtype, kv_tokens)?;
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory: None })
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use common::{folder, load, with_options};
 use tpv_engine::device::{DeviceChoice, DtypeChoice};
+use tpv_engine::kv::PAGE_TOKENS;
 use tpv_engine::load::{LoadOptions, ModelSource, load_model};
 
 fn copy_model(name: &str, to: &Path) {
@@ -74,4 +75,12 @@ fn a_foreign_config_is_refused_by_the_first_tensor_that_differs() {
     let source = ModelSource::Folder(scratch.path().to_owned());
     let error = load_model(&source, &LoadOptions::default()).err().expect("it must be refused").to_string();
     assert!(error.contains("[48]") && error.contains("[32]"), "{error}");
+}
+
+#[test]
+fn a_bound_on_the_kv_memory_in_bytes_is_one_in_whole_pages() {
+    let per_token = load("llama").engine.kv_bytes_per_token();
+    let kv_bytes = Some((per_token * (PAGE_TOKENS + 1)) as u64);
+    let loaded = with_options("llama", &LoadOptions { kv_bytes, ..LoadOptions::default() });
+    assert_eq!(loaded.engine.kv_tokens(), (0, Some(2 * PAGE_TOKENS)));
 }

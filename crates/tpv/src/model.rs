@@ -28,18 +28,8 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
     {
         text = locate(tokenizer, args, console)?.1;
     }
-    let mut options = load_options(args)?;
-    let load = |options: &LoadOptions| {
-        TextModel::load(name, revision.clone(), &source, &text, options, limits)
-            .with_context(|| format!("model {name} cannot be used"))
-    };
-    let mut model = load(&options)?;
-    if let Some(bytes) = args.kv_memory {
-        let per_token = model.decoder.kv_bytes_per_token().max(1) as u64;
-        options.kv_tokens = Some((bytes / per_token).max(1) as usize);
-        drop(model);
-        model = load(&options)?;
-    }
+    let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, limits)
+        .with_context(|| format!("model {name} cannot be used"))?;
     model.notices.iter().for_each(|notice| console.notice(notice));
     Ok(model)
 }
@@ -47,7 +37,8 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
 /// The wishes about device and arithmetic.
 pub fn load_options(args: &RunArgs) -> Result<LoadOptions> {
     let dtype = choose_arithmetic(args.dtype);
-    Ok(LoadOptions { dtype, device: parse_device(&args.device)?, threads: args.threads, kv_tokens: None })
+    let device = parse_device(&args.device)?;
+    Ok(LoadOptions { dtype, device, threads: args.threads, kv_tokens: None, kv_bytes: args.kv_memory })
 }
 
 /// The arithmetic that a flag names; `None`: what suits the device and the model.

@@ -253,7 +253,7 @@ impl PagedModel for CpuDecoder {
     }
 
     fn kv_bytes_per_token(&self) -> usize {
-        self.store.page_size / PAGE_TOKENS * size_of::<f32>()
+        self.model.config.kv_entries_per_token() * size_of::<f32>()
     }
 }
 

@@ -457,7 +457,7 @@ impl PagedModel for TensorDecoder {
     }
 
     fn kv_bytes_per_token(&self) -> usize {
-        2 * self.config.layers * self.config.kv_heads * self.config.head_dim * self.dtype.size_in_bytes()
+        self.config.kv_entries_per_token() * self.dtype.size_in_bytes()
     }
 }
 

@@ -65,8 +65,12 @@ fn a_trace_is_the_same_alone_in_a_batch_and_after_a_resume() {
 
 fn engine() -> Box<dyn Engine> {
     let source = ModelSource::Embedded { config: tpv_thinker::CONFIG, weights: tpv_thinker::WEIGHTS };
-    let options =
-        LoadOptions { dtype: Some(DtypeChoice::F32), device: DeviceChoice::Cpu, threads: Some(1), kv_tokens: None };
+    let options = LoadOptions {
+        dtype: Some(DtypeChoice::F32),
+        device: DeviceChoice::Cpu,
+        threads: Some(1),
+        ..LoadOptions::default()
+    };
     load_model(&source, &options).unwrap().engine
 }
 
