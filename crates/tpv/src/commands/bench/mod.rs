@@ -1,8 +1,8 @@
 //! `tpv bench`: how fast this machine reads prompts and decodes, on shapes with random weights (no download) or a model.
 //!
 //! Speeds are medians over steps. The cost of monitoring and control is a ratio of neighbouring steps of one run
-//! ([`monitoring`]), and the weights that a step reads are held against what the memory delivers in the same run
-//! ([`memory`]). `--compare` says what another arithmetic changes ([`accuracy`]).
+//! (`monitoring.rs`), and the weights that a step reads are held against what the memory delivers in the same run
+//! (`memory.rs`). `--compare` says what another arithmetic changes (`accuracy.rs`).
 
 mod accuracy;
 mod memory;
