@@ -12,14 +12,17 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// The files of each repository, by name.
 type Repos = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
+/// The files of a repository: names and bytes.
+type Files<'a> = &'a [(&'a str, &'a [u8])];
+
 pub struct Hub {
     endpoint: String,
 }
 
 impl Hub {
     /// A hub of model repositories, each with its files.
-    pub fn start(repos: &[(&str, &[(&str, &[u8])])]) -> Self {
-        let files = |files: &[(&str, &[u8])]| files.iter().map(|(name, it)| ((*name).into(), it.to_vec())).collect();
+    pub fn start(repos: &[(&str, Files<'_>)]) -> Self {
+        let files = |files: Files<'_>| files.iter().map(|(name, it)| ((*name).into(), it.to_vec())).collect();
         let repos: Arc<Repos> = Arc::new(repos.iter().map(|(repo, it)| ((*repo).into(), files(it))).collect());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
