@@ -39,7 +39,7 @@ impl<T> JsonLines<T> {
         let lines = if self.damaged.len() == 1 { "line" } else { "lines" };
         (!self.damaged.is_empty()).then(|| {
             format!(
-                "{}: {} {lines} cannot be read ({lines} {}{further}) and {consequence}",
+                "{}: {} {lines} cannot be read ({lines} {}{further}); {consequence}",
                 path.display(),
                 self.damaged.len(),
                 numbers.join(", ")
@@ -60,7 +60,7 @@ mod tests {
         std::fs::write(&path, b"1\n\n2\n{\"torn\n\xff\xfe\n3").unwrap();
         let lines = read_json_lines::<u32>(&path).unwrap();
         assert_eq!((lines.values.as_slice(), lines.damaged.as_slice()), (&[1, 2, 3][..], &[4, 5][..]));
-        let remark = lines.remark(&path, "are left out").unwrap();
-        assert!(remark.ends_with("2 lines cannot be read (lines 4, 5) and are left out"), "{remark}");
+        let remark = lines.remark(&path, "left out").unwrap();
+        assert!(remark.ends_with("2 lines cannot be read (lines 4, 5); left out"), "{remark}");
     }
 }

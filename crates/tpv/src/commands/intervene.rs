@@ -184,7 +184,7 @@ impl Run<'_> {
         let results = self.folder.join("results.jsonl");
         let wanted = self.wanted(problems);
         let lines = read_json_lines::<Response>(&results)?;
-        if let Some(remark) = lines.remark(&results, "are made again if this run needs them") {
+        if let Some(remark) = lines.remark(&results, "what this run needs of them is made again") {
             console.notice(remark);
         }
         self.done = lines.values;

@@ -87,7 +87,7 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// The lines of a file that is there; damaged ones are left out, and that is said.
 fn lines<T: DeserializeOwned>(path: &Path, console: &Console) -> Result<Vec<T>> {
     let lines = read_json_lines(path)?;
-    if let Some(remark) = lines.remark(path, "are left out of the report") {
+    if let Some(remark) = lines.remark(path, "the report leaves them out") {
         console.notice(remark);
     }
     Ok(lines.values)

@@ -178,7 +178,7 @@ impl<'a> Sweep<'a> {
     /// Takes over the samples that are there; damaged lines are made again, and that is said.
     fn read_results(&mut self, path: &Path, problems: &[Problem], console: &Console) -> Result<HashSet<Key>> {
         let lines = read_json_lines::<SweepResult>(path)?;
-        if let Some(remark) = lines.remark(path, "are made again if this sweep needs them") {
+        if let Some(remark) = lines.remark(path, "what this sweep needs of them is made again") {
             console.notice(remark);
         }
         let numbers: HashMap<String, usize> =
