@@ -328,7 +328,7 @@ fn parse_entropy(keys: &mut Keys<'_>) -> Result<Term, String> {
 
 fn parse_deadline(keys: &mut Keys<'_>) -> Result<Term, String> {
     let tokens = keys.take("tokens", parse_tokens)?;
-    let seconds = keys.take("seconds", parse_number)?;
+    let seconds = keys.take("seconds", parse_seconds)?;
     let max = keys.take("max", parse_strength)?;
     let end = keys.take("end", parse_number)?;
     let slow = keys.take("slow", parse_number)?;
@@ -338,7 +338,7 @@ fn parse_deadline(keys: &mut Keys<'_>) -> Result<Term, String> {
     keys.finish()?;
     let target = match (tokens, seconds) {
         (Some(tokens), None) => DeadlineTarget::Tokens(tokens),
-        (None, Some(seconds)) if seconds > 0.0 => DeadlineTarget::Seconds(f64::from(seconds)),
+        (None, Some(seconds)) if seconds > 0.0 => DeadlineTarget::Seconds(seconds),
         (None, Some(_)) => return Err("seconds must be above zero".into()),
         _ => return Err("deadline needs either tokens= or seconds=".into()),
     };
@@ -361,6 +361,12 @@ fn parse_number(text: &str) -> Result<f32, String> {
         Ok(_) => Err(format!("{text} is not a number between -{LARGEST} and {LARGEST}")),
         Err(_) => Err(format!("\"{text}\" is not a number")),
     }
+}
+
+/// In double precision, so that a target is shown as it was written.
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    parse_number(text)?;
+    text.parse().map_err(|_| format!("\"{text}\" is not a number"))
 }
 
 fn parse_tokens(text: &str) -> Result<u32, String> {
@@ -458,7 +464,7 @@ mod tests {
     use crate::reading::{Estimate, Reading};
     use proptest::prelude::*;
 
-    const VALID: [&str; 17] = [
+    const VALID: [&str; 18] = [
         "none",
         "constant:20",
         "constant:-3.5",
@@ -469,6 +475,7 @@ mod tests {
         "entropy:base=auto,easy=50,range=10,k=100,u=0.02",
         "deadline:tokens=256",
         "deadline:seconds=8",
+        "deadline:seconds=0.1",
         "deadline:tokens=64,max=2logits,end=3",
         "deadline:tokens=64,max=low",
         "deadline:tokens=40,slow=8",
