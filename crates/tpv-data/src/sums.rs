@@ -202,10 +202,10 @@ pub fn merge_sums(paths: &[PathBuf]) -> Result<MergedSums> {
         match &mut merged {
             None => merged = Some(parts),
             Some(sums) => {
-                let pairs = sums.iter_mut().zip(&parts);
+                let mut pairs = sums.iter_mut().zip(&parts);
                 let mismatch =
                     |error: tpv_core::gram::GramError| DataError::damaged(path, error.to_string(), "sum again");
-                pairs.into_iter().try_for_each(|(sum, more)| sum.merge(more)).map_err(mismatch)?;
+                pairs.try_for_each(|(sum, more)| sum.merge(more)).map_err(mismatch)?;
             }
         }
     }
@@ -299,8 +299,8 @@ mod tests {
             assert_eq!(part.rows(), whole.rows());
             let (part, whole) = (part.to_parts(), whole.to_parts());
             let greatest = whole.gram_lower.iter().fold(0f64, |max, it| max.max(it.abs()));
-            let pairs = part.gram_lower.iter().zip(&whole.gram_lower);
-            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() <= 1e-12 * greatest));
+            let mut pairs = part.gram_lower.iter().zip(&whole.gram_lower);
+            assert!(pairs.all(|(a, b)| (a - b).abs() <= 1e-12 * greatest));
         }
         let reversed: Vec<PathBuf> = shards.iter().rev().cloned().collect();
         assert_eq!(numbers(&merge_sums(&reversed).unwrap().parts), numbers(&merged.parts));
