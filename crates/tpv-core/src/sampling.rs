@@ -239,7 +239,7 @@ struct Best {
 impl<'a> Scores<'a> {
     fn new(logits: &'a [f32], shift: Option<(f32, &'a [f32])>) -> Result<Self, SamplingError> {
         match shift {
-            Some((alpha, _)) if alpha == 0.0 => Ok(Self::plain(logits)),
+            Some((0.0, _)) => Ok(Self::plain(logits)),
             Some((alpha, _)) if !alpha.is_finite() => Err(SamplingError::Alpha(alpha)),
             Some((_, shift)) if shift.len() != logits.len() => {
                 Err(SamplingError::ShiftLength { expected: logits.len(), got: shift.len() })
