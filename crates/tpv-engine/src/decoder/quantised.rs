@@ -129,7 +129,7 @@ impl QuantisedMatrix {
         if let Some(simd) = pulp::x86::V3::try_new() {
             return simd.vectorize(x86::OnAvx2 { simd, part });
         }
-        part.run(|tile, weights| tile_product(tile, weights), |tile, weights| tile_product(tile, weights));
+        part.run(tile_product, tile_product);
     }
 }
 
@@ -311,7 +311,6 @@ mod x86 {
         }
     }
 
-    #[expect(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
     #[inline(always)]
     fn tile_product<const ROWS: usize>(simd: V3, tile: Blocks<'_, ROWS>, weights: Weights<'_>) -> [[f32; PANEL]; ROWS] {
         let mut sums = [[simd.avx._mm256_setzero_ps(); 2]; ROWS];
