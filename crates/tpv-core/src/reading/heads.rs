@@ -47,7 +47,7 @@ pub struct HeadTrace {
     pub values: Vec<HeadValues>,
     /// N: thinking tokens up to and including `</think>`.
     pub thinking_tokens: usize,
-    /// Seconds at which the tokens came, [N], from any beginning; empty where they were not recorded.
+    /// Seconds at which the tokens came, `[N]`, from any beginning; empty where they were not recorded.
     pub elapsed_secs: Vec<f64>,
 }
 

@@ -4,7 +4,7 @@
 //! the last stretch was said at least four times over, and is called a loop. Text that merely resembles itself (a second
 //! check with other numbers) breaks every run.
 //!
-//! Runs are not counted for every period at every token. Every [`LOOK_EVERY`] tokens the detector looks for periods whose
+//! Runs are not counted for every period at every token. Every 16 tokens the detector looks for periods whose
 //! run is at least that long, and follows these token by token until they break: no run of 48 slips through between two
 //! looks, and text without loops costs next to nothing.
 
