@@ -11,13 +11,16 @@
 //! to round, so that the first ones move far and the last ones find the quantile.
 
 use super::features::FEATURES;
+use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Solve;
-use faer::{Mat, Side};
+use faer::{Accum, Mat, MatRef, Par, Side};
 
 /// One row of standardised columns.
 pub type Row = [f64; FEATURES];
 
 const ROUNDS: i32 = 24;
+/// Rows that are multiplied at once; their products stay in the cache.
+const BLOCK_ROWS: usize = 256;
 const FIRST_SOFTENING: f64 = 1.0;
 const SOFTENING_DECAY: f64 = 0.7;
 const LAST_SOFTENING: f64 = 1e-3;
@@ -35,21 +38,21 @@ pub fn fit_quantile(rows: &[Row], targets: &[f64], quantile: f64, ridge: f64, st
 
 /// One round: the weighted least-squares problem that majorises the loss at `weights`.
 fn improve(rows: &[Row], targets: &[f64], quantile: f64, ridge: f64, softening: f64, weights: &Row) -> Option<Row> {
-    let mut gram = [[0.0; FEATURES]; FEATURES];
-    let mut right = [0.0; FEATURES];
-    for (row, &target) in rows.iter().zip(targets) {
-        let weight = 0.5 / (softening + (target - dot(row, weights)).abs());
-        for a in 0..FEATURES {
-            let scaled = weight * row[a];
-            right[a] += scaled * target + (quantile - 0.5) * row[a];
-            for b in 0..=a {
-                gram[a][b] += scaled * row[b];
-            }
-        }
+    // X' [C X | C y + (q - 1/2)] with the rows X and C = diag(1 / 2c): the matrix and the right-hand side at once.
+    let mut sums: Mat<f64> = Mat::zeros(FEATURES, FEATURES + 1);
+    for (rows, targets) in rows.chunks(BLOCK_ROWS).zip(targets.chunks(BLOCK_ROWS)) {
+        let share = |(row, target): (&Row, &f64)| 0.5 / (softening + (target - dot(row, weights)).abs());
+        let share: Vec<f64> = rows.iter().zip(targets).map(share).collect();
+        let right = Mat::from_fn(rows.len(), FEATURES + 1, |i, a| match a {
+            FEATURES => share[i] * targets[i] + (quantile - 0.5),
+            a => share[i] * rows[i][a],
+        });
+        let block = MatRef::from_row_major_slice(rows.as_flattened(), rows.len(), FEATURES);
+        matmul(&mut sums, Accum::Add, block.transpose(), &right, 1.0, Par::Seq);
     }
     let penalty = 0.5 * ridge * rows.len() as f64;
     let left = Mat::from_fn(FEATURES, FEATURES, |a, b| {
-        gram[a.max(b)][a.min(b)]
+        sums[(a.max(b), a.min(b))]
             + if a != b {
                 0.0
             } else if a == 0 {
@@ -58,7 +61,7 @@ fn improve(rows: &[Row], targets: &[f64], quantile: f64, ridge: f64, softening: 
                 penalty
             }
     });
-    let solution = left.llt(Side::Lower).ok()?.solve(Mat::from_fn(FEATURES, 1, |a, _| right[a]));
+    let solution = left.llt(Side::Lower).ok()?.solve(Mat::from_fn(FEATURES, 1, |a, _| sums[(a, FEATURES)]));
     Some(std::array::from_fn(|a| solution[(a, 0)]))
 }
 
