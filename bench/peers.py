@@ -11,8 +11,8 @@
 `run` lets the programs take turns, each time in a new process with the same number of threads: prefill of 512 tokens, then
 decoding at batch 1, 8 and 32 over a context of 64 tokens. It appends a line of JSON for each measurement, so rounds may be
 made in several calls. `table` prints medians over rounds, and ratios within a round with their smallest and largest value.
-`check` shows that the programs compute the same: greedy tokens and final states in f32 against transformers, states of the
-GGUF files against llama.cpp.
+`check` shows that the programs compute the same: greedy tokens and final states in f32 as transformers', states of the GGUF
+files no farther from them than llama.cpp's.
 """
 import argparse
 import json
@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).resolve().parent
+NEW_TOKENS = 32  # that `check` generates
 MEASURES = ["prefill", "batch 1", "batch 8", "batch 32"]
 
 # Our program beside the peer that does the same work. Monitored decoding stands beside the way that returns states.
@@ -172,12 +173,10 @@ def print_rows(header, rows):
 
 
 def check(args):
-    """The same greedy tokens and states as transformers in f32, nearly the same states as llama.cpp from its files."""
-    failed = False
-    for checkpoint in args.checkpoints:
-        failed |= not check_transformers(checkpoint, args)
-        failed |= not check_llama_cpp(checkpoint, args)
-    sys.exit(failed)
+    """In f32 the same greedy tokens and states as transformers. Of GGUF files, whose number format is coarser: states no
+    farther from those of transformers in f32 than llama.cpp's from the same file."""
+    results = [check_checkpoint(checkpoint, args) for checkpoint in args.checkpoints]
+    sys.exit(not all(results))
 
 
 def greedy_trace(model, args, dtype):
@@ -187,7 +186,7 @@ def greedy_trace(model, args, dtype):
         problems = Path(folder) / "problems.jsonl"
         problems.write_text(json.dumps({"problem": "Add 17 and 25, then take 9 away."}) + "\n")
         done = subprocess.run([args.tpv, "generate", "--model", model, "--dataset", problems, "--end_problem_index", "1",
-                               "--generations_per_problem", "1", "--max_new_tokens", "32", "--do_sample", "False",
+                               "--generations_per_problem", "1", "--max_new_tokens", str(NEW_TOKENS), "--do_sample", "False",
                                "--states_dtype", "f32", "--device", "cpu", "--dtype", dtype, "--threads", str(args.threads),
                                "--output_dir", f"{folder}/traces"], capture_output=True, text=True)
         if done.returncode != 0:
@@ -203,45 +202,56 @@ def relative_error(ours, theirs):
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-def check_transformers(checkpoint, args):
-    import numpy as np
+def check_checkpoint(checkpoint, args):
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    prompt, tokens, states = greedy_trace(checkpoint, args, "f32")
+    from transformers import AutoModelForCausalLM
+    torch.set_num_threads(args.threads)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    stop = model.generation_config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=0)
+    files = [check_gguf(model, checkpoint / f"{name}.gguf", args, dtype) for name, dtype in [("f16", "auto"), ("q8_0", "q8_0")]]
+    return check_greedy(model, checkpoint, args) and all(files)
+
+
+def check_greedy(model, checkpoint, args):
+    import torch
+    from transformers import GenerationConfig
+    prompt, tokens, states = greedy_trace(checkpoint, args, "f32")
     ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=32,
-                         output_hidden_states=True, return_dict_in_generate=True)
-    theirs = out.sequences[0, len(prompt):].tolist()
-    their_states = np.stack([step[-1][0, -1].numpy() for step in out.hidden_states])
-    same = tokens == theirs
-    error = relative_error(states, their_states) if same else float("nan")
-    print(f"{checkpoint.name}, f32 against transformers: {len(tokens)} greedy tokens {'are the same' if same else 'DIFFER'}, "
-          f"{len(set(tokens))} different ones, states {error:.1e} apart", flush=True)
+    options = GenerationConfig(do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=0,
+                               eos_token_id=model.generation_config.eos_token_id)
+    model.generation_config = GenerationConfig()
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=options)
+    same = tokens == out[0, len(prompt):].tolist()
+    error = relative_error(states, exact_states(model, prompt, tokens))
+    print(f"{checkpoint.name}, f32: {len(tokens)} greedy tokens ({len(set(tokens))} different) "
+          f"{'as' if same else 'NOT AS'} transformers chooses them, states {error:.1e} apart", flush=True)
     return same and error < 1e-4
 
 
-def check_llama_cpp(checkpoint, args):
+def exact_states(model, prompt, tokens):
+    """States after the final norm that predict the tokens, `[tokens, d]`, by transformers in f32."""
+    import torch
+    with torch.inference_mode():
+        out = model.model(torch.tensor([prompt + tokens[:-1]]))
+    return out.last_hidden_state[0, len(prompt) - 1:].numpy()
+
+
+def check_gguf(model, path, args, dtype):
     import numpy as np
     import peer_llama_cpp as peer
-    passed = True
-    for file, dtype, bound in [("f16", "auto", 5e-3), ("q8_0", "q8_0", 5e-2)]:
-        path = checkpoint / f"{file}.gguf"
-        prompt, tokens, states = greedy_trace(path, args, dtype)
-        model = peer.Model(path)
-        context = peer.Context(model, 1, len(prompt) + len(tokens), args.threads, states=True)
-        text = prompt + tokens[:-1]
-        context.step([text], wants_all=True)
-        slots = range(len(prompt) - 1, len(text))
-        error = relative_error(states, np.stack([context.state(slot) for slot in slots]))
-        agreeing = sum(int(context.logits(slot).argmax()) == token for slot, token in zip(slots, tokens))
-        context.close()
-        passed &= error < bound
-        print(f"{checkpoint.name}, {file}.gguf against llama.cpp: states {error:.1e} apart (bound {bound:g}), "
-              f"{agreeing} of {len(tokens)} greedy tokens are llama.cpp's choice too", flush=True)
-    return passed
+    prompt, tokens, states = greedy_trace(path, args, dtype)
+    context = peer.Context(peer.Model(path), 1, len(prompt) + len(tokens), args.threads, states=True)
+    text = prompt + tokens[:-1]
+    context.step([text], wants_all=True)
+    slots = range(len(prompt) - 1, len(text))
+    theirs = np.stack([context.state(slot) for slot in slots])
+    agreeing = sum(int(context.logits(slot).argmax()) == token for slot, token in zip(slots, tokens))
+    context.close()
+    exact = exact_states(model, prompt, tokens)
+    ours_off, theirs_off = relative_error(states, exact), relative_error(theirs, exact)
+    print(f"{path.parent.name}, {path.name}: states {ours_off:.1e} from transformers in f32, llama.cpp's {theirs_off:.1e}, "
+          f"{relative_error(states, theirs):.1e} between the two; {agreeing} of {len(tokens)} greedy tokens are llama.cpp's "
+          "choice too", flush=True)
+    return ours_off < 1.25 * theirs_off
 
 
 def main():
