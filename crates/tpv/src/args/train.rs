@@ -29,9 +29,9 @@ pub struct TrainArgs {
     /// gsm8k, thinker, or the path of a .jsonl or .parquet file. Without it the vector gets no levels.
     #[arg(long)]
     pub efforts_dataset: Option<String>,
-    /// How many of them, from the first.
-    #[arg(long, default_value_t = 100)]
-    pub efforts_problems: usize,
+    /// How many of them, from the first; the level high is only shown by 150 or more.
+    #[arg(long, default_value_t = 200)]
+    pub effort_problems: usize,
     /// The model of that run, if it is not where the traces' model was.
     #[arg(long, alias = "model_name_or_path")]
     pub model: Option<String>,

@@ -106,7 +106,7 @@ fn write_levels(
         let why = if args.effort_problems > 0 {
             "the data set has no further problems"
         } else {
-            "--effort_problems 50 finds them"
+            "--effort_problems 150 finds them"
         };
         console.notice(format!("the vector has no effort levels (low, medium, high): {why}"));
         return Ok(());
@@ -170,7 +170,7 @@ fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
         intercept: false,
         device: "cpu".into(),
         efforts_dataset: None,
-        efforts_problems: 0,
+        effort_problems: 0,
         model: None,
         seed,
     }

@@ -232,7 +232,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     report(&metrics, args, console);
     if let Some(dataset) = &args.efforts_dataset {
         let model = args.model.as_deref().unwrap_or(&manifest.model.name);
-        EffortRun::after_training(model, &args.output_dir, dataset, args.efforts_problems).write(console)?;
+        EffortRun::after_training(model, &args.output_dir, dataset, args.effort_problems).write(console)?;
     }
     Ok(metrics)
 }

@@ -2,7 +2,9 @@
 //!
 //! Among the constant alphas along theta that were run (0 always is), a level is the one with the shortest thoughts that
 //! is *shown* to cost no more than the level allows: the lower end of the 95 % interval by problem of its accuracy less that of
-//! alpha 0 must not be below the allowed loss. So a small run gives cautious levels, and 0 where it shows nothing.
+//! alpha 0 must not be below the allowed loss. Where no answer is lost the bootstrap has no width, so `3 / problems`, the greatest
+//! loss that chance hides once in twenty such runs (the rule of three), counts as possible too. So a small run gives cautious
+//! levels, and 0 where it shows nothing: below 30 problems always, and `high` below 150.
 
 use super::figures::{ArmFigures, SweepFigures};
 use super::runner::Sweep;
@@ -10,7 +12,7 @@ use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, SweepArg
 use crate::console::Console;
 use crate::model::open_model;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tpv_core::policy::SCALE_FIGURE;
 use tpv_data::vector::VECTOR_FILE;
@@ -25,12 +27,13 @@ const CANDIDATES: [f32; 10] = [2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 60.
 /// Ways in which every problem of an [`EffortRun`] is thought: the candidates, and without a push.
 pub const ARMS: usize = CANDIDATES.len() + 1;
 
-/// Chooses the levels from uncapped figures by alpha; none without alpha 0.
-pub fn choose(candidates: &[(f32, &ArmFigures)]) -> Option<BTreeMap<String, f32>> {
+/// Chooses the levels from uncapped figures by alpha over so many problems; none without alpha 0.
+pub fn choose(candidates: &[(f32, &ArmFigures)], problems: usize) -> Option<BTreeMap<String, f32>> {
+    let hidden = -3.0 / problems as f64;
     candidates.iter().find(|(alpha, _)| *alpha == 0.0)?;
     let level = |loss: f64| {
         let shown = |(alpha, it): &&(f32, &ArmFigures)| {
-            *alpha == 0.0 || it.less_base.is_some_and(|less| less.low >= -loss - 1e-9)
+            *alpha == 0.0 || it.less_base.is_some_and(|less| less.low.min(hidden) >= -loss - 1e-9)
         };
         let good = candidates.iter().filter(shown);
         good.min_by(|a, b| a.1.mean_tokens.total_cmp(&b.1.mean_tokens)).map_or(0.0, |(alpha, _)| *alpha)
@@ -128,7 +131,8 @@ pub fn write_levels(
     let uncapped = |name: String| figures.arms.iter().find(|row| row.arm == name && row.cap.is_none());
     let plain = sweep.arms.iter().filter_map(|arm| Some((arm.plain_alpha()?, uncapped(arm.to_string())?)));
     let candidates: Vec<(f32, &ArmFigures)> = plain.collect();
-    let efforts = choose(&candidates).context("effort levels need the run without a policy")?;
+    let problems: BTreeSet<usize> = sweep.done.iter().map(|result| result.problem).collect();
+    let efforts = choose(&candidates, problems.len()).context("effort levels need the run without a policy")?;
     let scale = sweep.measured_scale(model.prompts.think_end[0]);
     let file = &mut sweep.throttles.file;
     file.vector.efforts = efforts;
@@ -160,11 +164,17 @@ mod tests {
         };
         let rows = [row(0.0, 200.0), row(-0.01, 180.0), row(-0.04, 150.0), row(-0.09, 120.0), row(-0.4, 90.0)];
         let candidates: Vec<_> = [0.0, 5.0, 10.0, 15.0, 30.0].into_iter().zip(&rows).collect();
-        let levels = choose(&candidates).unwrap();
+        let levels = choose(&candidates, 200).unwrap();
         assert_eq!((levels["high"], levels["medium"], levels["low"]), (5.0, 10.0, 15.0));
-        assert_eq!(choose(&candidates[1..]), None);
+        assert_eq!(choose(&candidates[1..], 200), None);
         let unsure = [row(0.0, 200.0), row(-0.2, 100.0)];
-        let levels = choose(&[(0.0, &unsure[0]), (15.0, &unsure[1])]).unwrap();
-        assert!(levels.values().all(|&alpha| alpha == 0.0), "nothing is shown by few problems");
+        let levels = choose(&[(0.0, &unsure[0]), (15.0, &unsure[1])], 200).unwrap();
+        assert!(levels.values().all(|&alpha| alpha == 0.0), "what may be lost is no level");
+        let perfect = [row(0.0, 200.0), row(0.0, 100.0)];
+        let candidates = [(0.0, &perfect[0]), (15.0, &perfect[1])];
+        let levels = |problems| choose(&candidates, problems).unwrap().into_values().collect::<Vec<f32>>();
+        assert_eq!(levels(29), [0.0, 0.0, 0.0], "nothing is shown by few problems");
+        assert_eq!(levels(60), [0.0, 15.0, 15.0], "in the order high, low, medium");
+        assert_eq!(levels(150), [15.0, 15.0, 15.0]);
     }
 }
