@@ -1,16 +1,18 @@
 //! From tokens left to seconds left.
 //!
 //! Each step's duration feeds a mean and a spread that forget slowly (about the last 50 steps). Seconds left are tokens
-//! left divided by the speed; the interval is widened at both ends by the speed's own 90 % interval, and by a tenth more
-//! because the rest of a thought does not come as fast as what has been: the context grows, batches fill and empty.
+//! left divided by the speed; the interval is widened at both ends by the speed's own 90 % interval, and by a share that
+//! shrinks with the steps seen: a few steps say little of the rest (prompts are read between them, batches fill), and even
+//! many are not the rest (the context grows).
 
 use super::Estimate;
 
 const WEIGHT: f64 = 0.02;
 /// Half-width of a normal 90 % interval in standard errors.
 const NORMAL_90: f64 = 1.645;
-/// How much the speed of the rest may differ from the speed so far, as a share; chosen on validation problems.
-const DRIFT: f64 = 0.1;
+/// The speed of the rest may differ from that of n steps by the share `DRIFT + DRIFT_STEPS / n`; chosen on validation problems.
+const DRIFT: f64 = 0.05;
+const DRIFT_STEPS: f64 = 5.0;
 /// Steps before a speed is claimed.
 const LEAST_STEPS: f64 = 4.0;
 
@@ -41,8 +43,9 @@ impl SpeedMeter {
             return None;
         }
         let error = NORMAL_90 * (self.variance / self.steps.min(1.0 / WEIGHT)).sqrt();
-        let slowest = ((1.0 + DRIFT) * (self.mean_secs + error)).recip();
-        let fastest = ((1.0 - DRIFT) * (self.mean_secs - error).max(0.1 * self.mean_secs)).recip();
+        let drift = 1.0 + DRIFT + DRIFT_STEPS / self.steps;
+        let slowest = (drift * (self.mean_secs + error)).recip();
+        let fastest = drift / (self.mean_secs - error).max(0.1 * self.mean_secs);
         Some(Estimate { value: self.mean_secs.recip() as f32, low: slowest as f32, high: fastest as f32 })
     }
 }
@@ -61,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_speed_has_no_spread_but_may_change() {
+    fn a_steady_speed_has_no_spread_but_may_change_while_it_is_new() {
         let mut meter = SpeedMeter::default();
         for _ in 0..3 {
             meter.push(0.025);
@@ -70,9 +73,12 @@ mod tests {
         meter.push(0.025);
         let speed = meter.tokens_per_sec().expect("four steps");
         assert!((speed.value - 40.0).abs() < 1e-4, "{speed:?}");
-        assert!((speed.low - 40.0 / 1.1).abs() < 1e-4 && (speed.high - 40.0 / 0.9).abs() < 1e-4, "{speed:?}");
-        let left = remaining_secs(Estimate { value: 100.0, low: 60.0, high: 200.0 }, speed);
-        assert!((left.value - 2.5).abs() < 1e-5 && (left.low - 1.35).abs() < 1e-5 && (left.high - 5.5).abs() < 1e-4);
+        assert!((speed.low - 40.0 / 2.3).abs() < 1e-4 && (speed.high - 40.0 * 2.3).abs() < 1e-4, "{speed:?}");
+        (0..96).for_each(|_| meter.push(0.025));
+        let speed = meter.tokens_per_sec().expect("a hundred steps");
+        assert!((speed.low - 40.0 / 1.1).abs() < 1e-4 && (speed.high - 44.0).abs() < 1e-4, "{speed:?}");
+        let left = remaining_secs(Estimate { value: 100.0, low: 66.0, high: 200.0 }, speed);
+        assert!((left.value - 2.5).abs() < 1e-5 && (left.low - 1.5).abs() < 1e-5 && (left.high - 5.5).abs() < 1e-4);
     }
 
     #[test]
