@@ -61,6 +61,9 @@ pub struct Control {
     pub think_end_bias: f32,
     /// Close the thinking now, whatever the logits say.
     pub end_thinking: bool,
+    /// Write "Wait" now, whatever the logits say, so that the model thinks on (budget forcing of s1,
+    /// [arXiv:2501.19393](https://arxiv.org/abs/2501.19393), section 3.1). Closing comes before waiting.
+    pub wait: bool,
 }
 
 impl Control {

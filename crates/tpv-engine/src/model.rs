@@ -109,7 +109,12 @@ impl TextModel {
             tokenizer_sha256: tokenizer.sha256().into(),
             fingerprint: loaded.fingerprint,
         };
-        let vocabulary = ModelVocabulary::new(Arc::clone(&tokenizer), eos, think_end.clone());
+        let vocabulary = ModelVocabulary::new(
+            Arc::clone(&tokenizer),
+            eos,
+            think_end.clone(),
+            tokenizer.encode("Wait", false)?,
+        );
         let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
         let config = config.unwrap_or_default();
         let chat_template = ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)?;

@@ -154,13 +154,15 @@ pub struct ScriptedVocabulary {
     tokens: Vec<Vec<u8>>,
     end_of_sequence: u32,
     think_end: Vec<u32>,
+    wait: Vec<u32>,
 }
 
 impl ScriptedVocabulary {
-    /// The token ids are the texts' places; `think_end` are the tokens that write `</think>`.
+    /// The token ids are the texts' places; `think_end` are the tokens that write `</think>`. Where "Wait" is a text, it can be forced.
     pub fn new(texts: &[&str], end_of_sequence: u32, think_end: &[u32]) -> Self {
         let tokens = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
-        Self { tokens, end_of_sequence, think_end: think_end.to_vec() }
+        let wait = texts.iter().position(|&text| text == "Wait").map(|place| place as u32);
+        Self { tokens, end_of_sequence, think_end: think_end.to_vec(), wait: wait.into_iter().collect() }
     }
 }
 
@@ -175,5 +177,9 @@ impl Vocabulary for ScriptedVocabulary {
 
     fn think_end_tokens(&self) -> &[u32] {
         &self.think_end
+    }
+
+    fn wait_tokens(&self) -> &[u32] {
+        &self.wait
     }
 }

@@ -13,6 +13,11 @@ pub trait Vocabulary: Send + Sync {
 
     /// The tokens that write `</think>`, in order; what is forced when thinking must end.
     fn think_end_tokens(&self) -> &[u32];
+
+    /// The tokens that write "Wait", in order; what is forced when a thought is to go on. Where there are none, nothing is.
+    fn wait_tokens(&self) -> &[u32] {
+        &[]
+    }
 }
 
 /// The vocabulary of a checkpoint.
@@ -20,12 +25,13 @@ pub struct ModelVocabulary {
     tokenizer: Arc<Tokenizer>,
     end_of_sequence: Vec<u32>,
     think_end: Vec<u32>,
+    wait: Vec<u32>,
 }
 
 impl ModelVocabulary {
-    /// A tokenizer with the tokens that end a sequence and those that write `</think>`.
-    pub fn new(tokenizer: Arc<Tokenizer>, end_of_sequence: Vec<u32>, think_end: Vec<u32>) -> Self {
-        Self { tokenizer, end_of_sequence, think_end }
+    /// A tokenizer with the tokens that end a sequence and those that write `</think>` and "Wait".
+    pub fn new(tokenizer: Arc<Tokenizer>, end_of_sequence: Vec<u32>, think_end: Vec<u32>, wait: Vec<u32>) -> Self {
+        Self { tokenizer, end_of_sequence, think_end, wait }
     }
 }
 
@@ -40,5 +46,9 @@ impl Vocabulary for ModelVocabulary {
 
     fn think_end_tokens(&self) -> &[u32] {
         &self.think_end
+    }
+
+    fn wait_tokens(&self) -> &[u32] {
+        &self.wait
     }
 }

@@ -19,7 +19,8 @@ const THINK: u32 = 0;
 const THINK_END: u32 = 1;
 const ANSWER: u32 = 2;
 const END: u32 = 3;
-const TEXTS: [&str; 6] = ["hm ", "</think>", "42 ", "", "a", "b"];
+const WAIT: u32 = 5;
+const TEXTS: [&str; 6] = ["hm ", "</think>", "42 ", "", "a", "Wait"];
 
 /// Thinks for as many tokens as the first token of the prompt says, then answers with two tokens.
 fn script(tokens: &[u32]) -> ScriptedStep {
@@ -334,4 +335,24 @@ fn a_policy_cannot_break_the_loop() {
     let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![reckless]));
     assert_eq!(record.finishes[&ids[0]].thinking_tokens, 5);
     assert_eq!(record.finishes[&ids[0]].reason, FinishReason::Stop);
+}
+
+/// Waits at every third position.
+struct Waiting;
+
+impl Policy for Waiting {
+    fn control(&mut self, observation: &Observation<'_>) -> Control {
+        let position = observation.reading.position;
+        Control { wait: position.is_multiple_of(3), end_thinking: position == 9, ..Control::default() }
+    }
+}
+
+#[test]
+fn a_policy_can_make_a_thought_wait_and_closing_comes_first() {
+    let waiting = SampleRequest { policy: Box::new(Waiting), ..sample(0.0) };
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(20, vec![waiting]));
+    let tokens = &record.tokens[&ids[0]];
+    let forced: Vec<(u32, u32)> = tokens.iter().filter(|it| it.forced).map(|it| (it.index + 1, it.token)).collect();
+    assert_eq!(forced, [(3, WAIT), (6, WAIT), (9, THINK_END)]);
+    assert_eq!(record.finishes[&ids[0]].thinking_tokens, 9);
 }

@@ -43,8 +43,8 @@ pub struct Recording {
     pub readings: Vec<Reading>,
     /// Kept states, `[S, d]`.
     pub states: States,
-    /// Tokens that were forced rather than sampled.
-    pub forced_tokens: usize,
+    /// Whether the last thinking token was forced: `</think>`, once the thinking has ended.
+    pub end_forced: bool,
 }
 
 impl Recording {
@@ -62,7 +62,7 @@ impl Recording {
             thinking_secs: Vec::new(),
             readings: Vec::new(),
             states,
-            forced_tokens: 0,
+            end_forced: false,
         }
     }
 
@@ -76,6 +76,7 @@ impl Recording {
         if thinking {
             self.thinking_start.get_or_insert(event.index as usize);
             self.thinking_secs.push(event.elapsed_secs);
+            self.end_forced = event.forced;
         }
         if keep.states.is_some() && (thinking || !keep.thinking_only) {
             if self.no_states() {
@@ -90,7 +91,6 @@ impl Recording {
                 States::F32(values) => values.extend_from_slice(hidden_post_norm),
             }
         }
-        self.forced_tokens += usize::from(event.forced);
         self.token_ids.push(event.token);
         let text = if event.phase == Phase::Answer { &mut self.answer_text } else { &mut self.thinking_text };
         text.push_str(&event.text);

@@ -5,15 +5,17 @@
 //!
 //! ```text
 //! at a door   j + g > T           bias = +open      no further round fits: leave by this one
-//!             j + 0.75 g <= T     bias = -slow      one fits: stay, if slowing is asked for (it decides between the two)
+//!             else                "Wait"            one fits: think on, if waiting is asked for
 //! before any  F = j + R           alpha goes softly towards max * smoothstep(ln(F / T) / ln 1.5), if a push is asked for
 //! at the end  j > 0.75 T, F > T   bias = end * smoothstep((j - 0.75 T) / 0.25 T)
 //! ```
 //!
 //! `</think>` is forced only where it would otherwise come too late: a thought without a door in time is ended there.
 //! A push along theta before the first door loses right answers on the bundled model, so it is off unless asked for.
-//! Without slowing, short thoughts stay short. A thought that is held back lands nearer to the target, but what a model
-//! writes after it wanted to stop may lose its right answer, so slowing is off unless asked for.
+//! Without waiting, short thoughts stay short. With it all thoughts land near the target: where the model could close but has
+//! time, "Wait" is written for it (budget forcing of s1), which starts another round. A long round, g > 0.3 T, is begun
+//! even where only 0.7 of it fit, since leaving would miss the target by more than 0.3; it may be cut. More thinking than the
+//! model wanted costs tokens and may cost right answers, so waiting is off unless asked for.
 
 use super::door::Doors;
 use super::{Budget, Control, Observation, Policy};
@@ -25,8 +27,12 @@ const SOFTNESS: f32 = 0.1;
 const FULL_LAG: f32 = 1.5;
 /// Share of the target from which `</think>` itself is favoured.
 const LAST_STRETCH: f32 = 0.75;
-/// A thought that is held back stays for a round of which this share fits: landing counts more than closing by itself.
-const SLOW_SHARE: f32 = 0.75;
+/// Leaving by a door misses the target by too much where more than this share of it is left.
+const FAR: f32 = 0.3;
+/// While the target is far, a round is begun if this share of it fits.
+const CUT_ROUND: f32 = 0.7;
+/// Tokens between two waits: a model that still wants to close right after "Wait" may.
+const LEAST_WAIT: u32 = 3;
 
 /// What must be met.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,8 +50,8 @@ pub struct DeadlineGains {
     pub max_alpha: f32,
     /// Logits on `</think>` at the last door in time.
     pub open: f32,
-    /// Logits off `</think>` at doors after which another round fits; 0 never holds a thought back.
-    pub slow: f32,
+    /// Whether thoughts wait at doors after which another round fits.
+    pub wait: bool,
     /// Most logits on `</think>` in the last stretch.
     pub end: f32,
 }
@@ -66,13 +72,14 @@ pub struct Deadline {
     gains: DeadlineGains,
     think_end: EndMarker,
     doors: Doors,
+    last_wait: Option<u32>,
     alpha: f32,
 }
 
 impl Deadline {
     /// A deadline at the start of a thought.
     pub fn new(target: DeadlineTarget, gains: DeadlineGains, think_end: EndMarker) -> Self {
-        Self { target, gains, think_end, doors: Doors::default(), alpha: 0.0 }
+        Self { target, gains, think_end, doors: Doors::default(), last_wait: None, alpha: 0.0 }
     }
 
     /// The target in thinking tokens as things stand.
@@ -90,17 +97,19 @@ impl Deadline {
         }
     }
 
+    /// Whether to think on at a door at `position`.
+    fn waits(&self, position: u32, target: f32) -> bool {
+        let (j, gap) = (position as f32, self.doors.gap() as f32);
+        let fits = j + gap <= target;
+        let far = target - j > FAR * target && j + CUT_ROUND * gap <= target;
+        let soon = self.last_wait.is_some_and(|last| position < last.saturating_add(LEAST_WAIT));
+        self.gains.wait && (fits || far) && !soon
+    }
+
     /// The bias on `</think>` at `position` of `target` tokens: at a door by what fits after it, else by how near the end is.
     fn think_end_bias(&self, at_door: bool, position: f32, target: f32, late: bool) -> f32 {
-        let gap = self.doors.gap() as f32;
-        if at_door {
-            let stays = self.gains.slow != 0.0 && position + SLOW_SHARE * gap <= target;
-            if stays {
-                return -self.gains.slow;
-            }
-            if position + gap > target {
-                return self.gains.open;
-            }
+        if at_door && position + self.doors.gap() as f32 > target {
+            return self.gains.open;
         }
         let stretch = (position - LAST_STRETCH * target) / ((1.0 - LAST_STRETCH) * target);
         if late { self.gains.end * smoothstep(stretch) } else { 0.0 }
@@ -130,6 +139,10 @@ impl Policy for Deadline {
         let logits = observation.logits_before_shift;
         let at_door = self.think_end.token.is_some_and(|token| self.doors.see(position, logits, token));
         let target = tokens as f32;
+        if at_door && self.waits(position, target) {
+            self.last_wait = Some(position);
+            return Control { wait: true, ..Control::alpha(self.alpha) };
+        }
         let finish = predicted_finish(observation.reading);
         let lag = match self.doors.next() {
             None => finish.map_or(0.0, |finish| (finish / target).ln() / FULL_LAG.ln()),
@@ -147,7 +160,7 @@ mod tests {
     use super::*;
     use crate::reading::Estimate;
 
-    const GAINS: DeadlineGains = DeadlineGains { max_alpha: 30.0, open: 6.0, slow: 0.0, end: 4.0 };
+    const GAINS: DeadlineGains = DeadlineGains { max_alpha: 30.0, open: 6.0, wait: false, end: 4.0 };
     const END: EndMarker = EndMarker { token: Some(0), tokens: 2 };
     const DOOR: [f32; 2] = [0.0, 0.0];
     const WALL: [f32; 2] = [-20.0, 0.0];
@@ -161,30 +174,50 @@ mod tests {
         Deadline::new(DeadlineTarget::Tokens(tokens), gains, END)
     }
 
-    /// The bias at doors of a thought that has one every 30 tokens.
-    fn biases_at_doors(tokens: u32, gains: DeadlineGains) -> Vec<f32> {
+    /// The controls at the doors of a thought that has one every `gap` tokens.
+    fn at_doors(tokens: u32, gap: u32, gains: DeadlineGains) -> Vec<Control> {
         let mut deadline = deadline(tokens, gains);
-        let biases = (1..tokens - 1).map(|position| {
+        let controls = (1..tokens - 1).map(|position| {
             let reading = reading(position, 0.0);
-            let logits = if position % 30 == 0 { &DOOR } else { &WALL };
-            deadline.control(&Observation { logits_before_shift: logits, ..Observation::of(&reading) }).think_end_bias
+            let logits = if position % gap == 0 { &DOOR } else { &WALL };
+            deadline.control(&Observation { logits_before_shift: logits, ..Observation::of(&reading) })
         });
-        biases.enumerate().filter(|(i, _)| (i + 1) % 30 == 0).map(|(_, bias)| bias).collect()
+        controls.enumerate().filter(|(i, _)| (i + 1) % gap as usize == 0).map(|(_, control)| control).collect()
     }
 
     #[test]
     fn the_last_door_in_time_is_opened_and_earlier_ones_are_left_alone() {
-        assert_eq!(biases_at_doors(100, GAINS), [0.0, 0.0, 6.0]);
-        assert_eq!(biases_at_doors(90, GAINS), [0.0, 0.0]);
-        assert_eq!(biases_at_doors(55, GAINS), [6.0]);
+        let biases = |tokens| at_doors(tokens, 30, GAINS).iter().map(|it| it.think_end_bias).collect::<Vec<_>>();
+        assert_eq!(biases(100), [0.0, 0.0, 6.0]);
+        assert_eq!(biases(90), [0.0, 0.0]);
+        assert_eq!(biases(55), [6.0]);
     }
 
     #[test]
-    fn with_slowing_doors_stay_shut_while_a_round_nearly_fits() {
-        let slow = DeadlineGains { slow: 8.0, ..GAINS };
-        assert_eq!(biases_at_doors(100, slow), [-8.0, -8.0, 6.0]);
-        assert_eq!(biases_at_doors(55, slow), [-8.0], "three quarters of a round fit");
-        assert_eq!(biases_at_doors(50, slow), [6.0]);
+    fn a_thought_that_waits_takes_every_round_that_fits() {
+        let waiting = DeadlineGains { wait: true, ..GAINS };
+        let steps = |tokens, gap| {
+            let controls = at_doors(tokens, gap, waiting);
+            controls.iter().map(|it| (it.wait, it.think_end_bias)).collect::<Vec<_>>()
+        };
+        let (waits, leaves) = ((true, 0.0), (false, 6.0));
+        assert_eq!(steps(100, 30), [waits, waits, leaves]);
+        assert_eq!(steps(110, 40), [waits, leaves], "30 tokens are left, not far");
+        assert_eq!(steps(99, 50), [waits], "far, and nearly all of the round fits");
+        assert_eq!(steps(84, 50), [leaves], "far, but less than 0.7 of the round fits");
+    }
+
+    #[test]
+    fn a_wide_door_is_waited_at_once() {
+        let mut deadline = deadline(100, DeadlineGains { wait: true, ..GAINS });
+        let waits: Vec<bool> = (1..=50)
+            .map(|position| {
+                let reading = reading(position, 0.0);
+                let logits = if (20..23).contains(&position) { &DOOR } else { &WALL };
+                deadline.control(&Observation { logits_before_shift: logits, ..Observation::of(&reading) }).wait
+            })
+            .collect();
+        assert_eq!((1..).zip(&waits).filter(|(_, waits)| **waits).map(|(at, _)| at).collect::<Vec<_>>(), [20]);
     }
 
     #[test]

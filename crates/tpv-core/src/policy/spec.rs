@@ -29,7 +29,7 @@ const LARGEST: f32 = 1e6;
 
 const POLICIES: &str = "the policies are none; constant:20 (or constant:1.5logits, or an effort: low, medium, high); \
     ramp:from=0,to=30,tokens=200; entropy:base=10,range=10,k=100,u=0.02 (or base=auto,easy=50); \
-    deadline:tokens=256 or deadline:seconds=8 (further keys: max, end, and slow=8 to hold short thoughts back); budget:256; think-end:2; several joined by +";
+    deadline:tokens=256 or deadline:seconds=8 (further keys: max, end, and wait=yes to think on while there is time); budget:256; think-end:2; several joined by +";
 
 /// A text that is no policy, or a policy that the vector cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,8 +100,8 @@ pub enum Term {
         max: Option<Strength>,
         /// Most bias on `</think>` in logits, if not the default.
         end: Option<f32>,
-        /// Logits off `</think>` while another round of thinking fits, if not none.
-        slow: Option<f32>,
+        /// Whether to think on while another round fits, instead of ending early.
+        wait: bool,
     },
     /// At most so many thinking tokens.
     Budget(u32),
@@ -209,9 +209,9 @@ impl Term {
         let plain = |strength: &Strength| context.alpha(strength).map(Strength::Alpha);
         Ok(match self {
             Self::Constant(strength) => Self::Constant(plain(strength)?),
-            Self::Deadline { target, max, end, slow } => {
+            Self::Deadline { target, max, end, wait } => {
                 let max = max.as_ref().map(plain).transpose()?;
-                Self::Deadline { target: *target, max, end: *end, slow: *slow }
+                Self::Deadline { target: *target, max, end: *end, wait: *wait }
             }
             other => other.clone(),
         })
@@ -226,11 +226,11 @@ impl Term {
                 let by_length = EntropyBase::ByLength { easy: *easy, bounds: context.length_thirds };
                 Box::new(EntropyGuided::new(base.map_or(by_length, EntropyBase::Fixed), *range, *k, *u))
             }
-            Self::Deadline { target, max, end, slow } => {
+            Self::Deadline { target, max, end, wait } => {
                 let gains = DeadlineGains {
                     max_alpha: max.as_ref().map_or(Ok(0.0), |max| context.alpha(max))?,
                     open: DEADLINE_OPEN_BIAS,
-                    slow: slow.unwrap_or(0.0),
+                    wait: *wait,
                     end: end.unwrap_or(DEADLINE_END_BIAS),
                 };
                 let think_end = EndMarker { token: context.think_end_token, tokens: think_end_tokens };
@@ -260,6 +260,7 @@ impl Policy for Together {
             alpha: Alpha(sum.alpha.0 + one.alpha.0),
             think_end_bias: sum.think_end_bias + one.think_end_bias,
             end_thinking: sum.end_thinking || one.end_thinking,
+            wait: sum.wait || one.wait,
         })
     }
 }
@@ -331,10 +332,7 @@ fn parse_deadline(keys: &mut Keys<'_>) -> Result<Term, String> {
     let seconds = keys.take("seconds", parse_seconds)?;
     let max = keys.take("max", parse_strength)?;
     let end = keys.take("end", parse_number)?;
-    let slow = keys.take("slow", parse_number)?;
-    if slow.is_some_and(|slow| slow < 0.0) {
-        return Err("slow must not be negative".into());
-    }
+    let wait = keys.take("wait", parse_flag)?.unwrap_or(false);
     keys.finish()?;
     let target = match (tokens, seconds) {
         (Some(tokens), None) => DeadlineTarget::Tokens(tokens),
@@ -342,7 +340,7 @@ fn parse_deadline(keys: &mut Keys<'_>) -> Result<Term, String> {
         (None, Some(_)) => return Err("seconds must be above zero".into()),
         _ => return Err("deadline needs either tokens= or seconds=".into()),
     };
-    Ok(Term::Deadline { target, max, end, slow })
+    Ok(Term::Deadline { target, max, end, wait })
 }
 
 fn parse_strength(text: &str) -> Result<Strength, String> {
@@ -353,6 +351,14 @@ fn parse_strength(text: &str) -> Result<Strength, String> {
         return Ok(Strength::Effort(text.into()));
     }
     parse_number(text).map(Strength::Alpha)
+}
+
+fn parse_flag(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("it is neither yes nor no".into()),
+    }
 }
 
 fn parse_number(text: &str) -> Result<f32, String> {
@@ -432,14 +438,14 @@ impl fmt::Display for Term {
             Self::Entropy { base: None, easy, range, k, u } => {
                 write!(f, "entropy:base=auto,easy={easy},range={range},k={k},u={u}")
             }
-            Self::Deadline { target, max, end, slow } => {
+            Self::Deadline { target, max, end, wait } => {
                 match target {
                     DeadlineTarget::Tokens(tokens) => write!(f, "deadline:tokens={tokens}")?,
                     DeadlineTarget::Seconds(seconds) => write!(f, "deadline:seconds={seconds}")?,
                 }
                 max.iter().try_for_each(|max| write!(f, ",max={max}"))?;
                 end.iter().try_for_each(|end| write!(f, ",end={end}"))?;
-                slow.iter().try_for_each(|slow| write!(f, ",slow={slow}"))
+                if *wait { f.write_str(",wait=yes") } else { Ok(()) }
             }
             Self::Budget(tokens) => write!(f, "budget:{tokens}"),
             Self::ThinkEnd(bias) => write!(f, "think-end:{bias}"),
@@ -478,7 +484,7 @@ mod tests {
         "deadline:seconds=0.1",
         "deadline:tokens=64,max=2logits,end=3",
         "deadline:tokens=64,max=low",
-        "deadline:tokens=40,slow=8",
+        "deadline:tokens=40,wait=yes",
         "budget:256",
         "think-end:2",
         "constant:15+budget:128",
@@ -516,7 +522,7 @@ mod tests {
             ("deadline:seconds=0", "above zero"),
             ("deadline:tokens=soon", "tokens=soon"),
             ("deadline:4", "form key=value"),
-            ("deadline:tokens=4,slow=-1", "slow must not be negative"),
+            ("deadline:tokens=4,wait=8", "yes nor no"),
             ("entropy:base=1,base=2", "given twice"),
             ("entropy:bass=1", "no key \"bass\""),
             ("constant:1+", "it is empty"),
@@ -616,7 +622,7 @@ mod tests {
             tokens in 1u32..70,
             alpha in -1e6f32..1e6,
         ) {
-            for text in [format!("budget:{tokens}"), format!("deadline:tokens={tokens},max={alpha}"), format!("deadline:tokens={tokens},slow=1000000"), format!("constant:{alpha}+budget:{tokens}")] {
+            for text in [format!("budget:{tokens}"), format!("deadline:tokens={tokens},max={alpha}"), format!("deadline:tokens={tokens},wait=yes"), format!("constant:{alpha}+budget:{tokens}")] {
                 let due = controls(&text, &readings, &logits, None).iter().position(|it| it.end_thinking);
                 // `</think>` takes two tokens here; one that is due at once cannot come earlier.
                 prop_assert_eq!(due, Some(tokens.saturating_sub(2) as usize), "{}", text);

@@ -25,6 +25,8 @@ pub(super) struct Active {
     text: TextStream,
     stop: StopTexts,
     forced: VecDeque<u32>,
+    /// Whether what is forced closes the thinking.
+    closing: bool,
     pub last_token: u32,
     prompt_tokens: usize,
     generated: usize,
@@ -63,6 +65,7 @@ impl Active {
             phase: start.phase,
             text: TextStream::default(),
             forced: VecDeque::new(),
+            closing: false,
             last_token: *start.prompt.last().expect("the prompt was checked when it was submitted"),
             prompt_tokens: start.prompt.len(),
             generated: 0,
@@ -165,11 +168,14 @@ impl Active {
             tokens_per_sec: self.tokens_per_sec(now),
         });
         if !control.alpha.0.is_finite() || !control.think_end_bias.is_finite() {
-            control = Control { end_thinking: control.end_thinking, ..Control::default() };
+            control = Control { end_thinking: control.end_thinking, wait: control.wait, ..Control::default() };
         }
-        if thinking && (control.end_thinking || self.end_asked) && self.forced.is_empty() {
-            self.forced.extend(vocabulary.think_end_tokens());
+        if thinking && (control.end_thinking || self.end_asked) && !self.closing {
+            self.forced = vocabulary.think_end_tokens().to_vec().into();
+        } else if thinking && control.wait && self.forced.is_empty() {
+            self.forced.extend(vocabulary.wait_tokens());
         }
+        self.closing = thinking && (self.closing || control.end_thinking || self.end_asked);
         control
     }
 

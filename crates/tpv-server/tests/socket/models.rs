@@ -40,7 +40,7 @@ pub fn scripted(next: impl Fn(&[u32]) -> u32 + Send + 'static) -> Served {
     let (vocab_size, think_end) = (model.identity.vocab_size, model.prompts.think_end.clone());
     let script = move |tokens: &[u32]| ScriptedStep { next: next(tokens), progress: 0.5 };
     let engine = ScriptedEngine::new(vocab_size, think_end[0], script);
-    let vocabulary = ModelVocabulary::new(Arc::clone(&model.prompts.tokenizer), Vec::new(), think_end);
+    let vocabulary = ModelVocabulary::new(Arc::clone(&model.prompts.tokenizer), Vec::new(), think_end, Vec::new());
     let decoder = Decoder::new(Box::new(engine), Arc::new(vocabulary), DecodeLimits::default());
     Served { model: TextModel { decoder, ..model }, vector: None }
 }

@@ -267,7 +267,7 @@ impl<'a> Sweep<'a> {
             thinking_secs: finish.thinking_secs,
             generated_tokens: finish.generated_tokens,
             thinking_ended: finish.thinking_ended,
-            forced: recording.forced_tokens > 0,
+            forced: finish.thinking_ended && recording.end_forced,
             answer,
             correct,
             progress: readings.iter().map(|reading| rounded(reading.progress)).collect(),
