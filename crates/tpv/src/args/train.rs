@@ -28,8 +28,8 @@ pub struct TrainArgs {
     /// Problems that the fit has not seen, for a validation run that finds the effort levels low, medium and high: math500,
     /// gsm8k, thinker, or the path of a .jsonl or .parquet file. Without it the vector gets no levels.
     #[arg(long)]
-    pub efforts_dataset: Option<String>,
-    /// How many of them, from the first; the level high is only shown by 150 or more.
+    pub effort_dataset: Option<String>,
+    /// How many of them at most, from the first; the level high is only shown by 150 or more.
     #[arg(long, default_value_t = 200)]
     pub effort_problems: usize,
     /// The model of that run, if it is not where the traces' model was.

@@ -169,7 +169,7 @@ fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
         epsilon: 1e-10,
         intercept: false,
         device: "cpu".into(),
-        efforts_dataset: None,
+        effort_dataset: None,
         effort_problems: 0,
         model: None,
         seed,

@@ -214,6 +214,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
         let folder = args.inputs()[0].display();
         bail!("{folder}: the data set has no traces on one side of the split; prepare it again");
     }
+    let efforts = EffortRun::after_training(args, &manifest.model.name, console)?;
     let bar = console.bar((manifest.train.len() + manifest.test.len()) as u64 * 2, "train");
     let sums = FoldSums::collect(&*source, &manifest, console, &bar)?;
     let heads = Heads::fit(&sums.train()?, args)?;
@@ -230,9 +231,8 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     write_readings(&traces.test, &args.output_dir)?;
     write_report(&args.output_dir, console)?;
     report(&metrics, args, console);
-    if let Some(dataset) = &args.efforts_dataset {
-        let model = args.model.as_deref().unwrap_or(&manifest.model.name);
-        EffortRun::after_training(model, &args.output_dir, dataset, args.effort_problems).write(console)?;
+    if let Some(efforts) = efforts {
+        efforts.write(console)?;
     }
     Ok(metrics)
 }

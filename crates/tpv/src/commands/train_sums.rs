@@ -7,6 +7,7 @@
 use super::train::Heads;
 use crate::args::TrainArgs;
 use crate::console::Console;
+use crate::sweep::effort::EffortRun;
 use crate::table::table;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -98,12 +99,16 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     if total.rows() == 0 {
         bail!("{}: no finished thought is in the sums; generate with a larger --max_new_tokens", files[0].display());
     }
+    let efforts = EffortRun::after_training(args, &merged.records[0].run.model.name, console)?;
     let heads = Heads::fit(&total, args)?;
     let metrics = measure(args, &merged, &total, &heads)?;
     let vector = vector(args, &merged, &total, &heads, &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
     report(&metrics, args, console);
+    if let Some(efforts) = efforts {
+        efforts.write(console)?;
+    }
     Ok(metrics)
 }
 

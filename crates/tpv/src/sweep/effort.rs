@@ -8,9 +8,9 @@
 
 use super::figures::{ArmFigures, SweepFigures};
 use super::runner::Sweep;
-use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, SweepArgs};
+use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, SweepArgs, TrainArgs};
 use crate::console::Console;
-use crate::model::open_model;
+use crate::model::{open_dataset, open_model};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -64,25 +64,30 @@ pub struct EffortRun<'a> {
 }
 
 impl<'a> EffortRun<'a> {
-    /// With the scripts' prompt and sampling, on the first problems of a data set.
-    pub fn after_training(model: &'a str, vector: &'a Path, dataset: &str, problems: usize) -> Self {
-        Self {
+    /// What `tpv train` was asked to run after the fit, with the scripts' prompt and sampling; none without a data set for it.
+    /// The data set is opened here, so that a wrong name is told before the fit.
+    pub fn after_training(args: &'a TrainArgs, trained: &'a str, console: &Console) -> Result<Option<Self>> {
+        let Some(dataset) = &args.effort_dataset else { return Ok(None) };
+        let dataset = DatasetArgs {
+            dataset: dataset.clone(),
+            problem_field: None,
+            answer_field: None,
+            prompt_template: DEFAULT_TEMPLATE.into(),
+            chat_template: false,
+        };
+        let problems = open_dataset(&dataset, console)?.problems.len().min(args.effort_problems);
+        let (model, vector) = (args.model.as_deref().unwrap_or(trained), args.output_dir.as_path());
+        Ok(Some(Self {
             model,
             vector,
-            dataset: DatasetArgs {
-                dataset: dataset.into(),
-                problem_field: None,
-                answer_field: None,
-                prompt_template: DEFAULT_TEMPLATE.into(),
-                chat_template: false,
-            },
+            dataset,
             problems: (0, problems),
             generations_per_problem: 2,
             max_new_tokens: 2048,
             sampling: SamplingArgs { temperature: 0.6, do_sample: true, top_p: 0.95, top_k: 0, seed: 42 },
             run: RunArgs::default(),
             output_dir: vector.join("efforts"),
-        }
+        }))
     }
 
     /// The sweep over the candidates.
