@@ -187,7 +187,7 @@ impl GramSums {
         }
         check_names(targets)?;
         let targets = targets.iter().map(|name| TargetSums::zero(name, width)).collect();
-        Ok(Self { rows: 0, gram: Mat::zeros(width, width), column_sums: vec![0.0; width], targets })
+        Ok(Self { rows: 0, gram: zero_square(width), column_sums: vec![0.0; width], targets })
     }
 
     /// Width of a state, d.
@@ -262,7 +262,7 @@ impl GramSums {
     pub fn from_parts(parts: GramParts) -> Result<Self, GramError> {
         parts.validate()?;
         let GramParts { width, rows, gram_lower, column_sums, targets } = parts;
-        let mut gram = Mat::zeros(width, width);
+        let mut gram = zero_square(width);
         let mut values = gram_lower.into_iter();
         for column in 0..width {
             for (entry, value) in gram.col_mut(column).iter_mut().skip(column).zip(&mut values) {
@@ -331,6 +331,18 @@ impl GramParts {
     }
 }
 
+/// Numbers from one column to the next. Columns that lie a multiple of 4 KiB apart fall on the same lines of the cache, and
+/// the product then runs at half its speed (widths 1536, 4096 and 5120, for instance), so these get a gap.
+fn stride(width: usize) -> usize {
+    if width.is_multiple_of(512) { width + 8 } else { width }
+}
+
+fn zero_square(width: usize) -> Mat<f64> {
+    let mut square = Mat::with_capacity(stride(width), width);
+    square.resize_with(width, width, |_, _| 0.0);
+    square
+}
+
 /// Rows that are multiplied at once: enough that the product is limited by arithmetic, not by reading `H^T H`.
 const BLOCK_ROWS: usize = 512;
 
@@ -339,7 +351,7 @@ const BLOCK_ROWS: usize = 512;
 pub struct GramAccumulator {
     sums: GramSums,
     parallelism: Parallelism,
-    /// States waiting for a full block, row after row.
+    /// States waiting for a full block, row after row, each followed by zeros up to [`stride`].
     states: Vec<f64>,
     /// Their labels, one vector per column: ones first, then the targets.
     labels: Vec<Vec<f64>>,
@@ -353,9 +365,8 @@ impl GramAccumulator {
 
     /// Goes on from earlier sums.
     pub fn resume(sums: GramSums, parallelism: Parallelism) -> Self {
-        let labels = vec![Vec::with_capacity(BLOCK_ROWS); sums.targets.len() + 1];
-        let states = Vec::with_capacity(BLOCK_ROWS * sums.width());
-        Self { sums, parallelism, states, labels }
+        let labels = vec![Vec::new(); sums.targets.len() + 1];
+        Self { sums, parallelism, states: Vec::new(), labels }
     }
 
     /// Adds `rows` `[n, d]`, row after row, with one slice of n labels per target. All or nothing: an error adds no row.
@@ -387,7 +398,13 @@ impl GramAccumulator {
         self.sums
     }
 
-    /// Bytes that are held: the square of `H^T H`, and room for a block of states.
+    /// Ends the block and gives its memory back until more rows come.
+    pub fn release(&mut self) {
+        self.flush();
+        self.states = Vec::new();
+    }
+
+    /// Bytes that are held: the square of `H^T H`, and the block of states where there is one.
     pub fn bytes(&self) -> usize {
         (self.sums.width().pow(2) + self.states.capacity()) * size_of::<f64>()
     }
@@ -397,7 +414,12 @@ impl GramAccumulator {
     }
 
     fn push(&mut self, rows: &[f32], targets: &[&[f64]], range: std::ops::Range<usize>) {
-        self.states.extend(rows.iter().map(|&value| f64::from(value)));
+        let width = self.sums.width();
+        self.states.reserve_exact((BLOCK_ROWS - self.waiting()) * stride(width));
+        for row in rows.chunks_exact(width) {
+            self.states.extend(row.iter().map(|&value| f64::from(value)));
+            self.states.extend(std::iter::repeat_n(0.0, stride(width) - width));
+        }
         let (ones, labels) = self.labels.split_first_mut().expect("the column of ones is always there");
         ones.extend(range.clone().map(|_| 1.0));
         for (label, target) in labels.iter_mut().zip(targets) {
@@ -411,7 +433,8 @@ impl GramAccumulator {
         if count == 0 {
             return;
         }
-        let states = MatRef::from_column_major_slice(&self.states, self.sums.width(), count);
+        let width = self.sums.width();
+        let states = MatRef::from_column_major_slice_with_stride(&self.states, width, count, stride(width));
         let labels = Mat::from_fn(count, self.labels.len(), |row, column| self.labels[column][row]);
         self.sums.add_block(states, labels.as_ref(), self.parallelism.par());
         self.states.clear();

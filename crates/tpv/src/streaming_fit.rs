@@ -35,6 +35,7 @@ pub struct StreamingFit {
     saved: Instant,
     saving: Duration,
     has_news: bool,
+    peak_bytes: usize,
 }
 
 impl StreamingFit {
@@ -50,6 +51,7 @@ impl StreamingFit {
             saved: Instant::now(),
             saving: Duration::ZERO,
             has_news: false,
+            peak_bytes: 0,
             path,
         };
         if fit.path.exists() {
@@ -72,9 +74,9 @@ impl StreamingFit {
         self.waiting.contains(&problem) && !store.has_states(problem)
     }
 
-    /// Bytes of memory that the sums take, whatever the number of problems.
-    pub fn bytes(&self) -> usize {
-        self.parts.iter().map(GramAccumulator::bytes).sum()
+    /// The most bytes of memory that the sums took; it does not grow with the number of problems.
+    pub fn peak_bytes(&self) -> usize {
+        self.peak_bytes
     }
 
     /// Adds what is complete and next in order; saves now and then.
@@ -118,7 +120,7 @@ impl StreamingFit {
         }
         self.record.problems.push(problem);
         // Blocks end with the problem, so that where a run was cut makes no difference.
-        self.parts.iter_mut().for_each(GramAccumulator::flush);
+        self.parts.iter_mut().for_each(GramAccumulator::release);
         if !store.run().states_kept {
             self.to_be_dropped.push(problem);
         }
@@ -130,6 +132,7 @@ impl StreamingFit {
         let thought = SummedThought { trace: header.id, thinking_tokens: header.thinking_tokens };
         add_trace(store, header.id, &mut self.parts[thought.part()])?;
         self.record.thoughts.push(thought);
+        self.peak_bytes = self.peak_bytes.max(self.parts.iter().map(GramAccumulator::bytes).sum());
         Ok(())
     }
 

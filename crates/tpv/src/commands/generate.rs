@@ -209,7 +209,7 @@ impl<'a> Run<'a> {
     fn finish_fit(&mut self, console: &Console) -> Result<()> {
         if let Some(mut fit) = self.fit.take() {
             fit.advance(&mut self.store, console)?;
-            let bytes = fit.bytes();
+            let bytes = fit.peak_bytes();
             let (file, record) = fit.finish(&mut self.store)?;
             self.summary.fit = Some(FitSummary::of(file, &record, bytes));
         }
