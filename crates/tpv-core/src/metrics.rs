@@ -193,7 +193,7 @@ struct ProblemSums {
     rows: f64,
     squared_error: f64,
     absolute_error: f64,
-    /// Of the targets less `Pool::centre`, so that nothing cancels.
+    /// Of the targets less the mean of all, so that nothing cancels.
     target: f64,
     target_squared: f64,
     traces: f64,

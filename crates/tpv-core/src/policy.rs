@@ -35,7 +35,8 @@ pub struct Alpha(pub f32);
 /// What a policy knows when it chooses.
 #[derive(Debug, Clone, Copy)]
 pub struct Observation<'a> {
-    /// The reading of the state that predicts the next token.
+    /// The reading of the state that predicts the next token. Outside the thinking it says nothing but the position: 0 before,
+    /// the length of the thought after.
     pub reading: &'a Reading,
     /// The logits of the model itself, before any shift, `[V]`.
     pub logits_before_shift: &'a [f32],

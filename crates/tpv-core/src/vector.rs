@@ -71,8 +71,8 @@ pub struct ModelIdentity {
     pub vocab_size: usize,
     /// SHA-256 of `tokenizer.json`, hexadecimal.
     pub tokenizer_sha256: String,
-    /// SHA-256 over `config.json`'s shape-giving keys and the `lm_head` weights' first bytes, hexadecimal; names the model
-    /// independently of the folder it lies in.
+    /// SHA-256 over the shape, the norms at both ends and some rows of the embedding, hexadecimal; names the model independently
+    /// of the folder it lies in. A fine-tune that leaves all of these alone, such as a merged LoRA, has its base's fingerprint.
     pub fingerprint: String,
 }
 

@@ -63,6 +63,24 @@ fn sums_are_what_their_definition_says() {
     assert_eq!(sums.rows(), 23);
 }
 
+/// Widths that are a multiple of 512 have gaps between their columns.
+#[test]
+fn wide_sums_are_what_their_definition_says() {
+    let (rows, width) = (700, 512);
+    let (h, y) = (states(rows, width), labels(rows));
+    let sums = sums_of(&h, width, &y);
+    for (i, j) in [(0, 0), (511, 0), (511, 511), (300, 17), (256, 255)] {
+        let expected: f64 = h.chunks(width).map(|row| f64::from(row[i]) * f64::from(row[j])).sum();
+        assert!((sums.gram(i, j) - expected).abs() < 1e-10, "{i}, {j}");
+    }
+    let expected: f64 = h.chunks(width).zip(&y[1]).map(|(row, label)| f64::from(row[77]) * label).sum();
+    assert!((sums.target("b").unwrap().cross[77] - expected).abs() < 1e-9);
+    let mut parts = sums_of(&h[..300 * width], width, &[y[0][..300].to_vec(), y[1][..300].to_vec()]);
+    parts.merge(&sums_of(&h[300 * width..], width, &[y[0][300..].to_vec(), y[1][300..].to_vec()])).unwrap();
+    assert_close(&flat(&parts), &flat(&sums), 1e-12);
+    assert_eq!(flat(&GramSums::from_parts(sums.to_parts()).unwrap()), flat(&sums));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{EngineError, Result};
 
+/// No shape has a count beyond this; a larger one is damage, and must not become an allocation.
+pub(crate) const LARGEST_COUNT: usize = 1 << 24;
+
 /// The shape of a decoder: everything but the weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
@@ -339,8 +342,8 @@ impl Keys<'_> {
         match self.object.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_u64().and_then(|count| usize::try_from(count).ok()) {
-                Some(count) => Ok(Some(count)),
-                None => Err(unsupported(key, &value.to_string())),
+                Some(count) if count <= LARGEST_COUNT => Ok(Some(count)),
+                _ => Err(unsupported(key, &value.to_string())),
             },
         }
     }
@@ -398,5 +401,7 @@ mod tests {
         assert!(refused(r#""model_type":"llama","hidden_act":"gelu""#).contains("hidden_act"));
         assert!(refused(r#""model_type":"llama","partial_rotary_factor":0.5"#).contains("partial_rotary_factor"));
         assert!(refused(r#""model_type":"llama","num_key_value_heads":3"#).contains("num_key_value_heads"));
+        assert!(refused(r#""model_type":"llama","num_hidden_layers":1000000000000"#).contains("num_hidden_layers"));
+        assert!(refused(r#""model_type":"llama","hidden_size":10000000000000"#).contains("hidden_size"));
     }
 }

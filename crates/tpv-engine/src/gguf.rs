@@ -12,7 +12,7 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device};
 
-use crate::config::{DecoderConfig, RopeConfig, RopePairing, RopeScaling};
+use crate::config::{DecoderConfig, LARGEST_COUNT, RopeConfig, RopePairing, RopeScaling};
 use crate::decoder::{EmbeddingTable, Linear, LinearShape, WeightSource};
 use crate::error::{EngineError, Result};
 use crate::weights::file_error;
@@ -233,12 +233,16 @@ impl Metadata<'_> {
     }
 
     fn count(&self, key: &str) -> Result<Option<usize>> {
-        let wrong = || EngineError::Unsupported(format!("`{}.{key}` is not one whole number", self.prefix));
+        let wrong =
+            || EngineError::Unsupported(format!("`{}.{key}` is not one whole number of a sensible size", self.prefix));
         let count = |value: &Value| match value {
             Value::I32(count) => usize::try_from(*count).map_err(|_| wrong()),
             other => other.to_u64().ok().and_then(|count| usize::try_from(count).ok()).ok_or_else(wrong),
         };
-        self.value(key).map(count).transpose()
+        match self.value(key).map(count).transpose()? {
+            Some(count) if count > LARGEST_COUNT => Err(wrong()),
+            count => Ok(count),
+        }
     }
 
     fn required(&self, key: &str) -> Result<usize> {

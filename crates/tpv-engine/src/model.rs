@@ -109,12 +109,11 @@ impl TextModel {
             tokenizer_sha256: tokenizer.sha256().into(),
             fingerprint: loaded.fingerprint,
         };
-        let vocabulary = ModelVocabulary::new(
-            Arc::clone(&tokenizer),
-            eos,
-            think_end.clone(),
-            tokenizer.encode("Wait", false)?,
-        );
+        let wait = tokenizer.ids_that_write("Wait")?;
+        if wait.is_none() {
+            notices.push("no tokens write \"Wait\": deadlines with wait=yes do not wait".into());
+        }
+        let vocabulary = ModelVocabulary::new(Arc::clone(&tokenizer), eos, think_end.clone(), wait.unwrap_or_default());
         let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
         let config = config.unwrap_or_default();
         let chat_template = ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)?;
@@ -136,7 +135,9 @@ impl Prompter {
     pub fn chat(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<Prompt> {
         let missing = || EngineError::ChatTemplate("the checkpoint has none; use a prompt template instead".into());
         let text = self.chat_template.as_ref().ok_or_else(missing)?.render(messages, options)?;
-        self.tokenise(text, false)
+        let mut prompt = self.tokenise(text, false)?;
+        prompt.phase = PhaseTracker::after_prompt(&self.markers, after_the_user(&prompt.text, messages));
+        Ok(prompt)
     }
 
     /// Whether the checkpoint brings a chat template.
@@ -149,5 +150,35 @@ impl Prompter {
         let tokens = self.tokenizer.encode(&text, add_special_tokens)?;
         let phase = PhaseTracker::after_prompt(&self.markers, &text);
         Ok(Prompt { text, tokens, phase })
+    }
+}
+
+/// What a chat template wrote after the last user's words, which may speak of `<think>` without opening a thought.
+fn after_the_user<'a>(text: &'a str, messages: &[ChatMessage]) -> &'a str {
+    let words = messages.last().filter(|last| last.role == "user").map_or("", |last| last.content.trim());
+    match text.rfind(words) {
+        Some(start) if !words.is_empty() => &text[start + words.len()..],
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_user_open_no_thought() {
+        let after = |text: &'static str, role: &str, words: &str| {
+            after_the_user(text, &[ChatMessage::new("system", "Think."), ChatMessage::new(role, words)])
+        };
+        assert_eq!(after("<|u|>What does <think> mean?<|a|>", "user", " What does <think> mean? "), "<|a|>");
+        assert_eq!(after("<|u|>Why?<|a|><think>\n", "user", "Why?"), "<|a|><think>\n");
+        assert_eq!(
+            after("<|u|>WHY?<|a|><think>", "user", "Why?"),
+            "<|u|>WHY?<|a|><think>",
+            "a template that changes words"
+        );
+        assert_eq!(after("<|a|><think>So", "assistant", "<think>So"), "<|a|><think>So", "an answer that goes on");
+        assert_eq!(after("<|u|><|a|>", "user", ""), "<|u|><|a|>");
     }
 }

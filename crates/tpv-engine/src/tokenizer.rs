@@ -150,16 +150,19 @@ impl Tokenizer {
         Ok(token.and_then(|token| self.token_id(token)).into_iter().collect())
     }
 
+    /// The tokens that write exactly this text; none where no tokens stand for its bytes.
+    pub fn ids_that_write(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        let encoded = self.encode(text, false)?;
+        let writes = !encoded.is_empty() && encoded.iter().flat_map(|&id| self.token_bytes(id)).eq(text.as_bytes());
+        Ok(if writes { Some(encoded) } else { self.table.spell(text.as_bytes()) })
+    }
+
     /// The tokens that write the end of the thinking, one where the vocabulary has it as a token.
     ///
     /// An error when no tokens stand for its bytes.
     pub fn end_of_thinking_ids(&self, markers: &ThinkingMarkers) -> Result<Vec<u32>> {
         let marker = markers.end.as_str();
-        let encoded = self.encode(marker, false)?;
-        let writes_marker =
-            !encoded.is_empty() && encoded.iter().flat_map(|&id| self.token_bytes(id)).eq(marker.as_bytes());
-        let ids = if writes_marker { Some(encoded) } else { self.table.spell(marker.as_bytes()) };
-        ids.ok_or_else(|| {
+        self.ids_that_write(marker)?.ok_or_else(|| {
             EngineError::Tokenizer(format!(
                 "no tokens write {marker:?}, so the end of the thinking can be neither seen nor forced; \
                  use a reasoning model, or name the text that ends its thinking"

@@ -15,9 +15,7 @@ pub trait Vocabulary: Send + Sync {
     fn think_end_tokens(&self) -> &[u32];
 
     /// The tokens that write "Wait", in order; what is forced when a thought is to go on. Where there are none, nothing is.
-    fn wait_tokens(&self) -> &[u32] {
-        &[]
-    }
+    fn wait_tokens(&self) -> &[u32];
 }
 
 /// The vocabulary of a checkpoint.

@@ -224,12 +224,16 @@ fn samples_of_one_prompt_share_its_prefill_and_may_outnumber_the_batch() {
 #[test]
 fn kv_memory_bounds_what_is_in_flight() {
     let limits = DecodeLimits { max_batch: 64, prefill_chunk: 512 };
-    let small = |engine: ScriptedEngine| decoder(engine.with_capacity(230), limits);
+    let small = |engine: ScriptedEngine| decoder(engine.with_capacity(260), limits);
     let (_, record) = run(&mut small(engine()), prompt(1, (0..6).map(|_| sample(0.0)).collect()));
-    assert_eq!((record.finishes.len(), record.most_in_flight), (6, 2), "two times 103 tokens fit into 230");
+    assert_eq!(
+        (record.finishes.len(), record.most_in_flight),
+        (6, 2),
+        "two times 103 tokens, 128 in whole pages, fit into 260"
+    );
     let too_long = SampleRequest { max_new_tokens: 1000, ..sample(0.0) };
     let error = small(engine()).submit(prompt(1, vec![too_long])).unwrap_err();
-    assert!(matches!(&error, EngineError::Request(message) if message.contains("1003 tokens")), "{error}");
+    assert!(matches!(&error, EngineError::Request(message) if message.contains("1024 tokens")), "{error}");
 }
 
 #[test]
@@ -319,6 +323,22 @@ fn samples_can_be_cancelled_while_they_run_and_while_they_wait() {
     assert_eq!(decoder.kv_tokens().0, 0);
 }
 
+#[test]
+fn a_prompt_that_nobody_wants_any_more_is_not_read_to_its_end() {
+    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 1, prefill_chunk: 4 });
+    let mut record = Record::default();
+    let tokens = vec![5; 40];
+    let long = decoder.submit(PromptRequest { tokens, ..prompt(5, vec![sample(0.0)]) }).unwrap()[0];
+    let next = decoder.submit(prompt(5, vec![sample(0.0)])).unwrap()[0];
+    decoder.step(&mut record).unwrap();
+    decoder.cancel(long);
+    decoder.step(&mut record).unwrap();
+    assert_eq!(record.finishes[&long].reason, FinishReason::Cancelled, "with the next step");
+    assert_eq!(record.tokens[&next].len(), 1, "its slot is free");
+    decoder.run(&mut record).unwrap();
+    assert_eq!(decoder.kv_tokens().0, 0);
+}
+
 /// Asks for the end at a position, with values that must not reach the logits.
 struct Reckless;
 
@@ -350,7 +370,7 @@ impl Policy for Waiting {
 #[test]
 fn a_policy_can_make_a_thought_wait_and_closing_comes_first() {
     let waiting = SampleRequest { policy: Box::new(Waiting), ..sample(0.0) };
-    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(20, vec![waiting]));
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(5, vec![waiting]));
     let tokens = &record.tokens[&ids[0]];
     let forced: Vec<(u32, u32)> = tokens.iter().filter(|it| it.forced).map(|it| (it.index + 1, it.token)).collect();
     assert_eq!(forced, [(3, WAIT), (6, WAIT), (9, THINK_END)]);

@@ -4,11 +4,19 @@
 mod common;
 
 use common::{ALL, load, with_options};
+use std::sync::Arc;
+use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
+use tpv_core::policy::Constant;
+use tpv_core::reading::{Reader, Reading, StateView};
+use tpv_core::sampling::SamplingParams;
+use tpv_engine::decode::{DecodeLimits, DecodeSink, Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use tpv_engine::device::DtypeChoice;
 use tpv_engine::engine::{Engine, SequenceId, StepInput, StepOutput};
 use tpv_engine::error::EngineError;
 use tpv_engine::kv::PAGE_TOKENS;
 use tpv_engine::load::LoadOptions;
+use tpv_engine::scripted::ScriptedVocabulary;
 
 /// Tokens of a made-up sequence.
 fn tokens(seed: usize, length: usize) -> Vec<u32> {
@@ -141,6 +149,55 @@ fn a_full_memory_is_an_error_that_changes_nothing() {
     let mut expected = expected;
     let expected = alone(expected.as_mut(), &tokens(0, PAGE_TOKENS), &[5]);
     assert_same_bits("after the refusal", &after.logits, &expected[1].logits);
+}
+
+#[test]
+fn what_was_admitted_never_runs_out_of_memory() {
+    let kv_tokens = Some(4 * PAGE_TOKENS);
+    let options = LoadOptions { dtype: Some(DtypeChoice::F32), kv_tokens, ..LoadOptions::default() };
+    let vocabulary = ScriptedVocabulary::new(&["x"; 96], 96, &[1]);
+    let mut decoder =
+        Decoder::new(with_options("llama", &options).engine, Arc::new(vocabulary), DecodeLimits::default());
+    for seed in 0..3 {
+        let sample = SampleRequest {
+            sampling: SamplingParams::GREEDY,
+            seed: 0,
+            max_new_tokens: PAGE_TOKENS / 2 + 1,
+            shift: None,
+            intervene: IntervenePhase::Thinking,
+            reader: Box::new(Blind),
+            policy: Box::new(Constant::default()),
+            logit_bias: Vec::new(),
+            stop_texts: Vec::new(),
+        };
+        let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
+        let tokens = tokens(seed, PAGE_TOKENS / 2 + 1);
+        decoder.submit(PromptRequest { tokens, phase, samples: vec![sample] }).unwrap();
+    }
+    let mut lengths = Lengths::default();
+    decoder.run(&mut lengths).unwrap();
+    assert_eq!(lengths.0, [PAGE_TOKENS as u32 / 2 + 1; 3]);
+}
+
+/// Reads nothing.
+struct Blind;
+
+impl Reader for Blind {
+    fn read(&mut self, state: StateView<'_>) -> Reading {
+        Reading { position: state.position, ..Reading::default() }
+    }
+}
+
+/// The length of each sample.
+#[derive(Default)]
+struct Lengths(Vec<u32>);
+
+impl DecodeSink for Lengths {
+    fn token(&mut self, _: SampleId, _: TokenEvent, _: &[f32]) {}
+
+    fn finish(&mut self, _: SampleId, event: FinishEvent) {
+        self.0.push(event.generated_tokens);
+    }
 }
 
 #[test]

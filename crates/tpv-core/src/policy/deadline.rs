@@ -5,16 +5,17 @@
 //!
 //! ```text
 //! at a door   j + g > T           bias = +open      no further round fits: leave by this one
-//!             else                "Wait"            one fits: think on, if waiting is asked for
+//!             else                "Wait"            one fits: think on, if waiting is asked for (for long rounds see below)
 //! before any  F = j + R           alpha goes softly towards max * smoothstep(ln(F / T) / ln 1.5), if a push is asked for
 //! at the end  j > 0.75 T, F > T   bias = end * smoothstep((j - 0.75 T) / 0.25 T)
 //! ```
 //!
 //! `</think>` is forced only where it would otherwise come too late: a thought without a door in time is ended there.
 //! A push along theta before the first door loses right answers on the bundled model, so it is off unless asked for.
-//! Without waiting, short thoughts stay short. With it all thoughts land near the target: where the model could close but has
+//! Without waiting, short thoughts stay short. With it most thoughts land near the target: where the model could close but has
 //! time, "Wait" is written for it (budget forcing of s1), which starts another round. A long round, g > 0.3 T, is begun
-//! even where only 0.7 of it fit, since leaving would miss the target by more than 0.3; it may be cut. More thinking than the
+//! even where only 0.7 of it fit, since leaving would miss the target by more than 0.3; it may be cut. A model that still wants to close
+//! right after "Wait", at the same door, may: it is neither made to wait again nor pushed out. More thinking than the
 //! model wanted costs tokens and may cost right answers, so waiting is off unless asked for.
 
 use super::door::Doors;
@@ -31,8 +32,6 @@ const LAST_STRETCH: f32 = 0.75;
 const FAR: f32 = 0.3;
 /// While the target is far, a round is begun if this share of it fits.
 const CUT_ROUND: f32 = 0.7;
-/// Tokens between two waits: a model that still wants to close right after "Wait" may.
-const LEAST_WAIT: u32 = 3;
 
 /// What must be met.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,14 +71,15 @@ pub struct Deadline {
     gains: DeadlineGains,
     think_end: EndMarker,
     doors: Doors,
-    last_wait: Option<u32>,
+    /// Whether the door seen last was waited at.
+    waited: bool,
     alpha: f32,
 }
 
 impl Deadline {
     /// A deadline at the start of a thought.
     pub fn new(target: DeadlineTarget, gains: DeadlineGains, think_end: EndMarker) -> Self {
-        Self { target, gains, think_end, doors: Doors::default(), last_wait: None, alpha: 0.0 }
+        Self { target, gains, think_end, doors: Doors::default(), waited: false, alpha: 0.0 }
     }
 
     /// The target in thinking tokens as things stand.
@@ -102,13 +102,12 @@ impl Deadline {
         let (j, gap) = (position as f32, self.doors.gap() as f32);
         let fits = j + gap <= target;
         let far = target - j > FAR * target && j + CUT_ROUND * gap <= target;
-        let soon = self.last_wait.is_some_and(|last| position < last.saturating_add(LEAST_WAIT));
-        self.gains.wait && (fits || far) && !soon
+        self.gains.wait && (fits || far)
     }
 
-    /// The bias on `</think>` at `position` of `target` tokens: at a door by what fits after it, else by how near the end is.
-    fn think_end_bias(&self, at_door: bool, position: f32, target: f32, late: bool) -> f32 {
-        if at_door && position + self.doors.gap() as f32 > target {
+    /// The bias on `</think>` at `position` of `target` tokens: at a door that may be left by, by what fits after it, else by how near the end is.
+    fn think_end_bias(&self, leaving: bool, position: f32, target: f32, late: bool) -> f32 {
+        if leaving && position + self.doors.gap() as f32 > target {
             return self.gains.open;
         }
         let stretch = (position - LAST_STRETCH * target) / ((1.0 - LAST_STRETCH) * target);
@@ -137,20 +136,23 @@ impl Policy for Deadline {
             return Control { end_thinking: true, ..Control::default() };
         }
         let logits = observation.logits_before_shift;
-        let at_door = self.think_end.token.is_some_and(|token| self.doors.see(position, logits, token));
+        let door = self.think_end.token.and_then(|token| self.doors.see(position, logits, token));
         let target = tokens as f32;
-        if at_door && self.waits(position, target) {
-            self.last_wait = Some(position);
-            return Control { wait: true, ..Control::alpha(self.alpha) };
+        if door.is_some_and(|door| door.is_new) {
+            // Before the speed is known there is no target to fill.
+            self.waited = tokens < u32::MAX && self.waits(position, target);
+            if self.waited {
+                return Control { wait: true, ..Control::alpha(self.alpha) };
+            }
         }
         let finish = predicted_finish(observation.reading);
-        let lag = match self.doors.next() {
-            None => finish.map_or(0.0, |finish| (finish / target).ln() / FULL_LAG.ln()),
-            Some(_) => 0.0,
+        let lag = match self.doors.any_seen() {
+            false => finish.map_or(0.0, |finish| (finish / target).ln() / FULL_LAG.ln()),
+            true => 0.0,
         };
         self.alpha += SOFTNESS * (self.gains.max_alpha * smoothstep(lag) - self.alpha);
         let late = finish.is_none_or(|finish| finish > target);
-        let think_end_bias = self.think_end_bias(at_door, position as f32, target, late);
+        let think_end_bias = self.think_end_bias(door.is_some() && !self.waited, position as f32, target, late);
         Control { think_end_bias, ..Control::alpha(self.alpha) }
     }
 }
@@ -208,16 +210,30 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_door_is_waited_at_once() {
-        let mut deadline = deadline(100, DeadlineGains { wait: true, ..GAINS });
-        let waits: Vec<bool> = (1..=50)
-            .map(|position| {
+    fn a_wide_door_is_waited_at_once_and_is_not_pushed_open_after_it() {
+        for (target, first) in [(100, 20), (99, 50), (40, 20)] {
+            let mut deadline = deadline(target, DeadlineGains { wait: true, ..GAINS });
+            for position in 1..first + 20 {
                 let reading = reading(position, 0.0);
-                let logits = if (20..23).contains(&position) { &DOOR } else { &WALL };
-                deadline.control(&Observation { logits_before_shift: logits, ..Observation::of(&reading) }).wait
-            })
-            .collect();
-        assert_eq!((1..).zip(&waits).filter(|(_, waits)| **waits).map(|(at, _)| at).collect::<Vec<_>>(), [20]);
+                let logits = if (first..first + 9).contains(&position) { &DOOR } else { &WALL };
+                let control =
+                    deadline.control(&Observation { logits_before_shift: logits, ..Observation::of(&reading) });
+                assert_eq!(control.wait, position == first, "{position} of {target}");
+                assert_eq!(control.think_end_bias, 0.0, "{position} of {target}");
+                if control.end_thinking {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_waits_before_the_speed_is_known() {
+        let gains = DeadlineGains { wait: true, ..GAINS };
+        let mut deadline = Deadline::new(DeadlineTarget::Seconds(0.001), gains, END);
+        let reading = reading(2, 0.0);
+        let observation = Observation { logits_before_shift: &DOOR, elapsed_secs: 1e-4, ..Observation::of(&reading) };
+        assert_eq!(deadline.control(&observation), Control::default());
     }
 
     #[test]

@@ -15,22 +15,33 @@ const LEAST_GAP: u32 = 3;
 /// The doors of one thought so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Doors {
+    /// The position before the first one looked at.
+    start: Option<u32>,
     last: Option<u32>,
     gap: u32,
 }
 
+/// A token before which the model might close the thought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Door {
+    /// Whether it is a door of its own, and not one more token of the door before.
+    pub is_new: bool,
+}
+
 impl Doors {
-    /// Takes the logits `[V]` at `position`, 1-based; whether a door is there. `think_end` is the first token of `</think>`.
-    pub fn see(&mut self, position: u32, logits: &[f32], think_end: u32) -> bool {
-        let is_door = probability(logits, think_end).is_some_and(|it| it >= LEAST_PROBABILITY);
-        if is_door {
-            let gap = position.saturating_sub(self.last.unwrap_or(0));
-            if self.last.is_none() || gap >= LEAST_GAP {
-                self.gap = gap;
-            }
-            self.last = Some(position);
+    /// Takes the logits `[V]` at `position`, 1-based; the door that is there. `think_end` is the first token of `</think>`.
+    pub fn see(&mut self, position: u32, logits: &[f32], think_end: u32) -> Option<Door> {
+        let start = *self.start.get_or_insert(position.saturating_sub(1));
+        if !is_likely(logits, think_end) {
+            return None;
         }
-        is_door
+        let gap = position.saturating_sub(self.last.unwrap_or(start));
+        let is_new = self.last.is_none() || gap >= LEAST_GAP;
+        if is_new {
+            self.gap = gap;
+        }
+        self.last = Some(position);
+        Some(Door { is_new })
     }
 
     /// Tokens that another round would take; 0 before the first door.
@@ -38,19 +49,23 @@ impl Doors {
         self.gap
     }
 
-    /// Where the next door is expected; none before the first.
-    pub fn next(&self) -> Option<u32> {
-        self.last.map(|last| last.saturating_add(self.gap))
+    /// Whether there was one.
+    pub fn any_seen(&self) -> bool {
+        self.last.is_some()
     }
 }
 
-/// The probability of a token; none where the logits are no distribution.
-fn probability(logits: &[f32], token: u32) -> Option<f64> {
-    let own = *logits.get(token as usize)?;
+/// Whether a token has the least probability; not where the logits are no distribution.
+fn is_likely(logits: &[f32], token: u32) -> bool {
+    let Some(&own) = logits.get(token as usize) else { return false };
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // No token is likelier than its weight beside the likeliest one.
+    let weight = f64::from((own - max).exp());
+    if weight.is_nan() || weight < LEAST_PROBABILITY {
+        return false;
+    }
     let total: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
-    let probability = f64::from((own - max).exp()) / total;
-    probability.is_finite().then_some(probability)
+    weight / total >= LEAST_PROBABILITY
 }
 
 #[cfg(test)]
@@ -63,22 +78,37 @@ mod tests {
     #[test]
     fn gaps_are_measured_from_door_to_door() {
         let mut doors = Doors::default();
-        assert!(!doors.see(9, &SHUT, 2));
-        assert_eq!((doors.gap(), doors.next()), (0, None));
-        assert!(doors.see(10, &OPEN, 2));
-        assert_eq!((doors.gap(), doors.next()), (10, Some(20)));
-        assert!(doors.see(11, &OPEN, 2), "a wide door is one");
-        assert_eq!((doors.gap(), doors.next()), (10, Some(21)));
-        assert!(doors.see(41, &OPEN, 2));
-        assert_eq!((doors.gap(), doors.next()), (30, Some(71)));
+        assert_eq!(doors.see(1, &SHUT, 2), None);
+        assert_eq!((doors.gap(), doors.any_seen()), (0, false));
+        assert_eq!(doors.see(10, &OPEN, 2), Some(Door { is_new: true }));
+        assert_eq!((doors.gap(), doors.any_seen()), (10, true));
+        assert_eq!(doors.see(11, &OPEN, 2), Some(Door { is_new: false }), "a wide door is one");
+        assert_eq!(doors.gap(), 10);
+        assert_eq!(doors.see(41, &OPEN, 2), Some(Door { is_new: true }));
+        assert_eq!(doors.gap(), 30);
+    }
+
+    #[test]
+    fn a_watch_that_begins_in_mid_thought_counts_from_there() {
+        let mut doors = Doors::default();
+        assert_eq!(doors.see(250, &SHUT, 2), None);
+        assert!(doors.see(260, &OPEN, 2).is_some());
+        assert_eq!(doors.gap(), 11);
+    }
+
+    #[test]
+    fn a_door_is_where_the_probability_is_at_least_a_hundredth() {
+        let logits_of = |p: f64| [p.ln() as f32, ((1.0 - p) / 2.0).ln() as f32, ((1.0 - p) / 2.0).ln() as f32];
+        assert!(is_likely(&logits_of(0.0101), 0) && !is_likely(&logits_of(0.0099), 0));
+        let many: Vec<f32> = (0..1000).map(|_| 0.0).collect();
+        assert!(!is_likely(&many, 5), "as likely as any, and only a thousandth");
     }
 
     #[test]
     fn logits_that_are_no_distribution_are_no_door() {
         let mut doors = Doors::default();
         for logits in [&[][..], &[f32::NAN; 3], &[f32::NEG_INFINITY; 3], &[0.0]] {
-            assert!(!doors.see(5, logits, 2), "{logits:?}");
+            assert_eq!(doors.see(5, logits, 2), None, "{logits:?}");
         }
-        assert!((probability(&[0.0, 0.0], 1).unwrap() - 0.5).abs() < 1e-12);
     }
 }

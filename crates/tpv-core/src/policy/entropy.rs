@@ -61,7 +61,10 @@ impl EntropyGuided {
 
 impl Policy for EntropyGuided {
     fn control(&mut self, observation: &Observation<'_>) -> Control {
-        let base = *self.started.get_or_insert_with(|| self.base.at_start(observation.reading));
+        let base = self.started.unwrap_or_else(|| self.base.at_start(observation.reading));
+        if observation.reading.position > 0 {
+            self.started = Some(base);
+        }
         let entropy = normalised_entropy(observation.logits_before_shift);
         let certainty = 1.0 / (1.0 + (self.k * (entropy - self.u)).exp());
         let alpha = base + self.range * certainty;

@@ -203,11 +203,12 @@ impl Rows {
 /// Learns from finished thoughts (their lengths known, `</think>` included) of problems that neither the heads' fit nor
 /// any test uses. Thoughts that were cut off must be left out, and counted, by the caller.
 pub fn calibrate(traces: &[HeadTrace]) -> Result<Calibration, CalibrationError> {
-    let problems: BTreeSet<usize> = traces.iter().filter(|t| t.thinking_tokens > 0).map(|t| t.problem).collect();
+    let traces: Vec<&HeadTrace> = traces.iter().filter(|trace| trace.thinking_tokens > 0).collect();
+    let problems: BTreeSet<usize> = traces.iter().map(|trace| trace.problem).collect();
     if problems.len() < LEAST_PROBLEMS {
         return Err(CalibrationError::TooFewProblems { got: problems.len() });
     }
-    for trace in traces {
+    for trace in &traces {
         trace.check()?;
     }
     let mut lengths: Vec<u32> = traces.iter().map(|trace| trace.thinking_tokens as u32).collect();

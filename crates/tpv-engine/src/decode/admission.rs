@@ -8,6 +8,7 @@ use super::Decoder;
 use super::queue::{Group, PrefillGroup, Queued, drop_cancelled};
 use super::request::{DecodeSink, PromptRequest, SampleId, SampleRequest};
 use crate::error::{EngineError, Result};
+use crate::kv::PAGE_TOKENS;
 
 impl Decoder {
     /// Queues a prompt with its samples; the ids are in the order of the samples.
@@ -82,9 +83,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// KV tokens that a sample may come to hold.
+    /// KV tokens that a sample may come to hold, in whole pages, as they are given out.
     pub(super) fn reservation(&self, prompt_tokens: usize, sample: &SampleRequest) -> usize {
-        (prompt_tokens + sample.max_new_tokens).min(self.engine.spec().max_positions)
+        let tokens = prompt_tokens.saturating_add(sample.max_new_tokens).min(self.engine.spec().max_positions);
+        tokens.next_multiple_of(PAGE_TOKENS)
     }
 
     pub(super) fn slots_taken(&self) -> usize {
@@ -106,13 +108,27 @@ impl Decoder {
         slots && self.tokens_reserved() + self.group_reservation(group) <= capacity
     }
 
-    /// Opens sequences for waiting prompts while there is room.
-    pub(super) fn admit(&mut self, sink: &mut dyn DecodeSink) -> Result<()> {
-        while let Some(mut group) = self.waiting.pop_front() {
-            drop_cancelled(&mut group, sink);
-            if group.samples.is_empty() {
-                continue;
+    /// Lets go of the samples that were cancelled before they generated.
+    pub(super) fn drop_cancelled(&mut self, sink: &mut dyn DecodeSink) {
+        if !std::mem::take(&mut self.has_cancelled) {
+            return;
+        }
+        self.waiting.iter_mut().for_each(|group| drop_cancelled(group, sink));
+        self.waiting.retain(|group| !group.samples.is_empty());
+        let engine = &mut self.engine;
+        self.reading_prompt.retain_mut(|prefill| {
+            drop_cancelled(&mut prefill.group, sink);
+            let is_wanted = !prefill.group.samples.is_empty();
+            if !is_wanted {
+                engine.close(prefill.sequence);
             }
+            is_wanted
+        });
+    }
+
+    /// Opens sequences for waiting prompts while there is room.
+    pub(super) fn admit(&mut self) -> Result<()> {
+        while let Some(group) = self.waiting.pop_front() {
             if !self.has_room(&group) {
                 self.waiting.push_front(group);
                 break;

@@ -30,7 +30,7 @@ use tpv_core::policy::Policy;
 use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
 use crate::error::Result;
 use crate::vocabulary::Vocabulary;
-use queue::{Group, PrefillGroup, Queued, drop_cancelled};
+use queue::{Group, PrefillGroup, Queued};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use sample::{Active, Start};
 
@@ -44,6 +44,8 @@ pub struct Decoder {
     limits: DecodeLimits,
     waiting: VecDeque<Group>,
     reading_prompt: Vec<PrefillGroup>,
+    /// Whether a sample that does not generate yet was cancelled since the last step.
+    has_cancelled: bool,
     active: Vec<Active>,
     output: StepOutput,
     next_id: u64,
@@ -59,6 +61,7 @@ impl Decoder {
             limits,
             waiting: VecDeque::new(),
             reading_prompt: Vec::new(),
+            has_cancelled: false,
             active: Vec::new(),
             output: StepOutput::default(),
             next_id: 0,
@@ -112,6 +115,7 @@ impl Decoder {
         }
         if let Some(queued) = self.queued_mut(sample) {
             queued.cancelled = true;
+            self.has_cancelled = true;
         }
     }
 
@@ -159,7 +163,8 @@ impl Decoder {
     /// One step of everything in flight. Returns whether anything is left to do.
     pub fn step(&mut self, sink: &mut dyn DecodeSink) -> Result<bool> {
         self.retire(sink);
-        self.admit(sink)?;
+        self.drop_cancelled(sink);
+        self.admit()?;
         if self.active.is_empty() && self.reading_prompt.is_empty() {
             return Ok(!self.waiting.is_empty());
         }
@@ -206,7 +211,7 @@ impl Decoder {
                 continue;
             }
             let before = self.active.len();
-            self.start_samples(prefill, sink)?;
+            self.start_samples(prefill)?;
             rows.extend(std::iter::repeat_n(row, self.active.len() - before));
             row += 1;
         }
@@ -237,13 +242,8 @@ impl Decoder {
         Ok(())
     }
 
-    fn start_samples(&mut self, prefill: PrefillGroup, sink: &mut dyn DecodeSink) -> Result<()> {
-        let PrefillGroup { mut group, sequence, .. } = prefill;
-        drop_cancelled(&mut group, sink);
-        if group.samples.is_empty() {
-            self.engine.close(sequence);
-            return Ok(());
-        }
+    fn start_samples(&mut self, prefill: PrefillGroup) -> Result<()> {
+        let PrefillGroup { group, sequence, .. } = prefill;
         let last_sample = group.samples.len() - 1;
         for (number, Queued { id, request, .. }) in group.samples.into_iter().enumerate() {
             let start = Start {

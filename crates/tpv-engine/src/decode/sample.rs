@@ -115,8 +115,7 @@ impl Active {
             self.speed.push((now - before).as_secs_f64());
         }
         if phase == Phase::Thinking {
-            let started = *self.thinking_started.get_or_insert(self.submitted.max(now));
-            self.thinking_secs = (now - started).as_secs_f64();
+            self.thinking_secs = self.thinking_started.map_or(0.0, |started| (now - started).as_secs_f64());
         }
         let is_last = is_end
             || self.generated >= self.request.max_new_tokens
@@ -135,7 +134,7 @@ impl Active {
             alpha: if forced.is_none() && self.request.shift.is_some() { control.alpha.0 } else { 0.0 },
             forced: forced.is_some(),
             elapsed_secs: (now - self.submitted).as_secs_f64(),
-            tokens_per_sec: self.tokens_per_sec(now),
+            tokens_per_sec: self.tokens_per_sec(self.generated - 1, now),
         })
     }
 
@@ -155,7 +154,7 @@ impl Active {
         vocabulary: &dyn Vocabulary,
         now: Instant,
     ) -> Control {
-        let unread = Reading::default();
+        let unread = Reading { position: self.phase.thinking_tokens() as u32, ..Reading::default() };
         let thinking = self.phase.next_phase() == Phase::Thinking;
         if !thinking && self.request.intervene == IntervenePhase::Thinking {
             return Control::default();
@@ -165,7 +164,7 @@ impl Active {
             reading: reading.unwrap_or(&unread),
             logits_before_shift: logits,
             elapsed_secs: (now - started).as_secs_f64(),
-            tokens_per_sec: self.tokens_per_sec(now),
+            tokens_per_sec: self.tokens_per_sec(self.generated, now),
         });
         if !control.alpha.0.is_finite() || !control.think_end_bias.is_finite() {
             control = Control { end_thinking: control.end_thinking, wait: control.wait, ..Control::default() };
@@ -235,10 +234,10 @@ impl Active {
         Some(remaining_secs(reading.remaining_tokens?, self.speed.tokens_per_sec()?))
     }
 
-    /// Speed since the first token; unknown before the second.
-    fn tokens_per_sec(&self, now: Instant) -> Option<f32> {
+    /// Speed over the steps since the first token; unknown before the first of them.
+    fn tokens_per_sec(&self, steps: usize, now: Instant) -> Option<f32> {
         let seconds = (now - self.first_token?).as_secs_f64();
-        (self.generated > 1 && seconds > 0.0).then(|| ((self.generated - 1) as f64 / seconds) as f32)
+        (steps > 0 && seconds > 0.0).then(|| (steps as f64 / seconds) as f32)
     }
 
     pub fn finish_event(&self, reason: FinishReason, error: Option<String>) -> FinishEvent {

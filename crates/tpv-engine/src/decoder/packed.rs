@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn agrees_with_the_sum_in_f64() {
-        for (rows, outputs, inputs) in [(1, 5, 3), (2, 64, 32), (3, 65, 40), (7, 130, 33), (70, 200, 96), (5, 40, 600)] {
+        for (rows, outputs, inputs) in [(1, 5, 3), (2, 64, 32), (3, 65, 40), (7, 130, 33), (70, 200, 96), (5, 40, 600)]
+        {
             let matrix = packed(outputs, inputs);
             let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 31 + 7)).collect();
             let mut y = vec![f32::NAN; rows * outputs];

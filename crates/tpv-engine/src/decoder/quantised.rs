@@ -188,7 +188,14 @@ impl WithSimd for QuantiseTile<'_> {
     }
 }
 
-/// The scale `max |x| / 127` and `x / scale` rounded.
+/// The greater of two, and what is not a number before all.
+#[inline(always)]
+fn greater(size: f32, most: f32) -> f32 {
+    if size > most || size.is_nan() { size } else { most }
+}
+
+/// The scale `max |x| / 127` and `x / scale` rounded. Where a value is not a number the scale is none either, so that the
+/// products are not numbers as they are in f32.
 #[inline(always)]
 fn quantise(values: &[f32; BLOCK]) -> (f32, [i32; BLOCK]) {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
@@ -196,10 +203,10 @@ fn quantise(values: &[f32; BLOCK]) -> (f32, [i32; BLOCK]) {
     for eight in values.as_chunks::<8>().0 {
         for lane in 0..8 {
             let size = eight[lane].abs();
-            most[lane] = if size > most[lane] { size } else { most[lane] };
+            most[lane] = greater(size, most[lane]);
         }
     }
-    let most = most.into_iter().fold(0.0, f32::max);
+    let most = most.into_iter().fold(0.0, |most, size| greater(size, most));
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
     (most / 127.0, values.map(|x| (x * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32))
 }
@@ -394,6 +401,17 @@ mod tests {
     fn whole_inputs(count: usize) -> Vec<f32> {
         let input = |i: usize| if i.is_multiple_of(BLOCK) { 127.0 } else { ((i * 37) % 255) as f32 - 127.0 };
         (0..count).map(input).collect()
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_none() {
+        let matrix = matrix(40, 64);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x: Vec<f32> = (0..2 * 64).map(value).collect();
+            x[64 + 40] = broken;
+            let y = product(&matrix, &x);
+            assert!(y[..40].iter().all(|y| y.is_finite()) && y[40..].iter().all(|y| !y.is_finite()), "{broken}");
+        }
     }
 
     #[test]

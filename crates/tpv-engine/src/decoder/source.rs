@@ -83,8 +83,9 @@ impl EmbeddingTable {
 
 impl WeightSource for TensorFiles {
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.get(name, shape)?;
         let mut floats = vec![0.0; shape.iter().product()];
-        self.get(name, shape)?.copy(0, &mut floats)?;
+        tensor.copy(0, &mut floats)?;
         Ok(floats)
     }
 

@@ -65,6 +65,10 @@ impl Vocabulary for Pieces {
     fn think_end_tokens(&self) -> &[u32] {
         &self.think_end
     }
+
+    fn wait_tokens(&self) -> &[u32] {
+        &[]
+    }
 }
 
 /// A model that says these bytes, one token for each entry, and ends.
@@ -91,6 +95,10 @@ impl Vocabulary for LongWords {
     }
 
     fn think_end_tokens(&self) -> &[u32] {
+        &[]
+    }
+
+    fn wait_tokens(&self) -> &[u32] {
         &[]
     }
 }

@@ -103,13 +103,17 @@ fn training_finds_the_effort_levels_on_as_many_problems_as_there_are() {
     place.refused("train dataset --output_dir refused --effort_dataset there_is_none.jsonl", &["there_is_none.jsonl"]);
     assert!(!place.path("refused").exists(), "a wrong name is told before the fit");
     let problem = |start| {
-        format!("{{\"problem\": \"Ben has {start} pens. Day 1: buys 2. How many pens does Ben have now?\", \"answer\": \"{}\"}}\n", start + 2)
+        format!(
+            "{{\"problem\": \"Ben has {start} pens. Day 1: buys 2. How many pens does Ben have now?\", \"answer\": \"{}\"}}\n",
+            start + 2
+        )
     };
     place.write("two.jsonl", problem(4) + &problem(7));
     for (input, output) in [("dataset", "of_states"), ("traces", "of_sums")] {
         place.ok(&format!("train {input} --output_dir {output} --effort_dataset two.jsonl"));
         let file = VectorFile::load(&place.path(output).join("tpv.safetensors")).unwrap();
-        let levels: Vec<(&str, f32)> = file.vector.efforts.iter().map(|(name, &alpha)| (name.as_str(), alpha)).collect();
+        let levels: Vec<(&str, f32)> =
+            file.vector.efforts.iter().map(|(name, &alpha)| (name.as_str(), alpha)).collect();
         assert_eq!(levels, [("high", 0.0), ("low", 0.0), ("medium", 0.0)], "two problems show nothing");
     }
 }

@@ -236,6 +236,10 @@ impl Vocabulary for NoText {
     fn think_end_tokens(&self) -> &[u32] {
         &[0]
     }
+
+    fn wait_tokens(&self) -> &[u32] {
+        &[]
+    }
 }
 
 fn report(results: &[BenchResult], console: &Console) {
