@@ -2,13 +2,14 @@
 //!
 //! A file is written beside its target under a temporary name, synced, renamed over the target, and the folder is
 //! synced. Whoever is killed in between leaves the old target as it was and a hidden temporary file, which the next
-//! write of the same target removes. There are two exceptions: [`append_line`], for logs in which a torn last line does
+//! write of the same target removes; that of a writer at work is locked, so nobody removes it. There are two exceptions: [`append_line`], for logs in which a torn last line does
 //! no harm, and downloads, which grow beside their target so that they can be resumed, and are renamed when complete.
 
 use crate::error::{DataError, Result};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::Duration;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -20,6 +21,28 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<
     let prefix = format!(".{file_name}.");
     remove_leftovers(folder, &prefix);
     replace(path, folder, &prefix, write).map_err(|source| DataError::io(path, "write the file", source))
+}
+
+/// Writes a value as [`write_json`] does unless the file is there: whoever comes second leaves the first one's as it is.
+pub fn write_json_once<T: serde::Serialize + ?Sized>(path: &Path, value: &T) -> Result<()> {
+    let folder = parent_of(path);
+    create_folder(folder)?;
+    let file_name = path.file_name().ok_or_else(|| no_file_name(path))?.to_string_lossy();
+    remove_leftovers(folder, &format!(".{file_name}."));
+    let write = || -> io::Result<()> {
+        let temporary = temporary_in(folder, &format!(".{file_name}."))?;
+        let mut writer = BufWriter::new(temporary.as_file());
+        serde_json::to_writer_pretty(&mut writer, value)?;
+        writer.write_all(b"\n")?;
+        writer.flush()?;
+        drop(writer);
+        temporary.as_file().sync_all()?;
+        match temporary.persist_noclobber(path) {
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
+            _ => sync_folder(folder),
+        }
+    };
+    write().map_err(|source| DataError::io(path, "write the file", source))
 }
 
 /// Writes bytes as a file, all or nothing.
@@ -46,6 +69,19 @@ pub(crate) fn rename_into_place(file: &File, temporary: &Path, path: &Path) -> R
     let renamed =
         file.sync_all().and_then(|()| fs::rename(temporary, path)).and_then(|()| sync_folder(parent_of(path)));
     renamed.map_err(|source| DataError::io(path, "write the file", source))
+}
+
+/// Removes a file, if it is there.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataError::io(path, "remove the file", source)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder, if it is there and holds nothing.
+pub fn remove_folder_if_empty(folder: &Path) {
+    let _ = fs::remove_dir(folder);
 }
 
 /// Makes a folder and those above it.
@@ -86,7 +122,15 @@ fn temporary_in(folder: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFi
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    builder.tempfile_in(folder)
+    loop {
+        let temporary = builder.tempfile_in(folder)?;
+        // Where files cannot be locked, the file's age protects it.
+        let _ = temporary.as_file().lock();
+        // Another writer may have taken it for a leftover before it was locked.
+        if temporary.path().exists() {
+            return Ok(temporary);
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -103,14 +147,31 @@ fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where files cannot be locked, a temporary file that nobody has written to for so long was left by a killed writer.
+const LEFTOVER_AGE: Duration = Duration::from_secs(600);
+
 /// Removes what killed writers of the same target left. Failing to is harmless.
 fn remove_leftovers(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with(prefix) && name.ends_with(".tmp") {
-            let _ = fs::remove_file(entry.path());
+            remove_leftover(&entry.path());
         }
+    }
+}
+
+/// Removes a temporary file unless its writer is at work.
+fn remove_leftover(path: &Path) {
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return };
+    let age = || file.metadata().ok()?.modified().ok()?.elapsed().ok();
+    let is_left = match file.try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(_)) => age().is_some_and(|age| age >= LEFTOVER_AGE),
+    };
+    if is_left {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -188,6 +249,30 @@ mod tests {
         fs::write(folder.path().join(".y.abc.tmp"), "another writer's").unwrap();
         write_bytes(&folder.path().join("x"), b"whole").unwrap();
         assert_eq!(names(folder.path()), [".y.abc.tmp", "x"]);
+    }
+
+    #[test]
+    fn a_writer_at_work_is_left_alone_by_another_of_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        write_file(&path, |writer| {
+            writer.write_all(b"slow")?;
+            write_bytes(&path, b"quick").unwrap();
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"slow", "the last to finish wins");
+        assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn what_is_written_once_stays_as_the_first_wrote_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/x.json");
+        write_json_once(&path, &1).unwrap();
+        write_json_once(&path, &2).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        assert_eq!(names(path.parent().unwrap()), ["x.json"]);
     }
 
     #[cfg(unix)]

@@ -2,7 +2,7 @@
 //!
 //! It holds no times: a run that was interrupted and resumed leaves the same bytes as one that was not.
 
-use crate::atomic::write_json;
+use crate::atomic::{write_json, write_json_once};
 use crate::error::{DataError, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -120,6 +120,11 @@ impl RunConfig {
     /// Writes the `run.json` of a folder.
     pub fn save(&self, folder: &Path) -> Result<()> {
         write_json(&folder.join(RUN_FILE), self)
+    }
+
+    /// Writes the `run.json` of a folder unless it has one.
+    pub fn save_once(&self, folder: &Path) -> Result<()> {
+        write_json_once(&folder.join(RUN_FILE), self)
     }
 
     /// Whether both runs generate the same; else the first key in which they differ.

@@ -145,13 +145,13 @@ pub struct TraceStore {
 impl TraceStore {
     /// Starts a run in a folder, or goes on with the one that is there if it is the same.
     pub fn create(folder: &Path, run: &RunConfig) -> Result<Self> {
-        if folder.join(RUN_FILE).exists() {
-            let store = Self::open(folder)?;
-            refuse_another_run(&folder.join(RUN_FILE), &store.run, run)?;
-            return Ok(store);
+        // Two that start at once agree on the file of whoever was first.
+        if !folder.join(RUN_FILE).exists() {
+            run.save_once(folder)?;
         }
-        run.save(folder)?;
-        Self::open(folder)
+        let store = Self::open(folder)?;
+        refuse_another_run(&folder.join(RUN_FILE), &store.run, run)?;
+        Ok(store)
     }
 
     /// Opens the folder of a run; damaged files are listed in [`TraceSource::left_out`].
