@@ -89,6 +89,26 @@ pub fn resolve_model(
     }
 }
 
+/// Finds the folder with the text files of a model: `tokenizer.json` and what else of them there is. No weights are
+/// fetched. A local folder, or what lies beside a local file; else a hub id at `main`.
+pub fn resolve_text(name_or_path: &str, hub: &Hub, progress: &mut dyn DownloadProgress) -> Result<PathBuf> {
+    let path = Path::new(name_or_path);
+    if path.is_file() {
+        return Ok(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).into());
+    }
+    if path.is_dir() {
+        return Ok(path.into());
+    }
+    let Some(HubName { id, file: None }) = HubName::parse(name_or_path) else {
+        return Err(DataError::missing(
+            format!("{name_or_path}: there is no such folder"),
+            "name the folder that holds tokenizer.json, or a hub id such as deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        ));
+    };
+    let complete = |snapshot: &Snapshot| snapshot.folder.join(TOKENIZER).is_file();
+    Ok(hub.snapshot(&Repo::model(&id, None), &complete, &choose_text_files, progress)?.folder)
+}
+
 struct HubName {
     id: String,
     file: Option<String>,
@@ -183,6 +203,15 @@ fn choose_files(files: &[String]) -> Result<Vec<String>, String> {
     let weights = [SINGLE, INDEX].into_iter().find(|name| has(name)).ok_or("it has no weights in safetensors form")?;
     let optional = OPTIONAL.into_iter().filter(|name| has(name));
     Ok([CONFIG, TOKENIZER].into_iter().chain(optional).chain([weights]).map(str::to_string).collect())
+}
+
+fn choose_text_files(files: &[String]) -> Result<Vec<String>, String> {
+    let has = |name: &str| files.iter().any(|file| file == name);
+    if !has(TOKENIZER) {
+        return Err(format!("it has no {TOKENIZER}"));
+    }
+    let optional = [CONFIG].into_iter().chain(OPTIONAL).filter(|name| has(name));
+    Ok([TOKENIZER].into_iter().chain(optional).map(str::to_string).collect())
 }
 
 fn missing_shards(folder: &Path) -> Result<Vec<String>> {

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{DownloadProgress, Hub, Silent};
-use tpv_data::model_files::{ModelFiles, ModelForm, resolve_model};
+use tpv_data::model_files::{ModelFiles, ModelForm, resolve_model, resolve_text};
 use tpv_data::problems::{DatasetSpec, Fields, ProblemSet};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -235,6 +235,19 @@ fn a_model_is_downloaded_once_and_then_found_in_the_cache() {
     assert_eq!(resolve(&Hub::new(environment)).unwrap(), files);
     assert_eq!(resolve(&server.hub(cache.path())).unwrap(), files);
     assert!(server.log().is_empty(), "the cache is asked first");
+}
+
+#[test]
+fn for_a_tokenizer_no_weights_are_fetched() {
+    let files: [(&str, &[u8]); 3] =
+        [("tokenizer.json", b"{}"), ("model.safetensors", b"weights"), ("config.json", b"{}")];
+    let server = Server::with_model(&files);
+    let cache = tempfile::tempdir().unwrap();
+    let folder = resolve_text("org/tiny", &server.hub(cache.path()), &mut Silent).unwrap();
+    assert!(folder.join("tokenizer.json").is_file() && folder.join("config.json").is_file());
+    assert!(!folder.join("model.safetensors").exists());
+    let whole = resolve(&server.hub(cache.path())).unwrap();
+    assert!(folder_of(&whole).join("model.safetensors").is_file(), "what is missing comes when it is needed");
 }
 
 #[test]

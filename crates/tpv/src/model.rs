@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{DownloadProgress, Hub};
-use tpv_data::model_files::{ModelForm, resolve_model};
+use tpv_data::model_files::{ModelForm, resolve_model, resolve_text};
 use tpv_data::problems::{DatasetSpec, Fields, ProblemSet};
 use tpv_engine::decode::DecodeLimits;
 use tpv_engine::device::{DeviceChoice, DtypeChoice};
@@ -22,12 +22,7 @@ pub const THINKER: &str = "thinker";
 /// Loads a model by its name: `thinker`, a folder, a `.gguf` file, or a repository of the hub.
 pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextModel> {
     let limits = DecodeLimits { max_batch: args.max_batch, ..DecodeLimits::default() };
-    let (source, mut text, revision) = locate(name, args, console)?;
-    if let Some(tokenizer) = &args.tokenizer_name_or_path
-        && tokenizer != name
-    {
-        text = locate(tokenizer, args, console)?.1;
-    }
+    let (source, text, revision) = locate(name, args, console)?;
     let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, limits)
         .with_context(|| format!("model {name} cannot be used"))?;
     model.notices.iter().for_each(|notice| console.notice(notice));
@@ -67,24 +62,43 @@ fn parse_device(text: &str) -> Result<DeviceChoice> {
 
 /// Where a model's weights are.
 pub fn open_source(name: &str, args: &RunArgs, console: &Console) -> Result<ModelSource> {
-    Ok(locate(name, args, console)?.0)
+    Ok(locate_weights(name, args, console)?.0)
 }
 
-fn locate(name: &str, args: &RunArgs, console: &Console) -> Result<(ModelSource, TextFiles, Option<String>)> {
+/// The weights and the text of a model, each from where the flags say, and the hub's commit of the weights.
+pub fn locate(name: &str, args: &RunArgs, console: &Console) -> Result<(ModelSource, TextFiles, Option<String>)> {
+    let (source, revision) = locate_weights(name, args, console)?;
+    let text = match (args.tokenizer_name_or_path.as_deref().filter(|tokenizer| *tokenizer != name), &source) {
+        (Some(tokenizer), _) => locate_text(tokenizer, console).context("--tokenizer_name_or_path")?,
+        (None, ModelSource::Folder(folder)) => read_text_files(folder)?,
+        (None, ModelSource::Gguf(file)) => read_text_files(file.parent().unwrap_or(Path::new("")))
+            .context("a .gguf file needs its tokenizer beside it, or named with --tokenizer_name_or_path")?,
+        (None, ModelSource::Embedded { .. }) => thinker_text(),
+    };
+    Ok((source, text, revision))
+}
+
+fn locate_weights(name: &str, args: &RunArgs, console: &Console) -> Result<(ModelSource, Option<String>)> {
     if name == THINKER {
         let source = ModelSource::Embedded { config: tpv_thinker::CONFIG, weights: tpv_thinker::WEIGHTS };
-        return Ok((source, thinker_text(), None));
+        return Ok((source, None));
     }
     let hub = Hub::new(HubEnvironment::from_process());
     let files = resolve_model(name, args.revision.as_deref(), &hub, &mut DownloadBars::new(console))?;
-    let (source, folder) = match files.form {
-        ModelForm::Folder(folder) => (ModelSource::Folder(folder.clone()), folder),
-        ModelForm::Gguf(file) => {
-            let folder = file.parent().unwrap_or(Path::new(".")).to_path_buf();
-            (ModelSource::Gguf(file), folder)
-        }
+    let source = match files.form {
+        ModelForm::Folder(folder) => ModelSource::Folder(folder),
+        ModelForm::Gguf(file) => ModelSource::Gguf(file),
     };
-    Ok((source, read_text_files(&folder)?, files.revision))
+    Ok((source, files.revision))
+}
+
+/// The text of a model whose weights are not wanted. `--revision` is the model's own, so the hub's `main` is taken.
+fn locate_text(name: &str, console: &Console) -> Result<TextFiles> {
+    if name == THINKER {
+        return Ok(thinker_text());
+    }
+    let hub = Hub::new(HubEnvironment::from_process());
+    read_text_files(&resolve_text(name, &hub, &mut DownloadBars::new(console))?)
 }
 
 fn thinker_text() -> TextFiles {
