@@ -83,17 +83,22 @@ impl FitSummary {
 
 /// Runs the command.
 pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
+    check(args)?;
+    let problems = open_dataset(&args.dataset, console)?;
+    problems.select(args.start_problem_index, args.end_problem_index)?;
+    let mut model = open_model(&args.model, &args.run, console)?;
+    run_with(args, &problems, &mut model, console)
+}
+
+/// Refuses flags that no problem and no model could make sense of.
+pub fn check(args: &GenerateArgs) -> Result<()> {
     if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
         bail!("--generations_per_problem and --max_new_tokens must be at least 1");
     }
     if args.keep_states == KeepStates::None && !args.fit {
         bail!("--keep_states none leaves nothing to fit a vector on; add --fit to sum the states up before they go");
     }
-    args.sampling.params().validate()?;
-    let problems = open_dataset(&args.dataset, console)?;
-    problems.select(args.start_problem_index, args.end_problem_index)?;
-    let mut model = open_model(&args.model, &args.run, console)?;
-    run_with(args, &problems, &mut model, console)
+    Ok(args.sampling.params().validate()?)
 }
 
 /// Runs the command with problems and a model that are loaded.
@@ -103,6 +108,7 @@ pub fn run_with(
     model: &mut TextModel,
     console: &Console,
 ) -> Result<GenerateSummary> {
+    check(args)?;
     let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
     let range = problems.select(args.start_problem_index, args.end_problem_index)?;
     let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();
