@@ -191,8 +191,9 @@ impl Run<'_> {
         let arms: HashMap<String, usize> = self.arms.iter().enumerate().map(|(i, arm)| (arm.to_string(), i)).collect();
         let key = |it: &Response| Some((it.problem, it.generation, *arms.get(&it.policy)?));
         let is_wanted = |key: Key, it: &Response| wanted.contains(&key) && it.settings == self.settings[key.2];
-        self.done.retain(|it| key(it).is_some_and(|key| is_wanted(key, it)));
-        let present: HashSet<Key> = self.done.iter().filter_map(key).collect();
+        let mut present: HashSet<Key> = HashSet::new();
+        // Of two lines of the same response, the first counts.
+        self.done.retain(|it| key(it).is_some_and(|key| is_wanted(key, it) && present.insert(key)));
         if !present.is_empty() {
             console.say(format!("{} of {} responses are there already", present.len(), wanted.len()));
         }
