@@ -1,6 +1,6 @@
 //! Bad input gets one sentence with the path and the next step, and leaves nothing half-written.
 
-use crate::workplace::{Run, Workplace, check_sentence, names, npy};
+use crate::workplace::{Run, THINKER_FILES, Workplace, check_sentence, names, npy};
 use serde_json::json;
 
 const SMALL: &str = "--dataset thinker --end_problem_index 1 --generations_per_problem 1 --max_new_tokens 20";
@@ -232,4 +232,45 @@ fn a_full_disk_is_named() {
     assert_eq!(run.code, Some(1), "{}{}", run.stdout, run.stderr);
     check_sentence(&run, &line, &["small/problem_0.safetensors: no space is left on the disk", "free some space"]);
     assert_eq!(run.stdout, "run.json\n");
+}
+
+#[test]
+fn learning_checks_its_flags_as_generating_does() {
+    let place = Workplace::new();
+    place.refused(
+        "learn thinker --problems 2 --generations_per_problem 0 --output_dir out",
+        &["--generations_per_problem and --max_new_tokens must be at least 1"],
+    );
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn a_gguf_file_takes_its_tokenizer_from_where_it_is_named() {
+    let place = Workplace::new();
+    place.write("weights/tiny.gguf", "not weights");
+    for (file, content) in THINKER_FILES.iter().filter(|(file, _)| *file != "model.safetensors") {
+        place.write(&format!("words/{file}"), content);
+    }
+    let line = format!("generate --model weights/tiny.gguf {SMALL} --output_dir out");
+    place.refused(&line, &["weights/tokenizer.json: cannot be read", "--tokenizer_name_or_path"]);
+    let named = place.run(&format!("{line} --tokenizer_name_or_path words"));
+    assert!(
+        named.code == Some(1) && !named.stderr.contains("tokenizer"),
+        "only the weights are wrong: {}",
+        named.stderr
+    );
+    let run = place.ok(&format!("generate --model thinker {SMALL} --output_dir out --tokenizer_name_or_path words"));
+    assert!(run.stdout.contains("1 samples"), "{}", run.stdout);
+}
+
+#[test]
+fn a_response_that_is_there_twice_counts_once() {
+    let place = Workplace::new();
+    place.write("zero.npy", vector(192, 0.0));
+    let line = "intervene --json --model thinker --dataset thinker --problem_start_idx 0 --problem_end_idx 1 --max_new_tokens 10 \
+                --output_generations_dir out --task_name t --alpha 5 --intervention_vector_path zero.npy";
+    let first = place.ok(line).stdout;
+    let lines = place.text("out/thinker/t/results.jsonl");
+    place.write("out/thinker/t/results.jsonl", format!("{lines}{lines}"));
+    assert_eq!(place.ok(line).stdout, first);
 }
