@@ -63,6 +63,7 @@ impl StreamingFit {
             let new = || GramAccumulator::new(run.model.hidden_size, &TARGETS, Parallelism::All);
             fit.parts = (0..PARTS).map(|_| new()).collect::<Result<_, _>>()?;
         }
+        fit.peak_bytes = fit.parts.iter().map(GramAccumulator::bytes).sum();
         let elsewhere = in_other_files(store.folder(), &fit.path)?;
         fit.waiting = problems.filter(|problem| !fit.record.holds(*problem) && !elsewhere.contains(problem)).collect();
         fit.waiting.make_contiguous().sort_unstable();

@@ -229,3 +229,14 @@ fn thoughts_without_an_end_are_left_out_of_the_sums_and_counted() {
     let sentence = format!("left out: {} (unfinished", record.left_out.len());
     assert!(run.stdout.contains(&sentence), "{}", run.stdout);
 }
+
+#[test]
+fn a_finished_fit_says_what_its_sums_take() {
+    let place = Workplace::new();
+    let line = "generate --json --model thinker --dataset thinker --end_problem_index 2 --generations_per_problem 1 \
+                --max_new_tokens 300 --fit --output_dir traces";
+    for _ in 0..2 {
+        let summary: Value = serde_json::from_str(place.ok(line).stdout.lines().last().unwrap()).unwrap();
+        assert!(summary["data"]["fit"]["bytes"].as_u64().unwrap() > 0, "{summary}");
+    }
+}
