@@ -3,7 +3,7 @@
 import { $, make, warn } from "./dom.js";
 
 /* The predictor whose error stands for the vector's, and the baseline that it must beat. */
-const READING = "reading head (theta with intercept)", BASELINE = "position only";
+const READINGS = ["theta + intercept", "reading head (theta with intercept)"], BASELINE = "position only";
 
 export function showVector(vector) {
   $("vector").replaceChildren();
@@ -15,13 +15,27 @@ export function showVector(vector) {
   }
   warn(vector.warnings.length ? `This vector may not belong to this model: ${vector.warnings.join(" ")}` : "");
   $("vector").append(table([], facts(vector)));
-  const measured = vector.figures?.test ?? [];
-  if (!measured.length) return;
-  const error = (name) => measured.find((row) => row.predictor === name)?.figures?.mae;
+  if (vector.figures?.test?.length) showIntervals(vector.figures.test);
+  else if (vector.figures?.held_out?.length) showParts(vector.figures.held_out);
+}
+
+/* Of a vector that was trained on states. */
+function showIntervals(measured) {
+  const error = (...names) => measured.find((row) => names.includes(row.predictor))?.figures?.mae;
   const note = "Measured on held-out problems, beside the baselines, with 95 % intervals. Error: mean absolute error of progress, where 1 is the whole thought. R²: share of the variance explained.";
   const rows = measured.map((row) => [row.predictor, interval(row.figures?.mae), interval(row.figures?.r2)]);
   $("vector").append(make("p", { className: "muted", textContent: note }), table(["Predictor", "Error", "R²"], rows));
-  if (error(READING) && error(BASELINE)) $("error").textContent = `measured error ${interval(error(READING))}; position alone ${interval(error(BASELINE))}`;
+  if (error(...READINGS) && error(BASELINE)) $("error").textContent = `measured error ${interval(error(...READINGS))}; position alone ${interval(error(BASELINE))}`;
+}
+
+/* Of a vector that was trained on sums, which have squared errors alone. */
+function showParts(measured) {
+  const error = (...names) => measured.find((row) => names.includes(row.predictor))?.mse;
+  const note = "Measured on every fifth of the problems by a fit on the others, beside the baselines. Squared error: mean squared error of progress, where 1 is the whole thought; in brackets over the fifths. R²: share of the variance explained.";
+  const fifths = (parts) => parts?.length ? ` (${Math.min(...parts).toFixed(4)} to ${Math.max(...parts).toFixed(4)})` : "";
+  const rows = measured.map((row) => [row.predictor, row.mse.toFixed(4) + fifths(row.mse_of_parts), row.r2 == null ? "–" : row.r2.toFixed(3)]);
+  $("vector").append(make("p", { className: "muted", textContent: note }), table(["Predictor", "Squared error", "R²"], rows));
+  if (error(...READINGS) != null && error(BASELINE) != null) $("error").textContent = `measured squared error ${error(...READINGS).toFixed(4)}; position alone ${error(BASELINE).toFixed(4)}`;
 }
 
 function facts(vector) {
