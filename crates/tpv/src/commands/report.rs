@@ -14,12 +14,14 @@ use crate::sweep::tables::{self, percent};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::path::Path;
-use tpv_data::atomic::{create_folder, write_bytes, write_json};
+use tpv_data::atomic::{create_folder, remove_file, remove_folder_if_empty, write_bytes, write_json};
 
 /// What `train` leaves for the report: one held-out thought a line.
 pub const READINGS_FILE: &str = "test_readings.jsonl";
 /// The page.
 pub const PAGE_FILE: &str = "report.html";
+/// The folder of its pictures and their numbers.
+const PICTURES: &str = "report";
 
 /// Runs the command.
 pub fn run(args: &ReportArgs, console: &Console) -> Result<()> {
@@ -29,7 +31,7 @@ pub fn run(args: &ReportArgs, console: &Console) -> Result<()> {
         "{} with {} pictures; SVG, CSV and JSON files are in {}",
         args.folder.join(PAGE_FILE).display(),
         page.pictures.len(),
-        args.folder.join("report").display()
+        args.folder.join(PICTURES).display()
     ));
     Ok(())
 }
@@ -63,8 +65,22 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
     Ok(WrittenReport { pictures: sections.iter().map(|section| section.name).collect() })
 }
 
+/// Removes what an earlier fit left for the report, and its report: they would be taken for those of the new vector.
+pub fn remove_report(folder: &Path) -> Result<()> {
+    let mut files = vec![folder.join(READINGS_FILE), folder.join(PAGE_FILE)];
+    for entry in std::fs::read_dir(folder.join(PICTURES)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|ending| ["svg", "csv", "json"].iter().any(|known| ending == *known)) {
+            files.push(path);
+        }
+    }
+    files.iter().try_for_each(|path| remove_file(path))?;
+    remove_folder_if_empty(&folder.join(PICTURES));
+    Ok(())
+}
+
 fn write(folder: &Path, sections: &[Section], tables: &[String]) -> Result<()> {
-    let pictures = folder.join("report");
+    let pictures = folder.join(PICTURES);
     create_folder(&pictures)?;
     for section in sections {
         write_bytes(&pictures.join(format!("{}.svg", section.name)), section.plot.svg().as_bytes())?;

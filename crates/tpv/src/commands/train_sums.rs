@@ -6,6 +6,7 @@
 
 use super::train::Heads;
 use crate::args::TrainArgs;
+use crate::commands::report::remove_report;
 use crate::console::Console;
 use crate::sweep::effort::EffortRun;
 use crate::table::table;
@@ -105,6 +106,7 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     let vector = vector(args, &merged, &total, &heads, &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
+    remove_report(&args.output_dir)?;
     report(&metrics, args, console);
     if let Some(efforts) = efforts {
         efforts.write(console)?;
