@@ -230,7 +230,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
     write_readings(&traces.test, &args.output_dir)?;
     write_report(&args.output_dir, console)?;
-    report(&metrics, args, console);
+    report(&metrics, problems(&manifest.train) + problems(&manifest.test), args, console);
     if let Some(efforts) = efforts {
         efforts.write(console)?;
     }
@@ -347,7 +347,7 @@ fn vector(
     })
 }
 
-fn report(metrics: &TrainMetrics, args: &TrainArgs, console: &Console) {
+fn report(metrics: &TrainMetrics, problems: usize, args: &TrainArgs, console: &Console) {
     console.emit("train", metrics);
     let remarks = [("train", &metrics.fit), ("final", &metrics.refit)];
     for (name, remark) in remarks.iter().filter_map(|(name, report)| Some((name, report.remark()?))) {
@@ -361,9 +361,11 @@ fn report(metrics: &TrainMetrics, args: &TrainArgs, console: &Console) {
     let difference = figure(metrics.theta_less_position.mse, 3);
     match &metrics.reading {
         Some(report) => console.print(reading_table::summary(report)),
+        None if metrics.calibration_problems.is_some() => console.notice(format!(
+            "the vector is calibrated on {problems} problems, but its readings cannot be measured: fewer than {FOLDS} problems train"
+        )),
         None => console.notice(format!(
-            "the readings of {} problems cannot be calibrated and measured (at least {LEAST_PROBLEMS} are needed); time left will be unknown",
-            metrics.test[0].figures.problems
+            "the readings of {problems} problems cannot be calibrated and measured (at least {LEAST_PROBLEMS} are needed); time left will be unknown"
         )),
     }
     console.print(format!(
