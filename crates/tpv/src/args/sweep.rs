@@ -2,6 +2,7 @@
 
 use super::{BRIEF_TEMPLATE, DEFAULT_MODEL, DatasetArgs, RunArgs, SamplingArgs};
 use clap::Args;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Flags of `tpv sweep`.
@@ -34,6 +35,9 @@ pub struct SweepArgs {
     /// The index after the last problem's; all problems by default.
     #[arg(long)]
     pub problem_end_idx: Option<usize>,
+    /// Problems between them that are not run.
+    #[arg(skip)]
+    pub left_out: BTreeSet<usize>,
     /// Samples of each problem and policy.
     #[arg(long, default_value_t = 2)]
     pub generations_per_problem: usize,

@@ -10,6 +10,7 @@ use crate::table::table;
 use crate::throttles::Throttles;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use tpv_core::bootstrap::{Bootstrap, Interval};
 use tpv_core::policy::SCALE_FIGURE;
 use tpv_core::policy::scale::unmeasured_logits_per_alpha;
@@ -126,6 +127,7 @@ fn sweep_args(args: &ExplainArgs) -> SweepArgs {
         brief_template: BRIEF_TEMPLATE.into(),
         problem_start_idx: 0,
         problem_end_idx: Some(args.problems),
+        left_out: BTreeSet::new(),
         generations_per_problem: args.generations_per_problem,
         max_new_tokens: args.max_new_tokens,
         write_efforts: false,

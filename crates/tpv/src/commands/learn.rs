@@ -8,7 +8,7 @@ use crate::args::{
 };
 use crate::console::Console;
 use crate::model::{THINKER, open_dataset, open_model, prompt_style};
-use crate::sweep::effort::{ARMS, EffortRun};
+use crate::sweep::effort::{ARMS, EffortRun, require_answers};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,10 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     if chosen.is_empty() {
         bail!("--problems must be at least 1");
     }
+    generate::check(&generate_args)?;
+    let further = &problems.problems[chosen.len()..];
+    let further = &further[..further.len().min(args.effort_problems)];
+    require_answers(&problems.name, further, &generate_args.dataset)?;
     let mut model = open_model(&args.model, &args.run, console)?;
     let work = args.output_dir.clone().unwrap_or_else(|| {
         library.folder().parent().unwrap_or(Path::new(".")).join("learn").join(&model.identity.fingerprint)
@@ -66,8 +70,8 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
         GenerateArgs { output_dir: work.join("traces"), end_problem_index: chosen.len(), ..generate_args };
     let cost = cost(&generate_args, chosen, &mut model, &work)?;
     show_cost(&cost, console);
-    if args.effort_problems > 0 {
-        let samples = args.effort_problems * args.generations_per_problem * ARMS;
+    if !further.is_empty() {
+        let samples = further.len() * args.generations_per_problem * ARMS;
         console.print(format!("the effort levels take {samples} further samples, of which no states are kept"));
     }
     if args.dry_run {
@@ -78,7 +82,7 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     let (dataset, vector) = (work.join("dataset"), work.join("vector"));
     prepare::run(&prepare_args(&generate_args.output_dir, &dataset, args.sampling.seed), console)?;
     train::run(&train_args(&dataset, &vector, args.sampling.seed), console)?;
-    write_levels(args, &generate_args, problems.problems.len(), &vector, &work, console)?;
+    write_levels(args, &generate_args, further, &vector, &work, console)?;
     let entry = library.put(&args.name, &VectorFile::load(&vector)?, true)?;
     console.print(format!(
         "the vector is in the library as {} ({}); `tpv run --model {}` finds it\n\
@@ -95,14 +99,12 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
 fn write_levels(
     args: &LearnArgs,
     learned: &GenerateArgs,
-    problems: usize,
+    problems: &[Problem],
     vector: &Path,
     work: &Path,
     console: &Console,
 ) -> Result<()> {
-    let first = learned.end_problem_index;
-    let end = problems.min(first + args.effort_problems);
-    if end == first {
+    if problems.is_empty() {
         let why = if args.effort_problems > 0 {
             "the data set has no further problems"
         } else {
@@ -112,10 +114,10 @@ fn write_levels(
         return Ok(());
     }
     let run = EffortRun {
-        model: &args.model,
+        model: args.model.clone(),
         vector,
         dataset: learned.dataset.clone(),
-        problems: (first, end),
+        problems: problems.iter().map(|problem| problem.index).collect(),
         generations_per_problem: args.generations_per_problem,
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.clone(),

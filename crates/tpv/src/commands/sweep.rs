@@ -6,7 +6,7 @@
 use crate::args::SweepArgs;
 use crate::console::Console;
 use crate::model::open_model;
-use crate::sweep::effort::write_levels;
+use crate::sweep::effort::{vector_file, write_levels};
 use crate::sweep::figures::SweepFigures;
 use crate::sweep::runner::Sweep;
 use crate::sweep::tables;
@@ -15,6 +15,9 @@ use anyhow::Result;
 
 /// Runs the command.
 pub fn run(args: &SweepArgs, console: &Console) -> Result<SweepFigures> {
+    if args.write_efforts {
+        vector_file(&args.tpv)?;
+    }
     let mut model = open_model(&args.model, &args.run, console)?;
     let mut sweep = Sweep::new(args, &model, console)?;
     let figures = sweep.measure(&mut model, console)?;

@@ -11,7 +11,7 @@ use crate::crossfit::{FOLDS, FoldSums};
 use crate::reading_table;
 use crate::report::readings::ReadingLine;
 use crate::states::head_traces;
-use crate::sweep::effort::EffortRun;
+use crate::sweep::effort::{EffortRun, FittedOn};
 use crate::table::{figure, table};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
@@ -208,13 +208,14 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     if args.device != "cpu" {
         console.notice(format!("--device {} is accepted for compatibility; the fit runs on the CPU", args.device));
     }
-    let sets = args.inputs().iter().map(|folder| NamedDataset::load(folder)).collect::<Result<_, _>>()?;
+    let sets = args.inputs().iter().map(|folder| NamedDataset::load(folder)).collect::<Result<Vec<_>, _>>()?;
+    let fitted = FittedOn::datasets(&sets);
     let (manifest, source) = open_datasets(sets)?;
     if manifest.train.is_empty() || manifest.test.is_empty() {
         let folder = args.inputs()[0].display();
         bail!("{folder}: the data set has no traces on one side of the split; prepare it again");
     }
-    let efforts = EffortRun::after_training(args, &manifest.model.name, console)?;
+    let efforts = EffortRun::after_training(args, &fitted, console)?;
     let bar = console.bar((manifest.train.len() + manifest.test.len()) as u64 * 2, "train");
     let sums = FoldSums::collect(&*source, &manifest, console, &bar)?;
     let heads = Heads::fit(&sums.train()?, args)?;

@@ -8,7 +8,7 @@ use super::train::Heads;
 use crate::args::TrainArgs;
 use crate::commands::report::remove_report;
 use crate::console::Console;
-use crate::sweep::effort::EffortRun;
+use crate::sweep::effort::{EffortRun, FittedOn};
 use crate::table::table;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -100,7 +100,7 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     if total.rows() == 0 {
         bail!("{}: no finished thought is in the sums; generate with a larger --max_new_tokens", files[0].display());
     }
-    let efforts = EffortRun::after_training(args, &merged.records[0].run.model.name, console)?;
+    let efforts = EffortRun::after_training(args, &FittedOn::sums(&merged.records), console)?;
     let heads = Heads::fit(&total, args)?;
     let metrics = measure(args, &merged, &total, &heads)?;
     let vector = vector(args, &merged, &total, &heads, &metrics)?;

@@ -4,17 +4,23 @@
 //! is *shown* to cost no more than the level allows: the lower end of the 95 % interval by problem of its accuracy less that of
 //! alpha 0 must not be below the allowed loss. Where no answer is lost the bootstrap has no width, so `3 / problems`, the greatest
 //! loss that chance hides once in twenty such runs (the rule of three), counts as possible too. So a small run gives cautious
-//! levels, and 0 where it shows nothing: below 30 problems always, and `high` below 150.
+//! levels, and 0 where it shows nothing: below 30 problems always, and `high` below 150. Nor is anything shown where alpha 0
+//! gets fewer answers right than the level allows to lose.
 
 use super::figures::{ArmFigures, SweepFigures};
 use super::runner::Sweep;
 use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, SweepArgs, TrainArgs};
 use crate::console::Console;
-use crate::model::{open_dataset, open_model};
+use crate::model::{locate, open_dataset, open_model};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tpv_core::policy::SCALE_FIGURE;
+use tpv_core::vector::ModelIdentity;
+use tpv_data::joined::NamedDataset;
+use tpv_data::problems::{Problem, ProblemSet};
+use tpv_data::run::RunConfig;
+use tpv_data::sums::SumsRecord;
 use tpv_data::vector::VECTOR_FILE;
 use tpv_engine::model::TextModel;
 
@@ -30,27 +36,114 @@ pub const ARMS: usize = CANDIDATES.len() + 1;
 /// Chooses the levels from uncapped figures by alpha over so many problems; none without alpha 0.
 pub fn choose(candidates: &[(f32, &ArmFigures)], problems: usize) -> Option<BTreeMap<String, f32>> {
     let hidden = -3.0 / problems as f64;
-    candidates.iter().find(|(alpha, _)| *alpha == 0.0)?;
+    let (_, base) = candidates.iter().find(|(alpha, _)| *alpha == 0.0)?;
+    let right = base.accuracy.map_or(0.0, |it| it.value);
     let level = |loss: f64| {
-        let shown = |(alpha, it): &&(f32, &ArmFigures)| {
-            *alpha == 0.0 || it.less_base.is_some_and(|less| less.low.min(hidden) >= -loss - 1e-9)
-        };
+        let is_harmless = |it: &ArmFigures| it.less_base.is_some_and(|less| less.low.min(hidden) >= -loss - 1e-9);
+        let shown =
+            |(alpha, it): &&(f32, &ArmFigures)| *alpha == 0.0 || (right >= loss && right > 0.0 && is_harmless(it));
         let good = candidates.iter().filter(shown);
         good.min_by(|a, b| a.1.mean_tokens.total_cmp(&b.1.mean_tokens)).map_or(0.0, |(alpha, _)| *alpha)
     };
     Some(LEVELS.iter().map(|&(name, loss)| (name.to_owned(), level(loss))).collect())
 }
 
+/// What is known of the traces that a vector is fitted on.
+pub struct FittedOn {
+    /// The model that made them.
+    pub model: ModelIdentity,
+    /// The run that made them, where it is known; the first of several.
+    pub run: Option<RunConfig>,
+    /// The problems' indexes, by the name of their data set.
+    pub problems: BTreeMap<String, BTreeSet<usize>>,
+}
+
+impl FittedOn {
+    /// The traces of data sets, as they are before they are joined.
+    pub fn datasets(sets: &[NamedDataset]) -> Self {
+        let mut problems: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+        for manifest in sets.iter().map(|set| &set.manifest) {
+            if let Some(name) = &manifest.dataset {
+                let indexes = manifest.train.iter().chain(&manifest.test).map(|id| id.problem);
+                problems.entry(name.clone()).or_default().extend(indexes);
+            }
+        }
+        let run = sets.iter().find_map(|set| RunConfig::load(&set.manifest.source).ok());
+        let model = sets.first().map(|set| set.manifest.model.clone()).unwrap_or_default();
+        Self { model, run, problems }
+    }
+
+    /// The traces that are in sums.
+    pub fn sums(records: &[SumsRecord]) -> Self {
+        let mut problems: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+        for record in records {
+            problems.entry(record.run.dataset.clone()).or_default().extend(&record.problems);
+        }
+        let run = records.first().map(|record| record.run.clone());
+        Self { model: run.as_ref().map(|run| run.model.clone()).unwrap_or_default(), run, problems }
+    }
+
+    /// The first problems of a data set that nothing was fitted on; what is passed over is said.
+    fn unseen(&self, set: &ProblemSet, most: usize, console: &Console) -> Result<Vec<usize>> {
+        let nothing = BTreeSet::new();
+        let seen = self.problems.get(&set.name).unwrap_or(&nothing);
+        let indexes = set.problems.iter().map(|problem| problem.index);
+        let unseen: Vec<usize> = indexes.filter(|index| !seen.contains(index)).take(most).collect();
+        let (Some(first), Some(&last)) = (unseen.first(), unseen.last()) else {
+            bail!(
+                "data set {}: the vector is fitted on all its {} problems, so none is left for effort levels; \
+                 name another data set with --effort_dataset, or leave it out",
+                set.name,
+                set.problems.len()
+            );
+        };
+        let passed = seen.range(..last).count();
+        if passed > 0 {
+            console.notice(format!(
+                "the vector is fitted on {passed} problems of {}, so its effort levels are found on {} others, from {first} to {last}",
+                set.name,
+                unseen.len()
+            ));
+        }
+        Ok(unseen)
+    }
+}
+
+/// Refuses problems without a right answer: nothing is lost where nothing can be right.
+pub fn require_answers(name: &str, problems: &[Problem], args: &DatasetArgs) -> Result<()> {
+    if let Some(problem) = problems.iter().find(|problem| problem.answer.is_none()) {
+        bail!(
+            "data set {name}: problem {} has no field {}, and effort levels need the right answer to every problem; \
+             give problems with answers, or name their field with `tpv sweep --write_efforts --answer_field`",
+            problem.index,
+            args.answer_field.as_deref().unwrap_or("answer")
+        );
+    }
+    Ok(())
+}
+
+/// The file that levels are written into.
+pub fn vector_file(vector: &Path) -> Result<PathBuf> {
+    let path = if vector.is_dir() { vector.join(VECTOR_FILE) } else { vector.to_owned() };
+    if path.extension().is_none_or(|extension| extension != "safetensors") || !path.is_file() {
+        bail!(
+            "{}: effort levels can only be written into a .safetensors vector that is there; `tpv train` makes one",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
 /// A validation run that levels can be chosen from.
 pub struct EffortRun<'a> {
     /// The model, as the flag names it.
-    pub model: &'a str,
+    pub model: String,
     /// The vector's folder or file.
     pub vector: &'a Path,
     /// Where the problems come from.
     pub dataset: DatasetArgs,
-    /// The first problem's index and the index after the last one's.
-    pub problems: (usize, usize),
+    /// The problems' indexes, ascending; at least one.
+    pub problems: Vec<usize>,
     /// Samples of each problem.
     pub generations_per_problem: usize,
     /// Token limit of each sample.
@@ -64,43 +157,60 @@ pub struct EffortRun<'a> {
 }
 
 impl<'a> EffortRun<'a> {
-    /// What `tpv train` was asked to run after the fit, with the scripts' prompt and sampling; none without a data set for it.
-    /// The data set is opened here, so that a wrong name is told before the fit.
-    pub fn after_training(args: &'a TrainArgs, trained: &'a str, console: &Console) -> Result<Option<Self>> {
+    /// What `tpv train` was asked to run after the fit, with the traces' prompt (else the scripts') and the scripts' sampling;
+    /// none without a data set for it. What can be wrong with it is told here, before the fit.
+    pub fn after_training(args: &'a TrainArgs, fitted: &FittedOn, console: &Console) -> Result<Option<Self>> {
         let Some(dataset) = &args.effort_dataset else { return Ok(None) };
+        if args.effort_problems == 0 {
+            bail!("--effort_problems must be at least 1; without effort levels, leave --effort_dataset out");
+        }
+        let template = fitted.run.as_ref().and_then(|run| run.prompt_template.clone());
         let dataset = DatasetArgs {
             dataset: dataset.clone(),
             problem_field: None,
             answer_field: None,
-            prompt_template: DEFAULT_TEMPLATE.into(),
-            chat_template: false,
+            prompt_template: template.unwrap_or_else(|| DEFAULT_TEMPLATE.into()),
+            chat_template: fitted.run.as_ref().is_some_and(|run| run.chat_template),
         };
-        let problems = open_dataset(&dataset, console)?.problems.len().min(args.effort_problems);
-        let (model, vector) = (args.model.as_deref().unwrap_or(trained), args.output_dir.as_path());
+        let set = open_dataset(&dataset, console)?;
+        let problems = fitted.unseen(&set, args.effort_problems, console)?;
+        let chosen: Vec<Problem> = problems.iter().map(|&index| set.problems[index].clone()).collect();
+        require_answers(&set.name, &chosen, &dataset)?;
+        let model = args.model.clone().unwrap_or_else(|| fitted.model.name.clone());
+        if model.is_empty() {
+            bail!("the traces do not say which model made them, and effort levels need it; name it with --model");
+        }
+        let revision = fitted.model.revision.clone().filter(|_| model == fitted.model.name);
+        let run = RunArgs { revision, ..RunArgs::default() };
+        locate(&model, &run, console).context("effort levels need the model, and --model says where it is")?;
+        let vector = args.output_dir.as_path();
         Ok(Some(Self {
             model,
             vector,
             dataset,
-            problems: (0, problems),
+            problems,
             generations_per_problem: 2,
             max_new_tokens: 2048,
             sampling: SamplingArgs { temperature: 0.6, do_sample: true, top_p: 0.95, top_k: 0, seed: 42 },
-            run: RunArgs::default(),
+            run,
             output_dir: vector.join("efforts"),
         }))
     }
 
     /// The sweep over the candidates.
     fn sweep_args(&self) -> SweepArgs {
+        let wanted: BTreeSet<usize> = self.problems.iter().copied().collect();
+        let (start, end) = (wanted.first().copied().unwrap_or(0), wanted.last().map_or(0, |last| last + 1));
         SweepArgs {
-            model: self.model.into(),
+            model: self.model.clone(),
             tpv: self.vector.into(),
             policy: CANDIDATES.map(|alpha| format!("constant:{alpha}")).into(),
             budgets: vec![self.max_new_tokens as u32],
             brief: false,
             brief_template: self.dataset.prompt_template.clone(),
-            problem_start_idx: self.problems.0,
-            problem_end_idx: Some(self.problems.1),
+            problem_start_idx: start,
+            problem_end_idx: Some(end),
+            left_out: (start..end).filter(|index| !wanted.contains(index)).collect(),
             generations_per_problem: self.generations_per_problem,
             max_new_tokens: self.max_new_tokens,
             write_efforts: true,
@@ -114,7 +224,7 @@ impl<'a> EffortRun<'a> {
     /// Runs it and writes the levels into the vector.
     pub fn write(&self, console: &Console) -> Result<()> {
         let args = self.sweep_args();
-        let mut model = open_model(self.model, &self.run, console)?;
+        let mut model = open_model(&self.model, &self.run, console)?;
         let mut sweep = Sweep::new(&args, &model, console)?;
         let figures = sweep.measure(&mut model, console)?;
         write_levels(&mut sweep, self.vector, &figures, &model, console)
@@ -129,10 +239,7 @@ pub fn write_levels(
     model: &TextModel,
     console: &Console,
 ) -> Result<()> {
-    let path = if vector.is_dir() { vector.join(VECTOR_FILE) } else { vector.to_owned() };
-    if path.extension().is_none_or(|extension| extension != "safetensors") {
-        bail!("{}: effort levels can only be written into a .safetensors vector", path.display());
-    }
+    let path = vector_file(vector)?;
     let uncapped = |name: String| figures.arms.iter().find(|row| row.arm == name && row.cap.is_none());
     let plain = sweep.arms.iter().filter_map(|arm| Some((arm.plain_alpha()?, uncapped(arm.to_string())?)));
     let candidates: Vec<(f32, &ArmFigures)> = plain.collect();
@@ -164,6 +271,7 @@ mod tests {
     fn levels_trade_length_for_accuracy_that_is_shown_not_to_be_lost() {
         let row = |low: f64, mean_tokens| ArmFigures {
             mean_tokens,
+            accuracy: Some(Interval { value: 0.5, low: 0.4, high: 0.6 }),
             less_base: Some(Interval { value: low + 0.02, low, high: low + 0.04 }),
             ..ArmFigures::default()
         };
@@ -181,5 +289,12 @@ mod tests {
         assert_eq!(levels(29), [0.0, 0.0, 0.0], "nothing is shown by few problems");
         assert_eq!(levels(60), [0.0, 15.0, 15.0], "in the order high, low, medium");
         assert_eq!(levels(150), [15.0, 15.0, 15.0]);
+        let right = |value: f64| Some(Interval { value, low: value, high: value });
+        let weak = ArmFigures { accuracy: right(0.04), ..row(0.0, 200.0) };
+        let levels = choose(&[(0.0, &weak), (15.0, &perfect[1])], 200).unwrap().into_values().collect::<Vec<f32>>();
+        assert_eq!(levels, [15.0, 0.0, 0.0], "a model that is right on 4 % of the problems can lose no 5 %");
+        let lost = ArmFigures { accuracy: right(0.0), ..row(0.0, 200.0) };
+        let levels = choose(&[(0.0, &lost), (15.0, &perfect[1])], 200).unwrap();
+        assert!(levels.values().all(|&alpha| alpha == 0.0), "nothing right, nothing shown");
     }
 }

@@ -1,22 +1,22 @@
 //! The samples of a sweep: which are there, which are missing, and the making of these.
 
 use super::arm::Arm;
+use super::effort::require_answers;
 use super::figures::{SweepFigures, figures};
-use super::result::SweepResult;
+use super::result::{SweepResult, UsualShift, by_arm};
 use super::tables::{areas_csv, arms_csv, landings_csv};
 use crate::answers::judge;
 use crate::args::SweepArgs;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::open_dataset;
+use crate::model::{open_dataset, prompt_style};
 use crate::recorder::{Keep, Recorder, Recording};
 use crate::throttles::{Parts, Throttles};
 use anyhow::{Result, bail};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tpv_core::event::{FinishEvent, FinishReason};
-use tpv_core::policy::scale::ScaleMeter;
 use tpv_core::policy::{Control, Observation, Policy};
 use tpv_core::sampling::sample_seed;
 use tpv_data::atomic::{append_line, create_folder, write_bytes, write_json};
@@ -58,17 +58,24 @@ fn arms(args: &SweepArgs, budgets: &[u32]) -> Result<Vec<Arm>> {
     Ok(arms)
 }
 
-fn style(template: &str) -> Result<PromptStyle> {
-    Ok(PromptStyle::Template(PromptTemplate::new(template)?))
+/// The problems that are asked for, less those that are left out.
+fn chosen(args: &SweepArgs, set: &ProblemSet) -> Result<Vec<Problem>> {
+    let range = set.select(args.problem_start_idx, args.problem_end_idx.unwrap_or(set.problems.len()))?;
+    let chosen: Vec<Problem> = range.iter().filter(|it| !args.left_out.contains(&it.index)).cloned().collect();
+    if chosen.is_empty() {
+        bail!("no problem lies from --problem_start_idx to --problem_end_idx");
+    }
+    Ok(chosen)
 }
 
 /// Everything but arm, problem and generation that determines a sample, in one line.
 fn settings(args: &SweepArgs, dataset: &str, model: &TextModel, throttles: &Throttles) -> String {
+    let prompt = if args.dataset.chat_template { "chat template" } else { &args.dataset.prompt_template };
     let everything = serde_json::json!({
         "model": model.identity,
         "dtype": model.decoder.spec().dtype,
         "dataset": dataset,
-        "prompts": [args.dataset.prompt_template, args.brief_template],
+        "prompts": [prompt, args.brief_template],
         "sampling": args.sampling.params(),
         "seed": args.sampling.seed,
         "max_new_tokens": args.max_new_tokens,
@@ -84,7 +91,8 @@ type Key = (usize, usize, usize);
 pub struct Sweep<'a> {
     args: &'a SweepArgs,
     budgets: Vec<u32>,
-    problems: ProblemSet,
+    /// The chosen problems.
+    problems: Vec<Problem>,
     /// What is compared, the model as it is first.
     pub arms: Vec<Arm>,
     /// The policies of the arms with every strength as plain alpha.
@@ -96,7 +104,7 @@ pub struct Sweep<'a> {
     /// The prompt, and the one that asks to be brief.
     styles: [PromptStyle; 2],
     settings: String,
-    meter: Arc<Mutex<ScaleMeter>>,
+    meters: Meters,
     /// The samples that are there.
     pub done: Vec<SweepResult>,
 }
@@ -109,29 +117,32 @@ impl<'a> Sweep<'a> {
         }
         let budgets = budgets(&args.budgets)?;
         let arms = arms(args, &budgets)?;
-        let problems = open_dataset(&args.dataset, console)?;
+        let set = open_dataset(&args.dataset, console)?;
+        let problems = chosen(args, &set)?;
+        if args.write_efforts {
+            require_answers(&set.name, &problems, &args.dataset)?;
+        }
         let mut throttles = Throttles::open(&args.tpv, model)?;
         if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline().is_some()) {
             console.notice("the vector has no calibration, so deadlines go by smoothed progress; `tpv train` adds one");
         }
         arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, model))?;
         let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
-        let styles = [style(&args.dataset.prompt_template)?, style(&args.brief_template)?];
-        let settings = settings(args, &problems.name, model, &throttles);
-        let meter = Arc::new(Mutex::new(ScaleMeter::default()));
-        let (drawn, done) = (HashSet::new(), Vec::new());
-        Ok(Self { args, budgets, problems, arms, policies, drawn, throttles, styles, settings, meter, done })
+        let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
+        let styles = [prompt_style(&args.dataset)?, brief];
+        let settings = settings(args, &set.name, model, &throttles);
+        let meters = Meters::default();
+        let drawn = problems.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
+        let done = Vec::new();
+        Ok(Self { args, budgets, problems, arms, policies, drawn, throttles, styles, settings, meters, done })
     }
 
     /// Runs what is missing and writes the figures.
     pub fn measure(&mut self, model: &mut TextModel, console: &Console) -> Result<SweepFigures> {
-        let end = self.args.problem_end_idx.unwrap_or(self.problems.problems.len());
-        let chosen = self.problems.select(self.args.problem_start_idx, end)?.to_vec();
-        if chosen.is_empty() {
-            bail!("no problem lies from --problem_start_idx to --problem_end_idx");
-        }
-        self.drawn = chosen.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
-        self.sample_all(&chosen, model, console)?;
+        let problems = std::mem::take(&mut self.problems);
+        let sampled = self.sample_all(&problems, model, console);
+        self.problems = problems;
+        sampled?;
         let figures = figures(&self.arms, &self.done, &self.budgets, &self.settings);
         write_json(&self.args.output_dir.join(FIGURES_FILE), &figures)?;
         let tables =
@@ -190,7 +201,8 @@ impl<'a> Sweep<'a> {
             let fits = result.settings == self.settings
                 && result.policy == self.policies[arm]
                 && wanted.contains(&result.problem)
-                && result.generation < self.args.generations_per_problem;
+                && result.generation < self.args.generations_per_problem
+                && (result.usual.is_some() || !self.is_measured(arm));
             if fits && present.insert((arm, result.problem, result.generation)) {
                 self.done.push(result);
             }
@@ -221,12 +233,17 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn sample(&self, (arm, problem, generation): Key) -> Result<SampleRequest> {
+    /// Whether the scale of alpha is measured on the arm's states.
+    fn is_measured(&self, arm: usize) -> bool {
         let arm = &self.arms[arm];
-        let Parts { shift, policy, reader } = self.throttles.parts(&arm.throttle)?;
-        let measured = self.args.write_efforts && arm.throttle.policy.is_none() && !arm.brief;
-        let policy: Box<dyn Policy> = if measured {
-            Box::new(Measured { shift: Arc::clone(&shift), meter: Arc::clone(&self.meter) })
+        self.args.write_efforts && arm.throttle.policy.is_none() && !arm.brief
+    }
+
+    fn sample(&self, key: Key) -> Result<SampleRequest> {
+        let (arm, problem, generation) = key;
+        let Parts { shift, policy, reader } = self.throttles.parts(&self.arms[arm].throttle)?;
+        let policy: Box<dyn Policy> = if self.is_measured(arm) {
+            Box::new(Measured { shift: Arc::clone(&shift), key, meters: Arc::clone(&self.meters) })
         } else {
             policy
         };
@@ -243,13 +260,8 @@ impl<'a> Sweep<'a> {
         })
     }
 
-    fn result(
-        &self,
-        (arm, problem, generation): Key,
-        source: &Problem,
-        recording: &Recording,
-        finish: &FinishEvent,
-    ) -> Result<SweepResult> {
+    fn result(&self, key: Key, source: &Problem, recording: &Recording, finish: &FinishEvent) -> Result<SweepResult> {
+        let (arm, problem, generation) = key;
         let name = self.arms[arm].to_string();
         if finish.reason == FinishReason::Failed {
             bail!("problem {problem}, policy {name}: {}", finish.error.clone().unwrap_or_default());
@@ -270,13 +282,19 @@ impl<'a> Sweep<'a> {
             forced: finish.thinking_ended && recording.end_forced,
             answer,
             correct,
+            usual: self.is_measured(arm).then(|| lock(&self.meters).remove(&key).unwrap_or_default()),
             progress: readings.iter().map(|reading| rounded(reading.progress)).collect(),
         })
     }
 
-    /// Logits of `</think>` per unit of alpha as measured on the samples that this run made; none before any.
+    /// Logits of `</think>` per unit of alpha as measured on all samples of the model as it is; none before any.
     pub fn measured_scale(&self, think_end: u32) -> Option<f32> {
-        self.meter.lock().expect("no thread panics with it").logits_per_alpha(&self.throttles.shift, think_end)
+        let mut usual = UsualShift::default();
+        // In the order of problems and generations, so that the sum does not depend on which sample was ready first.
+        let sorted = by_arm(&self.done);
+        let base = sorted.get(&Arm::base(false).to_string()).into_iter().flatten();
+        base.filter_map(|result| result.usual).for_each(|of_sample| usual.add(of_sample));
+        Some((f64::from(self.throttles.shift[think_end as usize]) - usual.mean()?) as f32)
     }
 }
 
@@ -285,17 +303,25 @@ fn rounded(progress: Option<f32>) -> f32 {
     (progress.unwrap_or(0.0) * 1000.0).round() / 1000.0
 }
 
+/// What is measured on the samples that are under way.
+type Meters = Arc<Mutex<HashMap<Key, UsualShift>>>;
+
+fn lock(meters: &Meters) -> MutexGuard<'_, HashMap<Key, UsualShift>> {
+    meters.lock().expect("no thread panics with it")
+}
+
 /// Leaves the model as it is and measures the scale of alpha on its states.
 struct Measured {
     shift: Arc<[f32]>,
-    meter: Arc<Mutex<ScaleMeter>>,
+    key: Key,
+    meters: Meters,
 }
 
 impl Policy for Measured {
     fn control(&mut self, observation: &Observation<'_>) -> Control {
-        let mut state = ScaleMeter::default();
+        let mut state = UsualShift::default();
         state.push(&self.shift, observation.logits_before_shift);
-        self.meter.lock().expect("no thread panics with it").merge(&state);
+        lock(&self.meters).entry(self.key).or_default().add(state);
         Control::default()
     }
 }

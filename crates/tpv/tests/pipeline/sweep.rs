@@ -1,8 +1,9 @@
 //! `tpv sweep` and `tpv report`: what is there is not made again, unless it is damaged or of another vector.
 
-use crate::workplace::Workplace;
+use crate::workplace::{Workplace, npy};
 use std::fs;
 use std::path::Path;
+use tpv_core::policy::SCALE_FIGURE;
 use tpv_data::vector::VectorFile;
 
 const SWEEP: &str = "sweep --model thinker --dataset thinker --problem_start_idx 200 --problem_end_idx 203 --max_new_tokens 900 \
@@ -109,6 +110,15 @@ fn training_finds_the_effort_levels_on_as_many_problems_as_there_are() {
         )
     };
     place.write("two.jsonl", problem(4) + &problem(7));
+    let wrong = "train dataset --output_dir refused --effort_dataset";
+    place.write("open.jsonl", "{\"problem\": \"Ben has 3 pens. How many pens does Ben have now?\"}\n");
+    place.refused(&format!("{wrong} open.jsonl"), &["open.jsonl: problem 0 has no field answer", "right answer"]);
+    place.refused(&format!("{wrong} two.jsonl --effort_problems 0"), &["--effort_problems must be at least 1"]);
+    place.refused(
+        &format!("{wrong} two.jsonl --model ./gone"),
+        &["--model says where it is", "./gone: there is no such"],
+    );
+    assert!(!place.path("refused").exists(), "what is wrong is told before the fit");
     for (input, output) in [("dataset", "of_states"), ("traces", "of_sums")] {
         place.ok(&format!("train {input} --output_dir {output} --effort_dataset two.jsonl"));
         let file = VectorFile::load(&place.path(output).join("tpv.safetensors")).unwrap();
@@ -116,4 +126,86 @@ fn training_finds_the_effort_levels_on_as_many_problems_as_there_are() {
             file.vector.efforts.iter().map(|(name, &alpha)| (name.as_str(), alpha)).collect();
         assert_eq!(levels, [("high", 0.0), ("low", 0.0), ("medium", 0.0)], "two problems show nothing");
     }
+    assert!(place.path("of_states/report.html").exists());
+    place.ok("train traces --output_dir of_states");
+    for gone in ["test_readings.jsonl", "report.html", "report"] {
+        assert!(!place.path(&format!("of_states/{gone}")).exists(), "{gone} is of the earlier fit");
+    }
+}
+
+#[test]
+fn effort_levels_are_found_on_problems_that_the_fit_has_not_seen() {
+    let place = place();
+    let problem = |start: usize| {
+        format!(
+            "{{\"problem\": \"Ben has {start} pens. Day 1: buys 2. How many pens does Ben have now?\", \"answer\": \"{}\"}}\n",
+            start + 2
+        )
+    };
+    place.write("eight.jsonl", (3..11).map(problem).collect::<String>());
+    let generate = "generate --model thinker --dataset eight.jsonl --generations_per_problem 2 --max_new_tokens 300 --fit --keep_states none";
+    place.ok(&format!("{generate} --end_problem_index 6 --chat_template --output_dir traces"));
+    let run = place.ok("train traces --output_dir vector --effort_dataset eight.jsonl");
+    assert!(run.stderr.contains("fitted on 6 problems of eight.jsonl"), "{}", run.stderr);
+    assert!(run.stderr.contains("2 others, from 6 to 7"), "{}", run.stderr);
+    let lines = place.text("vector/efforts/results.jsonl");
+    let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let mut problems: Vec<u64> = lines.lines().map(|line| value(line)["problem"].as_u64().unwrap()).collect();
+    problems.sort_unstable();
+    problems.dedup();
+    assert_eq!(problems, [6, 7]);
+    assert!(lines.contains("chat template"), "the traces' prompt is used and recorded");
+    place.ok(&format!("{generate} --end_problem_index 8 --chat_template --output_dir traces"));
+    place.refused(
+        "train traces --output_dir none_left --effort_dataset eight.jsonl",
+        &["fitted on all its 8 problems", "--effort_dataset"],
+    );
+    assert!(!place.path("none_left").exists());
+}
+
+#[test]
+fn the_scale_of_alpha_survives_a_repetition() {
+    let place = place();
+    let sweep = "sweep --model thinker --dataset thinker --problem_start_idx 200 --problem_end_idx 202 --max_new_tokens 600 \
+                 --generations_per_problem 1 --policy constant:15 --tpv vector.safetensors --output_dir out";
+    let path = place.path("vector.safetensors");
+    let scale = || VectorFile::load(&path).unwrap().vector.info.figures.get(SCALE_FIGURE).cloned();
+    let forget = || {
+        let mut file = VectorFile::load(&path).unwrap();
+        file.vector.info.figures.remove(SCALE_FIGURE);
+        file.save(&path).unwrap();
+    };
+    forget();
+    place.ok(sweep);
+    assert_eq!(scale(), None);
+    let write = format!("{sweep} --write_efforts");
+    let run = place.ok(&write);
+    assert!(
+        run.stderr.contains("2 of 4 samples are there already"),
+        "the unmeasured ones are made again: {}",
+        run.stderr
+    );
+    let measured = scale();
+    assert!(measured.is_some());
+    forget();
+    assert!(place.ok(&write).stderr.contains("4 of 4 samples are there already"));
+    assert_eq!(scale(), measured, "the samples' lines hold what it needs");
+}
+
+#[test]
+fn levels_are_refused_where_they_cannot_be_written_or_shown() {
+    let place = place();
+    let line = "sweep --model thinker --dataset thinker --problem_end_idx 2 --write_efforts --output_dir out --tpv";
+    let theta = VectorFile::load(&place.path("vector.safetensors")).unwrap().vector.theta;
+    let bytes: Vec<u8> = theta.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let npy = npy("<f4", &format!("({},)", theta.len()), &bytes);
+    place.write("x.npy", &npy);
+    place.write("plain/tpv_linear_weights.npy", &npy);
+    place.refused(&format!("{line} x.npy"), &["x.npy: effort levels can only be written into a .safetensors vector"]);
+    place.refused(&format!("{line} plain"), &["plain/tpv.safetensors: effort levels can only be written"]);
+    assert!(!place.path("out").exists() && !place.path("plain/tpv.safetensors").exists());
+    place.write("open.jsonl", "{\"problem\": \"Ben has 3 pens.\", \"solution\": \"3\"}\n");
+    let open = "sweep --model thinker --dataset open.jsonl --write_efforts --tpv vector.safetensors --output_dir out";
+    place.refused(open, &["data set open.jsonl: problem 0 has no field answer"]);
+    assert!(!place.path("out").exists());
 }
