@@ -13,6 +13,7 @@ use crate::sweep::runner::{FIGURES_FILE, RESULTS_FILE};
 use crate::sweep::tables::{self, percent};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use std::path::Path;
 use tpv_data::atomic::{create_folder, remove_file, remove_folder_if_empty, write_bytes, write_json};
 
@@ -51,6 +52,7 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
     if let Some(figures) = &figures {
         let mut results: Vec<SweepResult> = lines(&folder.join(RESULTS_FILE), console)?;
         results.retain(|it| it.settings == figures.settings);
+        keep_newest(&mut results);
         sections.extend(sweep::sections(figures, &results));
     }
     if sections.is_empty() && explanation.is_none() {
@@ -63,6 +65,14 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
         figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables)).collect();
     write(folder, &sections, &tables)?;
     Ok(WrittenReport { pictures: sections.iter().map(|section| section.name).collect() })
+}
+
+/// Of several lines of the same sample, the last one stands: what was made again comes after what it replaces.
+fn keep_newest(results: &mut Vec<SweepResult>) {
+    let mut newer = HashSet::new();
+    results.reverse();
+    results.retain(|it| newer.insert((it.arm.clone(), it.problem, it.generation)));
+    results.reverse();
 }
 
 /// Removes what an earlier fit left for the report, and its report: they would be taken for those of the new vector.

@@ -178,6 +178,11 @@ fn the_scale_of_alpha_survives_a_repetition() {
     forget();
     place.ok(sweep);
     assert_eq!(scale(), None);
+    let lengths = || {
+        place.ok("report out");
+        place.text("out/report/lengths.csv")
+    };
+    let before = lengths();
     let write = format!("{sweep} --write_efforts");
     let run = place.ok(&write);
     assert!(
@@ -187,6 +192,7 @@ fn the_scale_of_alpha_survives_a_repetition() {
     );
     let measured = scale();
     assert!(measured.is_some());
+    assert_eq!(lengths(), before, "the report counts no sample twice");
     forget();
     assert!(place.ok(&write).stderr.contains("4 of 4 samples are there already"));
     assert_eq!(scale(), measured, "the samples' lines hold what it needs");
