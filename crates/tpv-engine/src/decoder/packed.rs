@@ -164,7 +164,6 @@ impl WithSimd for PanelProduct<'_> {
 }
 
 /// Adds the product of `ROWS` rows, `[inputs, ROWS]`, and some inputs of a panel to `out`, which may lack the last rows.
-#[expect(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
 #[inline(always)]
 fn tile_product<S: Simd, const ROWS: usize>(
     simd: S,
