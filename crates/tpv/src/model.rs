@@ -21,6 +21,10 @@ pub const THINKER: &str = "thinker";
 
 /// Loads a model by its name: `thinker`, a folder, a `.gguf` file, or a repository of the hub.
 pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextModel> {
+    if let Some(threads) = args.threads {
+        // Tokens are chosen on the process's own pool, which is set once, by the first model.
+        drop(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global());
+    }
     let limits = DecodeLimits { max_batch: args.max_batch, ..DecodeLimits::default() };
     let (source, text, revision) = locate(name, args, console)?;
     let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, limits)

@@ -188,25 +188,19 @@ impl WithSimd for QuantiseTile<'_> {
     }
 }
 
-/// The greater of two, and what is not a number before all.
-#[inline(always)]
-fn greater(size: f32, most: f32) -> f32 {
-    if size > most || size.is_nan() { size } else { most }
-}
-
 /// The scale `max |x| / 127` and `x / scale` rounded. Where a value is not a number the scale is none either, so that the
 /// products are not numbers as they are in f32.
 #[inline(always)]
 fn quantise(values: &[f32; BLOCK]) -> (f32, [i32; BLOCK]) {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
-    let mut most = [0.0f32; 8];
+    // Without their signs floats are in the order of their bits, and what is not a number comes last.
+    let mut most = [0u32; 8];
     for eight in values.as_chunks::<8>().0 {
         for lane in 0..8 {
-            let size = eight[lane].abs();
-            most[lane] = greater(size, most[lane]);
+            most[lane] = most[lane].max(eight[lane].abs().to_bits());
         }
     }
-    let most = most.into_iter().fold(0.0, |most, size| greater(size, most));
+    let most = f32::from_bits(most.into_iter().fold(0, u32::max));
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
     (most / 127.0, values.map(|x| (x * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32))
 }
