@@ -20,6 +20,7 @@
 //!   greatest score of each block.
 
 use crate::seed;
+use pulp::{Arch, Simd, WithSimd};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
 use serde::{Deserialize, Serialize};
@@ -384,6 +385,7 @@ struct Scale {
 }
 
 impl Scale {
+    #[inline(always)]
     fn exponent(self, score: f32) -> f32 {
         (score - self.max) / self.temperature
     }
@@ -393,13 +395,27 @@ impl Scale {
         self.max - depth * self.temperature
     }
 
-    /// The exact sum of the weights of some tokens.
+    /// The exact sum of the weights of some tokens, by the widest vectors that the machine has.
     fn block_weight(self, scores: &[f32]) -> u64 {
+        Arch::new().dispatch(BlockWeight { scale: self, scores })
+    }
+}
+
+struct BlockWeight<'a> {
+    scale: Scale,
+    scores: &'a [f32],
+}
+
+impl WithSimd for BlockWeight<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> u64 {
         let mut block = [0f32; 64];
         let mut total = 0;
-        for chunk in scores.chunks(block.len()) {
+        for chunk in self.scores.chunks(block.len()) {
             for (power, &score) in block.iter_mut().zip(chunk) {
-                *power = exp_nonpositive(self.exponent(score));
+                *power = exp_nonpositive(self.scale.exponent(score));
             }
             total += block[..chunk.len()].iter().map(|&power| units(power)).sum::<u64>();
         }
@@ -413,6 +429,7 @@ fn weight(exponent: f32) -> u64 {
 
 /// A power of at most 1 as a whole number of units. Adding 2^52 rounds to a whole number, which is then the mantissa: the same
 /// as a cast, but it vectorises.
+#[inline(always)]
 fn units(power: f32) -> u64 {
     const TWO_TO_52: u64 = 1 << 52;
     (f64::from(power * WEIGHT_UNITS) + TWO_TO_52 as f64).to_bits() & (TWO_TO_52 - 1)
@@ -420,6 +437,7 @@ fn units(power: f32) -> u64 {
 
 /// `e^x` for `x <= 0` within 2e-7 relative, flushed to about 1e-37 below -85. Plain additions and multiplications, so it
 /// vectorises and gives the same bits everywhere, which a platform's `exp` does not.
+#[inline(always)]
 fn exp_nonpositive(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to a whole number, which then sits in the low bits.
     const ROUND: f32 = 12_582_912.0;
