@@ -10,6 +10,8 @@
 //! To first order this is the rate at which alpha raises `ln p(</think>)`. The mean is measured with [`ScaleMeter`] on
 //! thinking states of a validation run; before that the plain mean over the vocabulary stands in for it.
 
+use serde::{Deserialize, Serialize};
+
 /// The mean of `shift` under the probabilities of `logits`, both `[V]`; `None` where the logits are no distribution.
 pub fn usual_continuation(shift: &[f32], logits: &[f32]) -> Option<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -27,7 +29,7 @@ pub fn usual_continuation(shift: &[f32], logits: &[f32]) -> Option<f32> {
 }
 
 /// Averages the usual continuation over states.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct ScaleMeter {
     sum: f64,
     states: u64,

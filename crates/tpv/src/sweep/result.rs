@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use tpv_core::policy::scale::usual_continuation;
+use tpv_core::policy::scale::ScaleMeter;
 
 /// How one sample went.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -33,39 +33,10 @@ pub struct SweepResult {
     pub correct: Option<bool>,
     /// What the scale of alpha is measured by; kept for the model as it is where effort levels are to be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usual: Option<UsualShift>,
+    pub usual: Option<ScaleMeter>,
     /// Progress as read at thinking tokens 1, 2, ..; kept for the few samples that the report draws.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub progress: Vec<f32>,
-}
-
-/// What one unit of alpha does to the logit of the usual continuation, summed over the thinking states of a sample.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct UsualShift {
-    /// The sum.
-    pub sum: f64,
-    /// The states.
-    pub states: u64,
-}
-
-impl UsualShift {
-    /// Takes the logits of one thinking state, before any shift.
-    pub fn push(&mut self, shift: &[f32], logits: &[f32]) {
-        if let Some(mean) = usual_continuation(shift, logits) {
-            self.add(Self { sum: f64::from(mean), states: 1 });
-        }
-    }
-
-    /// Joins the states of another sample.
-    pub fn add(&mut self, other: Self) {
-        self.sum += other.sum;
-        self.states += other.states;
-    }
-
-    /// The mean; none before any state.
-    pub fn mean(&self) -> Option<f64> {
-        (self.states > 0).then(|| self.sum / self.states as f64)
-    }
 }
 
 impl SweepResult {

@@ -3,7 +3,7 @@
 use super::arm::Arm;
 use super::effort::require_answers;
 use super::figures::{SweepFigures, figures};
-use super::result::{SweepResult, UsualShift, by_arm};
+use super::result::{SweepResult, by_arm};
 use super::tables::{areas_csv, arms_csv, landings_csv};
 use crate::answers::judge;
 use crate::args::SweepArgs;
@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tpv_core::event::{FinishEvent, FinishReason};
+use tpv_core::policy::scale::ScaleMeter;
 use tpv_core::policy::{Control, Observation, Policy};
 use tpv_core::sampling::sample_seed;
 use tpv_data::atomic::{append_line, create_folder, write_bytes, write_json};
@@ -289,12 +290,12 @@ impl<'a> Sweep<'a> {
 
     /// Logits of `</think>` per unit of alpha as measured on all samples of the model as it is; none before any.
     pub fn measured_scale(&self, think_end: u32) -> Option<f32> {
-        let mut usual = UsualShift::default();
+        let mut meter = ScaleMeter::default();
         // In the order of problems and generations, so that the sum does not depend on which sample was ready first.
         let sorted = by_arm(&self.done);
         let base = sorted.get(&Arm::base(false).to_string()).into_iter().flatten();
-        base.filter_map(|result| result.usual).for_each(|of_sample| usual.add(of_sample));
-        Some((f64::from(self.throttles.shift[think_end as usize]) - usual.mean()?) as f32)
+        base.filter_map(|result| result.usual.as_ref()).for_each(|of_sample| meter.merge(of_sample));
+        meter.logits_per_alpha(&self.throttles.shift, think_end)
     }
 }
 
@@ -304,9 +305,9 @@ fn rounded(progress: Option<f32>) -> f32 {
 }
 
 /// What is measured on the samples that are under way.
-type Meters = Arc<Mutex<HashMap<Key, UsualShift>>>;
+type Meters = Arc<Mutex<HashMap<Key, ScaleMeter>>>;
 
-fn lock(meters: &Meters) -> MutexGuard<'_, HashMap<Key, UsualShift>> {
+fn lock(meters: &Meters) -> MutexGuard<'_, HashMap<Key, ScaleMeter>> {
     meters.lock().expect("no thread panics with it")
 }
 
@@ -319,9 +320,9 @@ struct Measured {
 
 impl Policy for Measured {
     fn control(&mut self, observation: &Observation<'_>) -> Control {
-        let mut state = UsualShift::default();
+        let mut state = ScaleMeter::default();
         state.push(&self.shift, observation.logits_before_shift);
-        lock(&self.meters).entry(self.key).or_default().add(state);
+        lock(&self.meters).entry(self.key).or_default().merge(&state);
         Control::default()
     }
 }
