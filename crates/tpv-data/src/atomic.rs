@@ -2,47 +2,31 @@
 //!
 //! A file is written beside its target under a temporary name, synced, renamed over the target, and the folder is
 //! synced. Whoever is killed in between leaves the old target as it was and a hidden temporary file, which the next
-//! write of the same target removes; that of a writer at work is locked, so nobody removes it. There are two exceptions: [`append_line`], for logs in which a torn last line does
-//! no harm, and downloads, which grow beside their target so that they can be resumed, and are renamed when complete.
+//! write of the same target removes; that of a writer at work is locked, so nobody removes it. There are two exceptions:
+//! [`append_line`], for logs in which a torn last line does no harm, and downloads, which grow beside their target so that
+//! they can be resumed, and are renamed when complete.
 
 use crate::error::{DataError, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
+use tempfile::NamedTempFile;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Writes a file through `write`, all or nothing; folders on the way are made.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let folder = parent_of(path);
-    create_folder(folder)?;
-    let file_name = path.file_name().ok_or_else(|| no_file_name(path))?.to_string_lossy();
-    let prefix = format!(".{file_name}.");
-    remove_leftovers(folder, &prefix);
-    replace(path, folder, &prefix, write).map_err(|source| DataError::io(path, "write the file", source))
+    put(path, write, |temporary| temporary.persist(path).map(drop).map_err(|error| error.error))
 }
 
 /// Writes a value as [`write_json`] does unless the file is there: whoever comes second leaves the first one's as it is.
 pub fn write_json_once<T: serde::Serialize + ?Sized>(path: &Path, value: &T) -> Result<()> {
-    let folder = parent_of(path);
-    create_folder(folder)?;
-    let file_name = path.file_name().ok_or_else(|| no_file_name(path))?.to_string_lossy();
-    remove_leftovers(folder, &format!(".{file_name}."));
-    let write = || -> io::Result<()> {
-        let temporary = temporary_in(folder, &format!(".{file_name}."))?;
-        let mut writer = BufWriter::new(temporary.as_file());
-        serde_json::to_writer_pretty(&mut writer, value)?;
-        writer.write_all(b"\n")?;
-        writer.flush()?;
-        drop(writer);
-        temporary.as_file().sync_all()?;
-        match temporary.persist_noclobber(path) {
-            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
-            _ => sync_folder(folder),
-        }
+    let place = |temporary: NamedTempFile| match temporary.persist_noclobber(path) {
+        Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
+        _ => Ok(()),
     };
-    write().map_err(|source| DataError::io(path, "write the file", source))
+    put(path, |writer| as_json(writer, value), place)
 }
 
 /// Writes bytes as a file, all or nothing.
@@ -52,10 +36,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes a value as indented JSON with a final newline, all or nothing.
 pub fn write_json<T: serde::Serialize + ?Sized>(path: &Path, value: &T) -> Result<()> {
-    write_file(path, |writer| {
-        serde_json::to_writer_pretty(&mut *writer, value)?;
-        writer.write_all(b"\n")
-    })
+    write_file(path, |writer| as_json(writer, value))
 }
 
 /// Appends one line to a log. If a kill tore the last line, the new one still starts on its own line.
@@ -97,23 +78,36 @@ fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn replace(
-    path: &Path,
-    folder: &Path,
-    prefix: &str,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
-    let temporary = temporary_in(folder, prefix)?;
-    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, temporary.as_file());
-    write(&mut writer)?;
-    writer.flush()?;
-    drop(writer);
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
+fn as_json<T: serde::Serialize + ?Sized>(writer: &mut dyn Write, value: &T) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *writer, value)?;
+    writer.write_all(b"\n")
 }
 
-fn temporary_in(folder: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
+/// Writes a temporary file beside `path`, which `place` gives its name.
+fn put(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    place: impl FnOnce(NamedTempFile) -> io::Result<()>,
+) -> Result<()> {
+    let folder = parent_of(path);
+    create_folder(folder)?;
+    let file_name = path.file_name().ok_or_else(|| no_file_name(path))?.to_string_lossy();
+    let prefix = format!(".{file_name}.");
+    remove_leftovers(folder, &prefix);
+    let complete = || -> io::Result<()> {
+        let temporary = temporary_in(folder, &prefix)?;
+        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, temporary.as_file());
+        write(&mut writer)?;
+        writer.flush()?;
+        drop(writer);
+        temporary.as_file().sync_all()?;
+        place(temporary)?;
+        sync_folder(folder)
+    };
+    complete().map_err(|source| DataError::io(path, "write the file", source))
+}
+
+fn temporary_in(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix).suffix(".tmp");
     #[cfg(unix)]
