@@ -332,7 +332,7 @@ impl GramParts {
 }
 
 /// Numbers from one column to the next. Columns that lie a multiple of 4 KiB apart fall on the same lines of the cache, and
-/// the product then runs at half its speed (widths 1536, 4096 and 5120, for instance), so these get a gap.
+/// the product then runs at down to half its speed (widths 1536, 4096 and 5120, for instance), so these get a gap.
 fn stride(width: usize) -> usize {
     if width.is_multiple_of(512) { width + 8 } else { width }
 }
@@ -406,7 +406,7 @@ impl GramAccumulator {
 
     /// Bytes that are held: the square of `H^T H`, and the block of states where there is one.
     pub fn bytes(&self) -> usize {
-        (self.sums.width().pow(2) + self.states.capacity()) * size_of::<f64>()
+        (self.sums.width() * stride(self.sums.width()) + self.states.capacity()) * size_of::<f64>()
     }
 
     fn waiting(&self) -> usize {

@@ -12,11 +12,12 @@
 //!
 //! `</think>` is forced only where it would otherwise come too late: a thought without a door in time is ended there.
 //! A push along theta before the first door loses right answers on the bundled model, so it is off unless asked for.
-//! Without waiting, short thoughts stay short. With it most thoughts land near the target: where the model could close but has
-//! time, "Wait" is written for it (budget forcing of s1), which starts another round. A long round, g > 0.3 T, is begun
-//! even where only 0.7 of it fit, since leaving would miss the target by more than 0.3; it may be cut. A model that still wants to close
-//! right after "Wait", at the same door, may: it is neither made to wait again nor pushed out. More thinking than the
-//! model wanted costs tokens and may cost right answers, so waiting is off unless asked for.
+//! Without waiting, short thoughts stay short. With it most thoughts land near the target: where the model could close
+//! but has time, "Wait" is written for it (budget forcing of s1), which starts another round. While more than 0.3 of the
+//! target is left, a round is begun even where only 0.7 of it fit, since leaving would miss the target by more; it may be
+//! cut. A model that still wants to close right after "Wait", at the same door, may: it is neither made to wait again nor
+//! pushed out. More thinking than the model wanted costs tokens and may cost right answers, so waiting is off unless asked
+//! for.
 
 use super::door::Doors;
 use super::{Budget, Control, Observation, Policy};
@@ -105,7 +106,8 @@ impl Deadline {
         self.gains.wait && (fits || far)
     }
 
-    /// The bias on `</think>` at `position` of `target` tokens: at a door that may be left by, by what fits after it, else by how near the end is.
+    /// The bias on `</think>` at `position` of `target` tokens: at a door that may be left by, by what fits after it, else
+    /// by how near the end is.
     fn think_end_bias(&self, leaving: bool, position: f32, target: f32, late: bool) -> f32 {
         if leaving && position + self.doors.gap() as f32 > target {
             return self.gains.open;
@@ -146,10 +148,8 @@ impl Policy for Deadline {
             }
         }
         let finish = predicted_finish(observation.reading);
-        let lag = match self.doors.any_seen() {
-            false => finish.map_or(0.0, |finish| (finish / target).ln() / FULL_LAG.ln()),
-            true => 0.0,
-        };
+        let before_any_door = finish.filter(|_| !self.doors.any_seen());
+        let lag = before_any_door.map_or(0.0, |finish| (finish / target).ln() / FULL_LAG.ln());
         self.alpha += SOFTNESS * (self.gains.max_alpha * smoothstep(lag) - self.alpha);
         let late = finish.is_none_or(|finish| finish > target);
         let think_end_bias = self.think_end_bias(door.is_some() && !self.waited, position as f32, target, late);
