@@ -151,8 +151,9 @@ fn part(source: &dyn TraceSource, problems: &[usize], left_out: &[LeftOut]) -> (
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::RunConfig;
-    use crate::trace::{Generation, GenerationRecord, ProblemTraces, States, TraceStore};
+    use crate::run::{RunConfig, StatesDtype};
+    use crate::states::States;
+    use crate::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
     use std::fs;
     use tpv_core::event::FinishReason;
 
@@ -170,7 +171,8 @@ mod tests {
                 answer: None,
                 correct: None,
             };
-            let generation = Generation { record, token_ids: vec![1, 2, 3], states: States::F32(vec![0.5; 3]) };
+            let generation =
+                Generation { record, token_ids: vec![1, 2, 3], states: States::in_memory(StatesDtype::F32, &[0.5; 3]) };
             let traces = ProblemTraces {
                 problem,
                 problem_text: "?".into(),

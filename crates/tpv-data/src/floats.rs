@@ -37,6 +37,15 @@ impl FloatType {
         }
     }
 
+    /// Appends the bytes of `values` to `out`, rounded to this type.
+    pub fn encode_f32(self, values: &[f32], out: &mut Vec<u8>) {
+        match self {
+            Self::F16 => encode_f16(values, out),
+            Self::F32 => append_elements(out, values, f32::to_le_bytes),
+            Self::F64 => append_elements(out, values, |value| f64::from(value).to_le_bytes()),
+        }
+    }
+
     /// The elements in `bytes` as f64.
     pub fn decode_f64(self, bytes: &[u8]) -> Vec<f64> {
         match self {
@@ -65,6 +74,23 @@ fn decode_f16(bytes: &[u8], out: &mut Vec<f32>) {
     }
 }
 
+fn encode_f16(values: &[f32], out: &mut Vec<u8>) {
+    let mut halves = [f16::ZERO; 256];
+    for block in values.chunks(halves.len()) {
+        let halves = &mut halves[..block.len()];
+        halves.convert_from_f32_slice(block);
+        append_elements(out, halves, f16::to_le_bytes);
+    }
+}
+
+fn append_elements<T: Copy, const N: usize>(out: &mut Vec<u8>, values: &[T], to_bytes: impl Fn(T) -> [u8; N]) {
+    let start = out.len();
+    out.resize(start + values.len() * N, 0);
+    for (bytes, &value) in out[start..].chunks_exact_mut(N).zip(values) {
+        bytes.copy_from_slice(&to_bytes(value));
+    }
+}
+
 /// Writes values one after the other as `N` little-endian bytes each, through a small buffer.
 pub(crate) fn write_elements<T: Copy, const N: usize>(
     writer: &mut dyn Write,
@@ -74,7 +100,7 @@ pub(crate) fn write_elements<T: Copy, const N: usize>(
     let mut buffer = Vec::with_capacity(BLOCK * N);
     for block in values.chunks(BLOCK) {
         buffer.clear();
-        buffer.extend(block.iter().flat_map(|&value| to_bytes(value)));
+        append_elements(&mut buffer, block, &to_bytes);
         writer.write_all(&buffer)?;
     }
     Ok(())
@@ -93,6 +119,19 @@ mod tests {
         FloatType::F16.decode_f32(&bytes, &mut decoded);
         assert_eq!(decoded[0], 7.0);
         assert_eq!(decoded[1..], halves.iter().map(|h| h.to_f32()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn singles_are_rounded_to_each_type_across_block_borders() {
+        let values: Vec<f32> = (0..700).map(|i| i as f32 * 0.37 - 90.0).collect();
+        let mut bytes = vec![9];
+        FloatType::F16.encode_f32(&values, &mut bytes);
+        assert_eq!(bytes[1..], values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect::<Vec<_>>());
+        bytes.clear();
+        FloatType::F32.encode_f32(&values, &mut bytes);
+        FloatType::F64.encode_f32(&values, &mut bytes);
+        let singles = values.iter().flat_map(|v| v.to_le_bytes());
+        assert_eq!(bytes, singles.chain(values.iter().flat_map(|&v| f64::from(v).to_le_bytes())).collect::<Vec<_>>());
     }
 
     #[test]

@@ -202,7 +202,9 @@ impl TraceSource for JoinedSource {
 mod tests {
     use super::*;
     use crate::dataset::SplitRecord;
-    use crate::trace::{Generation, GenerationRecord, ProblemTraces, States, TraceStore};
+    use crate::run::StatesDtype;
+    use crate::states::States;
+    use crate::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
     use tpv_core::event::FinishReason;
     use tpv_core::phase::ThinkingMarkers;
 
@@ -223,7 +225,7 @@ mod tests {
                 answer: None,
                 correct: None,
             };
-            let states = States::F32([marker, problem as f32].repeat(2));
+            let states = States::in_memory(StatesDtype::F32, &[marker, problem as f32].repeat(2));
             let traces = ProblemTraces {
                 problem,
                 problem_text: "?".into(),

@@ -17,6 +17,7 @@ pub mod problems;
 pub mod reference;
 pub mod run;
 pub mod source;
+pub mod states;
 pub mod sums;
 pub mod tensors;
 pub mod timings;

@@ -7,6 +7,7 @@
 use crate::atomic::write_file;
 use crate::error::{DataError, Result};
 use crate::floats::{FloatType, elements, write_elements};
+use crate::states::States;
 use half::f16;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -29,6 +30,8 @@ pub enum Values<'a> {
     F64(&'a [f64]),
     /// Unsigned 32-bit integers.
     U32(&'a [u32]),
+    /// States, of which most may lie in a temporary file.
+    States(&'a States),
 }
 
 impl Values<'_> {
@@ -39,6 +42,7 @@ impl Values<'_> {
             Self::F32(v) => v.len(),
             Self::F64(v) => v.len(),
             Self::U32(v) => v.len(),
+            Self::States(v) => v.len(),
         }
     }
 
@@ -49,10 +53,11 @@ impl Values<'_> {
 
     fn dtype(&self) -> (&'static str, usize) {
         match self {
-            Self::F16(_) => ("F16", 2),
-            Self::F32(_) => ("F32", 4),
-            Self::F64(_) => ("F64", 8),
+            Self::F16(_) => of_floats(FloatType::F16),
+            Self::F32(_) => of_floats(FloatType::F32),
+            Self::F64(_) => of_floats(FloatType::F64),
             Self::U32(_) => ("U32", 4),
+            Self::States(v) => of_floats(v.float_type()),
         }
     }
 
@@ -62,8 +67,18 @@ impl Values<'_> {
             Self::F32(v) => write_elements(writer, v, f32::to_le_bytes),
             Self::F64(v) => write_elements(writer, v, f64::to_le_bytes),
             Self::U32(v) => write_elements(writer, v, u32::to_le_bytes),
+            Self::States(v) => v.write(writer),
         }
     }
+}
+
+fn of_floats(kind: FloatType) -> (&'static str, usize) {
+    let name = match kind {
+        FloatType::F16 => "F16",
+        FloatType::F32 => "F32",
+        FloatType::F64 => "F64",
+    };
+    (name, kind.size())
 }
 
 /// A named array to be written, row-major.

@@ -11,10 +11,10 @@
 //! same bytes as an uninterrupted one.
 
 use crate::error::{DataError, Result};
-use crate::run::{RUN_FILE, RunConfig, StatesDtype, check_format};
+use crate::run::{RUN_FILE, RunConfig, check_format};
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, numbered_entries, read_blocks};
+use crate::states::States;
 use crate::tensors::{NamedArray, TensorFile, Values, write_tensors};
-use half::f16;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::ops::Range;
@@ -71,42 +71,8 @@ pub struct GenerationRecord {
     pub correct: Option<bool>,
 }
 
-/// Final hidden states, row-major, in the precision in which they are kept.
-#[derive(Debug, Clone, PartialEq)]
-pub enum States {
-    /// Half precision.
-    F16(Vec<f16>),
-    /// Single precision.
-    F32(Vec<f32>),
-}
-
-impl States {
-    /// No states, of that precision.
-    pub fn none(dtype: StatesDtype) -> Self {
-        match dtype {
-            StatesDtype::F16 => Self::F16(Vec::new()),
-            StatesDtype::F32 => Self::F32(Vec::new()),
-        }
-    }
-
-    /// Bytes of all values.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::F16(values) => size_of_val(values.as_slice()),
-            Self::F32(values) => size_of_val(values.as_slice()),
-        }
-    }
-
-    fn values(&self) -> Values<'_> {
-        match self {
-            Self::F16(values) => Values::F16(values),
-            Self::F32(values) => Values::F32(values),
-        }
-    }
-}
-
 /// One finished generation, to be written.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Generation {
     /// What is recorded about it.
     pub record: GenerationRecord,
@@ -117,7 +83,7 @@ pub struct Generation {
 }
 
 /// One problem with all its generations, to be written.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ProblemTraces {
     /// The problem's index in its data set.
     pub problem: usize,
@@ -279,7 +245,7 @@ impl TraceSource for TraceStore {
 
 impl Generation {
     fn arrays(&self, generation: usize, width: usize) -> [NamedArray<'_>; 2] {
-        let states = self.states.values();
+        let states = Values::States(&self.states);
         let rows = states.len().checked_div(width).unwrap_or(0);
         [
             NamedArray::matrix(states_name(generation), rows, width, states),
@@ -377,7 +343,9 @@ fn read_header(file: &TensorFile, id: TraceId, record: &GenerationRecord, width:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::StatesDtype;
     use crate::source::BLOCK_ROWS;
+    use crate::states::Spill;
     use crate::tensors::hostile_copies;
     use std::fs;
 
@@ -386,6 +354,11 @@ mod tests {
     fn run() -> RunConfig {
         let model = ModelIdentity { name: "tiny".into(), hidden_size: WIDTH, ..ModelIdentity::default() };
         RunConfig { model, generations_per_problem: 2, ..RunConfig::default() }
+    }
+
+    /// State i is `[i, i, i]`.
+    fn states(dtype: StatesDtype, rows: Range<usize>) -> States {
+        States::in_memory(dtype, &rows.flat_map(|row| [row as f32; WIDTH]).collect::<Vec<_>>())
     }
 
     /// A generation of `tokens` tokens of which the first `thinking` think; state i is `[i, i, i]`.
@@ -402,7 +375,7 @@ mod tests {
                 correct: Some(true),
             },
             token_ids: (0..tokens as u32).collect(),
-            states: States::F16((0..tokens * WIDTH).map(|i| f16::from_f32((i / WIDTH) as f32)).collect()),
+            states: states(StatesDtype::F16, 0..tokens),
         }
     }
 
@@ -415,6 +388,13 @@ mod tests {
             prompt_token_ids: vec![5, 6],
             generations,
         }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     fn thinking(store: &TraceStore, id: TraceId) -> Result<Vec<(usize, f32)>> {
@@ -451,7 +431,7 @@ mod tests {
         late.record.thinking_start = 3;
         let mut only = late.clone();
         only.record.first_state = 3;
-        only.states = States::F32((0..4 * WIDTH).map(|i| (3 + i / WIDTH) as f32).collect());
+        only.states = states(StatesDtype::F32, 3..7);
         store.write(&problem(0, vec![late, only])).unwrap();
         let expected = vec![(1, 3.0), (2, 4.0), (3, 5.0), (4, 6.0)];
         for generation in [0, 1] {
@@ -484,6 +464,35 @@ mod tests {
         let first = fs::read(store.write(&traces).unwrap()).unwrap();
         assert_eq!(first, fs::read(store.write(&traces).unwrap()).unwrap());
         assert_eq!(store.headers().len(), 1);
+    }
+
+    #[test]
+    fn states_from_a_temporary_file_give_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let wide = ModelIdentity { hidden_size: 700, ..run().model };
+        let mut store = TraceStore::create(folder.path(), &RunConfig { model: wide, ..run() }).unwrap();
+        for dtype in [StatesDtype::F16, StatesDtype::F32] {
+            let values: Vec<f32> = (0..40 * 700).map(|i| i as f32 * 0.37).collect();
+            let mut traces = problem(1, vec![generation(40, 30, true), generation(2, 1, true)]);
+            let spill = Spill::new(folder.path());
+            let lengths = [40, 2];
+            let mut writers = lengths.map(|_| spill.writer(dtype, 700));
+            for (row, state) in values.chunks_exact(700).enumerate() {
+                for (writer, _) in writers.iter_mut().zip(lengths).filter(|(_, length)| row < *length) {
+                    writer.push(state).unwrap();
+                }
+            }
+            for ((generation, writer), length) in traces.generations.iter_mut().zip(writers).zip(lengths) {
+                generation.states = writer.finish().unwrap();
+                assert_eq!(generation.states.spilled_bytes() as usize, length * 700 * dtype.float_type().size());
+            }
+            let spilled = fs::read(store.write(&traces).unwrap()).unwrap();
+            for (generation, length) in traces.generations.iter_mut().zip(lengths) {
+                generation.states = States::in_memory(dtype, &values[..length * 700]);
+            }
+            assert!(spilled == fs::read(store.write(&traces).unwrap()).unwrap());
+            assert_eq!(names(folder.path()), ["problem_1.safetensors", RUN_FILE], "nothing else is left");
+        }
     }
 
     #[test]
@@ -543,7 +552,8 @@ mod tests {
         let mut store = TraceStore::create(folder.path(), &run()).unwrap();
         for (index, bad) in [f32::NAN, f32::INFINITY].into_iter().enumerate() {
             let mut it = generation(4, 4, true);
-            it.states = States::F32((0..4 * WIDTH).map(|i| if i == 7 { bad } else { 0.5 }).collect());
+            let values: Vec<f32> = (0..4 * WIDTH).map(|i| if i == 7 { bad } else { 0.5 }).collect();
+            it.states = States::in_memory(StatesDtype::F32, &values);
             store.write(&problem(index, vec![it])).unwrap();
             let text = thinking(&store, TraceId { problem: index, generation: 0 }).unwrap_err().to_string();
             assert!(text.contains(&format!("problem_{index}.safetensors: the state in row 2 holds")), "{text}");

@@ -5,14 +5,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use half::f16;
 use std::path::Path;
 use std::process::Command;
 use tpv_core::event::FinishReason;
 use tpv_core::phase::ThinkingMarkers;
 use tpv_core::vector::{LinearHead, ModelIdentity, ProgressVector, VectorInfo};
-use tpv_data::run::RunConfig;
-use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, States, TraceStore};
+use tpv_data::run::{RunConfig, StatesDtype};
+use tpv_data::states::States;
+use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
 use tpv_data::traces::open_traces;
 use tpv_data::vector::{VECTOR_FILE, VectorFile, WEIGHTS_FILE};
 
@@ -94,7 +94,7 @@ fn python_loads_the_traces() {
         answer: None,
         correct: None,
     };
-    let states = States::F16([0.5, -1.0, 65504.0, 2.0].map(f16::from_f32).to_vec());
+    let states = States::in_memory(StatesDtype::F16, &[0.5, -1.0, 65504.0, 2.0]);
     let traces = ProblemTraces {
         problem: 12,
         problem_text: "?".into(),

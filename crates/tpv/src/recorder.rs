@@ -1,31 +1,24 @@
 //! Collects what the decode loop makes of each sample until the sample is finished.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use std::collections::HashMap;
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::phase::Phase;
 use tpv_core::reading::Reading;
-use tpv_data::run::StatesDtype;
-use tpv_data::trace::States;
+use tpv_data::error::DataError;
+use tpv_data::states::StatesWriter;
 use tpv_engine::decode::{DecodeSink, SampleId};
 
-/// Which states are collected, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// Precision, or no states at all.
-    pub states: Option<StatesDtype>,
-    /// Only those of the thinking.
+/// The states that are kept of a sample.
+#[derive(Debug)]
+pub struct KeptStates {
+    /// Takes them.
+    pub writer: StatesWriter,
+    /// Whether those of the thinking alone are kept.
     pub thinking_only: bool,
 }
 
-impl Keep {
-    /// No states.
-    pub const NOTHING: Self = Self { states: None, thinking_only: false };
-}
-
 /// One sample, as far as it has come.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Recording {
     /// Generated tokens.
     pub token_ids: Vec<u32>,
@@ -41,18 +34,14 @@ pub struct Recording {
     pub thinking_secs: Vec<f64>,
     /// The readings of the thinking, in order.
     pub readings: Vec<Reading>,
-    /// Kept states, `[S, d]`.
-    pub states: States,
+    /// Its states, where they are kept.
+    pub states: Option<KeptStates>,
     /// Whether the last thinking token was forced: `</think>`, once the thinking has ended.
     pub end_forced: bool,
 }
 
 impl Recording {
-    fn new(keep: Keep) -> Self {
-        let states = match keep.states {
-            Some(StatesDtype::F32) => States::F32(Vec::new()),
-            _ => States::F16(Vec::new()),
-        };
+    fn new(states: Option<KeptStates>) -> Self {
         Self {
             token_ids: Vec::new(),
             thinking_text: String::new(),
@@ -71,65 +60,60 @@ impl Recording {
         format!("{}{}", self.thinking_text, self.answer_text)
     }
 
-    fn push(&mut self, event: TokenEvent, hidden_post_norm: &[f32], keep: Keep) {
+    fn push(&mut self, event: TokenEvent, hidden_post_norm: &[f32]) -> Result<(), DataError> {
         let thinking = event.phase == Phase::Thinking;
         if thinking {
             self.thinking_start.get_or_insert(event.index as usize);
             self.thinking_secs.push(event.elapsed_secs);
             self.end_forced = event.forced;
         }
-        if keep.states.is_some() && (thinking || !keep.thinking_only) {
-            if self.no_states() {
-                self.first_state = event.index as usize;
-            }
-            match &mut self.states {
-                States::F16(values) => {
-                    let kept = values.len();
-                    values.resize(kept + hidden_post_norm.len(), f16::ZERO);
-                    values[kept..].convert_from_f32_slice(hidden_post_norm);
-                }
-                States::F32(values) => values.extend_from_slice(hidden_post_norm),
-            }
-        }
         self.token_ids.push(event.token);
         let text = if event.phase == Phase::Answer { &mut self.answer_text } else { &mut self.thinking_text };
         text.push_str(&event.text);
         self.readings.extend(event.reading);
-    }
-
-    fn no_states(&self) -> bool {
-        match &self.states {
-            States::F16(values) => values.is_empty(),
-            States::F32(values) => values.is_empty(),
+        match &mut self.states {
+            Some(states) if thinking || !states.thinking_only => {
+                if states.writer.is_empty() {
+                    self.first_state = event.index as usize;
+                }
+                states.writer.push(hidden_post_norm)
+            }
+            _ => Ok(()),
         }
     }
 }
 
 /// Collects samples by the key that each was started under.
 pub struct Recorder<K> {
-    keep: Keep,
     open: HashMap<SampleId, (K, Recording)>,
     finished: Vec<(K, Recording, FinishEvent)>,
+    refused: Option<DataError>,
     /// Tokens generated so far, all samples together.
     pub tokens: u64,
 }
 
 impl<K> Recorder<K> {
     /// A recorder without samples.
-    pub fn new(keep: Keep) -> Self {
-        Self { keep, open: HashMap::new(), finished: Vec::new(), tokens: 0 }
+    pub fn new() -> Self {
+        Self { open: HashMap::new(), finished: Vec::new(), refused: None, tokens: 0 }
     }
 
-    /// Starts to record a sample.
-    pub fn start(&mut self, sample: SampleId, key: K) {
-        self.open.insert(sample, (key, Recording::new(self.keep)));
+    /// Starts to record a sample; without `states` its states are not kept.
+    pub fn start(&mut self, sample: SampleId, key: K, states: Option<KeptStates>) {
+        self.open.insert(sample, (key, Recording::new(states)));
     }
 
-    /// Bytes of the states that are held here.
-    pub fn state_bytes(&self) -> usize {
+    /// What takes the states of the samples that have not been taken.
+    pub fn state_writers(&self) -> impl Iterator<Item = &StatesWriter> {
         let open = self.open.values().map(|(_, recording)| recording);
         let finished = self.finished.iter().map(|(_, recording, _)| recording);
-        open.chain(finished).map(|recording| recording.states.bytes()).sum()
+        open.chain(finished).filter_map(|recording| recording.states.as_ref().map(|states| &states.writer))
+    }
+
+    /// The first error of keeping states since the last call, to be asked for after each step: the loop's sinks have no
+    /// way to stop it.
+    pub fn check(&mut self) -> Result<(), DataError> {
+        self.refused.take().map_or(Ok(()), Err)
     }
 
     /// The samples that have finished since the last call.
@@ -141,8 +125,9 @@ impl<K> Recorder<K> {
 impl<K> DecodeSink for Recorder<K> {
     fn token(&mut self, sample: SampleId, event: TokenEvent, hidden_post_norm: &[f32]) {
         self.tokens += 1;
-        if let Some((_, recording)) = self.open.get_mut(&sample) {
-            recording.push(event, hidden_post_norm, self.keep);
+        let recorded = self.open.get_mut(&sample).map(|(_, recording)| recording.push(event, hidden_post_norm));
+        if let Some(Err(error)) = recorded {
+            self.refused.get_or_insert(error);
         }
     }
 

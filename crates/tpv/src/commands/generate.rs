@@ -8,7 +8,7 @@ use crate::answers::judge;
 use crate::args::{GenerateArgs, KeepStates};
 use crate::console::Console;
 use crate::model::{open_dataset, open_model, prompt_style};
-use crate::recorder::{Keep, Recorder, Recording};
+use crate::recorder::{KeptStates, Recorder, Recording};
 use crate::streaming_fit::StreamingFit;
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -22,6 +22,7 @@ use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::run::RunConfig;
 use tpv_data::source::{TraceSource, count_reasons};
+use tpv_data::states::Spill;
 use tpv_data::sums::SumsRecord;
 use tpv_data::timings::{ProblemTimes, TraceTimes};
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
@@ -45,8 +46,10 @@ pub struct GenerateSummary {
     pub tokens: u64,
     /// Seconds that the sampling took.
     pub elapsed_secs: f64,
-    /// The most bytes of states that were in memory at a time: those of problems that were not yet complete.
+    /// The most bytes of states that were in memory at a time: a buffer for each sample in flight.
     pub peak_state_bytes: usize,
+    /// The most bytes of states that were in temporary files at a time: those of problems that were not yet complete.
+    pub peak_spilled_bytes: u64,
     /// What is in the sums, with `--fit`.
     pub fit: Option<FitSummary>,
 }
@@ -127,16 +130,11 @@ pub fn run_with(
         console.say(format!("{skipped} of {} problems are in {} already", chosen.len(), args.output_dir.display()));
     }
     let summary = GenerateSummary { problems: chosen.len(), skipped, ..GenerateSummary::default() };
-    let mut run = Run { args, store, style, recorder: Recorder::new(keep(args)), open: BTreeMap::new(), fit, summary };
+    let mut run = Run { args, store, style, recorder: Recorder::new(), open: BTreeMap::new(), fit, summary };
     run.sample_all(&missing, model, console)?;
     run.finish_fit(console)?;
     report(&run.summary, args, console);
     Ok(run.summary)
-}
-
-fn keep(args: &GenerateArgs) -> Keep {
-    let thinking_only = args.keep_states != KeepStates::All;
-    Keep { states: Some(args.states_dtype.into()), thinking_only }
 }
 
 fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {
@@ -187,7 +185,8 @@ impl<'a> Run<'a> {
                 self.submit(problem, model)?;
             }
             let more = model.decoder.step(&mut self.recorder)?;
-            self.summary.peak_state_bytes = self.summary.peak_state_bytes.max(self.state_bytes());
+            self.recorder.check()?;
+            self.count_states();
             for ((problem, generation), recording, finish) in self.recorder.take_finished() {
                 bar.inc(1);
                 self.finish(problem, generation, recording, finish)?;
@@ -207,9 +206,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn state_bytes(&self) -> usize {
-        let complete = self.open.values().flat_map(|open| open.generations.iter().flatten());
-        self.recorder.state_bytes() + complete.map(|generation| generation.states.bytes()).sum::<usize>()
+    /// Counts the bytes of the states that are held now.
+    fn count_states(&mut self) {
+        let growing = self.recorder.state_writers().map(|it| (it.bytes_in_memory(), it.spilled_bytes()));
+        let finished = self.open.values().flat_map(|open| open.generations.iter().flatten());
+        let finished = finished.map(|it| (it.states.bytes_in_memory(), it.states.spilled_bytes()));
+        let (memory, spilled) = growing.chain(finished).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        self.summary.peak_state_bytes = self.summary.peak_state_bytes.max(memory);
+        self.summary.peak_spilled_bytes = self.summary.peak_spilled_bytes.max(spilled);
     }
 
     fn finish_fit(&mut self, console: &Console) -> Result<()> {
@@ -228,8 +232,11 @@ impl<'a> Run<'a> {
         let samples = (0..count).map(|generation| self.sample(problem.index, generation)).collect();
         let (tokens, phase) = (prompt.tokens.clone(), prompt.phase.clone());
         let ids = model.decoder.submit(PromptRequest { tokens, phase, samples })?;
+        let spill = Spill::new(self.store.folder());
+        let RunConfig { states_dtype, thinking_only, ref model, .. } = *self.store.run();
         for (generation, id) in ids.into_iter().enumerate() {
-            self.recorder.start(id, (problem.index, generation));
+            let writer = spill.writer(states_dtype, model.hidden_size);
+            self.recorder.start(id, (problem.index, generation), Some(KeptStates { writer, thinking_only }));
         }
         let generations = vec![None; count];
         self.open.insert(problem.index, OpenProblem { problem, prompt, generations, timings: Vec::new() });
@@ -261,6 +268,7 @@ impl<'a> Run<'a> {
         self.summary.thinking_ended += usize::from(finish.thinking_ended);
         self.summary.correct += usize::from(record.correct == Some(true));
         let Recording { token_ids, states, thinking_secs, .. } = recording;
+        let states = states.expect("the states of every sample are kept").writer.finish()?;
         open.generations[generation] = Some(Generation { record, token_ids, states });
         open.timings.push(TraceTimes::new(generation, finish, thinking_secs));
         if open.timings.len() == open.generations.len() {

@@ -8,7 +8,7 @@ use crate::args::{InterveneArgs, PhaseArg};
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
 use crate::model::{open_dataset, open_model, prompt_style};
-use crate::recorder::{Keep, Recorder, Recording};
+use crate::recorder::{Recorder, Recording};
 use crate::table::table;
 use crate::throttles::{Parts, Throttles};
 use crate::vectors::{at_path_or_of_model, check_path};
@@ -199,7 +199,7 @@ impl Run<'_> {
         }
         let bar = console.bar((wanted.len() - present.len()) as u64, "intervene");
         let by_index: HashMap<usize, &Problem> = problems.iter().map(|problem| (problem.index, problem)).collect();
-        let mut recorder = Recorder::new(Keep::NOTHING);
+        let mut recorder = Recorder::new();
         for problem in problems {
             self.submit(problem, &present, model, &mut recorder)?;
         }
@@ -242,7 +242,7 @@ impl Run<'_> {
         let samples = missing.iter().map(|&(g, arm)| self.sample(problem.index, g, arm)).collect::<Result<_>>()?;
         let ids = model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
         for (id, (g, arm)) in ids.into_iter().zip(missing) {
-            recorder.start(id, (problem.index, g, arm));
+            recorder.start(id, (problem.index, g, arm), None);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::args::SweepArgs;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
 use crate::model::{open_dataset, prompt_style};
-use crate::recorder::{Keep, Recorder, Recording};
+use crate::recorder::{Recorder, Recording};
 use crate::throttles::{Parts, Throttles};
 use anyhow::{Result, bail};
 use std::collections::{HashMap, HashSet};
@@ -164,7 +164,7 @@ impl<'a> Sweep<'a> {
         }
         let bar = console.bar((total - present.len()) as u64, "sweep");
         let by_index: HashMap<usize, &Problem> = problems.iter().map(|problem| (problem.index, problem)).collect();
-        let mut recorder = Recorder::new(Keep::NOTHING);
+        let mut recorder = Recorder::new();
         for problem in problems {
             for brief in [false, true] {
                 self.submit(problem, brief, &present, model, &mut recorder)?;
@@ -230,7 +230,7 @@ impl<'a> Sweep<'a> {
         let prompt = model.prompts.prompt(&self.styles[usize::from(brief)], &problem.text)?;
         let samples = missing.iter().map(|&key| self.sample(key)).collect::<Result<_>>()?;
         let ids = model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
-        ids.into_iter().zip(missing).for_each(|(id, key)| recorder.start(id, key));
+        ids.into_iter().zip(missing).for_each(|(id, key)| recorder.start(id, key, None));
         Ok(())
     }
 

@@ -206,32 +206,58 @@ fn wishes_that_the_machine_cannot_grant_get_a_notice() {
 #[test]
 fn a_file_that_cannot_grow_leaves_nothing_half_written() {
     let place = Workplace::new();
-    let line = format!("generate --model thinker {SMALL} --output_dir out");
-    let run: Run = place.shell(&format!("trap '' XFSZ; ulimit -f 4; exec \"$TPV\" {line}")).output().unwrap().into();
-    assert_eq!(run.code, Some(1), "{}", run.stderr);
-    check_sentence(&run, &line, &["out/problem_0.safetensors: cannot write the file", "check the disk"]);
-    assert_eq!(names(&place.path("out")), ["run.json"]);
-    place.ok(&line);
-    assert!(place.path("out/problem_0.safetensors").exists());
+    // Eight states fit into the buffer of a sample, twenty go through a temporary file.
+    let short = SMALL.replace("--max_new_tokens 20", "--max_new_tokens 8");
+    for (folder, small, parts) in [
+        ("short", &*short, ["short/problem_0.safetensors: cannot write the file", "check the disk"]),
+        ("long", SMALL, ["long: cannot keep states in a temporary file of this folder", "check the disk"]),
+    ] {
+        let line = format!("generate --model thinker {small} --output_dir {folder}");
+        let limited = format!("trap '' XFSZ; ulimit -f 4; exec \"$TPV\" {line}");
+        let run: Run = place.shell(&limited).output().unwrap().into();
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        check_sentence(&run, &line, &parts);
+        assert_eq!(names(&place.path(folder)), ["run.json"]);
+        place.ok(&line);
+        assert!(place.path(folder).join("problem_0.safetensors").exists());
+    }
 }
 
-/// A real full disk, where the system lets a test mount one.
+/// A real full disk, where the system lets a test mount one: once when the first problem's file is written, and once
+/// while states are kept for later problems than those that are there.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_named() {
     let place = Workplace::new();
     std::fs::create_dir(place.path("small")).unwrap();
     let line = format!("generate --model thinker {SMALL} --states_dtype f32 --output_dir small");
-    let script =
-        format!("mount -t tmpfs -o size=8k none small || exit 77; \"$TPV\" {line}; code=$?; ls -A small; exit $code");
-    let output = place.shell(&format!("exec unshare -rm sh -c '{script}'")).output().unwrap();
-    let run: Run = output.into();
-    if !matches!(run.code, Some(0 | 1)) || run.stderr.contains("unshare:") {
-        return eprintln!("skipped: no file system can be mounted here: {}", run.stderr.trim());
+    let one = line.replace("--max_new_tokens 20", "--max_new_tokens 4");
+    let two = line.replace("--end_problem_index 1", "--end_problem_index 2");
+    let many = line.replace("--end_problem_index 1", "--end_problem_index 8");
+    for (size, before, line, parts, left) in [
+        ("8k", "true", &one, "small/problem_0.safetensors: no space is left on the disk", "run.json\n"),
+        (
+            "96k",
+            &*format!("\"$TPV\" {two} >&2"),
+            &many,
+            "error: small: no space is left on the disk",
+            "problem_0.safetensors\nproblem_1.safetensors\nrun.json\ntimings.jsonl\n",
+        ),
+    ] {
+        let script = format!(
+            "mount -t tmpfs -o size={size} none small || exit 77; {before} 2>/dev/null; \"$TPV\" {line} >&2; code=$?; \
+             ls -A small; exit $code"
+        );
+        let output = place.shell(&format!("exec unshare -rm sh -c '{script}'")).output().unwrap();
+        let mut run: Run = output.into();
+        if !matches!(run.code, Some(0 | 1)) || run.stderr.contains("unshare:") {
+            return eprintln!("skipped: no file system can be mounted here: {}", run.stderr.trim());
+        }
+        assert_eq!(run.code, Some(1), "{}{}", run.stdout, run.stderr);
+        run.stderr = run.stderr.lines().filter(|text| text.starts_with("error")).collect();
+        check_sentence(&run, line, &[parts, "free some space"]);
+        assert_eq!(run.stdout, left);
     }
-    assert_eq!(run.code, Some(1), "{}{}", run.stdout, run.stderr);
-    check_sentence(&run, &line, &["small/problem_0.safetensors: no space is left on the disk", "free some space"]);
-    assert_eq!(run.stdout, "run.json\n");
 }
 
 #[test]

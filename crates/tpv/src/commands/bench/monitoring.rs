@@ -6,7 +6,7 @@
 
 use super::{CONTEXT_TOKENS, made_up_tokens, median};
 use crate::reading_cost::made_up_reading;
-use crate::recorder::{Keep, Recorder};
+use crate::recorder::{KeptStates, Recorder};
 use anyhow::Result;
 use serde::Serialize;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tpv_core::policy::{Control, Observation, Policy};
 use tpv_core::reading::{BlindReader, Reader, Reading, StateView};
 use tpv_core::sampling::SamplingParams;
 use tpv_data::run::StatesDtype;
+use tpv_data::states::Spill;
 use tpv_engine::decode::{DecodeSink, Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 
 /// Pairs are collected for at least so long.
@@ -69,13 +70,15 @@ fn median_interval(sorted: &[f64]) -> (f64, f64) {
 
 fn run(decoder: &mut Decoder, batch: usize, pairs: usize, bare: &mut Vec<f64>, monitored: &mut Vec<f64>) -> Result<()> {
     let switch = Arc::new(AtomicBool::new(false));
-    let keep = Keep { states: Some(StatesDtype::F16), thinking_only: false };
-    let mut sink =
-        Sink { switch: Arc::clone(&switch), with_states: Recorder::new(keep), without: Recorder::new(Keep::NOTHING) };
+    let mut sink = Sink { switch: Arc::clone(&switch), with_states: Recorder::new(), without: Recorder::new() };
     let samples = submit(decoder, batch, WARM_UP + 2 * pairs + MOST_PREFILL_STEPS, &switch)?;
+    // As in a run, but that there is no folder of a run: most states go to the system's folder of temporary files.
+    let spill = Spill::new(&std::env::temp_dir());
+    let width = decoder.spec().hidden_size;
     for &sample in &samples {
-        sink.with_states.start(sample, ());
-        sink.without.start(sample, ());
+        let states = KeptStates { writer: spill.writer(StatesDtype::F16, width), thinking_only: false };
+        sink.with_states.start(sample, (), Some(states));
+        sink.without.start(sample, (), None);
     }
     while sink.tokens_of(|sink| decoder.step(sink))? < batch as u64 {}
     for _ in 0..WARM_UP {
@@ -87,6 +90,7 @@ fn run(decoder: &mut Decoder, batch: usize, pairs: usize, bare: &mut Vec<f64>, m
         let start = Instant::now();
         decoder.step(&mut sink)?;
         let millis = start.elapsed().as_secs_f64() * 1e3;
+        sink.with_states.check()?;
         if on { monitored.push(millis) } else { bare.push(millis) }
     }
     samples.into_iter().for_each(|sample| decoder.cancel(sample));
