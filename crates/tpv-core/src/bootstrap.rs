@@ -54,13 +54,30 @@ impl Bootstrap {
         }
         let mut weights = vec![0; groups];
         let mut generator = seed::generator(self.seed);
-        let mut figures: Vec<f64> = (0..self.resamples)
-            .map(|_| {
-                draw_weights(&mut weights, &mut generator);
-                statistic(&weights)
-            })
-            .filter(|figure| !figure.is_nan())
-            .collect();
+        let figure = |_| {
+            draw_weights(&mut weights, &mut generator);
+            statistic(&weights)
+        };
+        self.interval_of(value, (0..self.resamples).map(figure).collect())
+    }
+
+    /// The weights of all resamples, the same that [`Bootstrap::interval`] draws.
+    pub(crate) fn resamples(&self, groups: usize) -> Vec<Vec<u32>> {
+        let mut generator = seed::generator(self.seed);
+        let draw = |_| {
+            let mut weights = vec![0; groups];
+            draw_weights(&mut weights, &mut generator);
+            weights
+        };
+        (0..self.resamples).map(draw).collect()
+    }
+
+    /// The interval of a figure from its values on the resamples; none when it is undefined on the data.
+    pub(crate) fn interval_of(&self, value: f64, mut figures: Vec<f64>) -> Option<Interval> {
+        if value.is_nan() {
+            return None;
+        }
+        figures.retain(|figure| !figure.is_nan());
         figures.sort_by(f64::total_cmp);
         let tail = (1.0 - self.coverage.clamp(0.0, 1.0)) / 2.0;
         let end = |share| quantile(&figures, share).unwrap_or(value);

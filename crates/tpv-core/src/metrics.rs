@@ -4,7 +4,11 @@
 //! within each trace and averaged, so each trace weighs the same. Intervals come from [`Bootstrap`], which resamples problems;
 //! the pooled rank correlation is ranked anew in every resample (ranks with average ties of the weighted rows).
 
+mod ranks;
+
+use self::ranks::{Ranks, sorted_order};
 use crate::bootstrap::{Bootstrap, Groups, Interval};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// What was predicted at each token of one trace, and what was true.
@@ -95,7 +99,8 @@ pub struct Figures {
 /// ```
 pub fn measure(traces: &[ReadingTrace], bootstrap: &Bootstrap) -> Result<Figures, MetricsError> {
     let pool = Pool::new(traces)?;
-    Ok(pool.figures(bootstrap, |figure, weights, scratch| pool.value(figure, weights, scratch)))
+    let sums = |weights: &[u32]| pool.figures_of_sums(weights);
+    Ok(pool.figures(bootstrap, sums, |weights, scratch| pool.ranks.correlation(weights, scratch)))
 }
 
 /// The figures of `first` less those of `second`, which predicted the same traces; on equal resamples.
@@ -109,8 +114,12 @@ pub fn paired_difference(
         return Err(MetricsError::Unpaired);
     }
     let (first, second) = (Pool::new(first)?, Pool::new(second)?);
-    Ok(first.figures(bootstrap, |figure, weights, scratch| {
-        first.value(figure, weights, scratch) - second.value(figure, weights, scratch)
+    let sums = |weights: &[u32]| {
+        let (first, second) = (first.figures_of_sums(weights), second.figures_of_sums(weights));
+        std::array::from_fn(|figure| first[figure] - second[figure])
+    };
+    Ok(first.figures(bootstrap, sums, |weights, scratch| {
+        first.ranks.correlation(weights, scratch) - second.ranks.correlation(weights, scratch)
     }))
 }
 
@@ -165,27 +174,13 @@ pub fn average_ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-fn sorted_order(values: &[f64]) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..values.len() as u32).collect();
-    order.sort_unstable_by(|&a, &b| values[a as usize].total_cmp(&values[b as usize]));
-    order
-}
-
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len() as f64;
     values.sum::<f64>() / count
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Figure {
-    Mse,
-    Mae,
-    R2,
-    Spearman,
-    TraceMse,
-    TraceMae,
-    TraceSpearman,
-}
+/// The figures that follow from sums: MSE, MAE, R^2, and the means over traces of MSE, MAE and rank correlation.
+type FiguresOfSums = [f64; 6];
 
 /// All that the figures need of one problem, but for the ranks.
 #[derive(Debug, Clone, Copy, Default)]
@@ -220,14 +215,25 @@ impl ProblemSums {
             self.trace_spearman += correlation;
         }
     }
-}
 
-/// Rows, in the order of one value, tied where the value equals that of the row before.
-struct RankedRow {
-    group: u32,
-    /// The row's place in the order of the predictions.
-    row: u32,
-    tied: bool,
+    /// The sums of the problems, each as often as its weight says.
+    fn weighted(problems: &[Self], weights: &[u32]) -> Self {
+        let mut sums = Self::default();
+        for (problem, &weight) in problems.iter().zip(weights) {
+            let weight = f64::from(weight);
+            sums.rows += weight * problem.rows;
+            sums.squared_error += weight * problem.squared_error;
+            sums.absolute_error += weight * problem.absolute_error;
+            sums.target += weight * problem.target;
+            sums.target_squared += weight * problem.target_squared;
+            sums.traces += weight * problem.traces;
+            sums.trace_mse += weight * problem.trace_mse;
+            sums.trace_mae += weight * problem.trace_mae;
+            sums.ranked_traces += weight * problem.ranked_traces;
+            sums.trace_spearman += weight * problem.trace_spearman;
+        }
+        sums
+    }
 }
 
 /// Traces prepared for many resamples.
@@ -235,10 +241,7 @@ struct Pool {
     problems: Vec<ProblemSums>,
     traces: usize,
     rows: usize,
-    /// In the order of the predictions.
-    by_predicted: Vec<RankedRow>,
-    /// In the order of the targets.
-    by_target: Vec<RankedRow>,
+    ranks: Ranks,
 }
 
 /// Row visits that all resamples of the pooled rank correlation together may cost.
@@ -260,76 +263,59 @@ impl Pool {
         let mut problems = vec![ProblemSums::default(); groups.count];
         groups.of_item.iter().zip(&traces).for_each(|(&group, trace)| problems[group].add(trace, centre));
         let of_trace = groups.of_item.iter().zip(&traces);
-        let group_of_row: Vec<u32> =
+        let problem_of_row: Vec<u32> =
             of_trace.flat_map(|(&group, trace)| std::iter::repeat_n(group as u32, trace.target.len())).collect();
-        let order = sorted_order(&predicted);
-        let mut place = vec![0; order.len()];
-        (0..).zip(&order).for_each(|(at, &row)| place[row as usize] = at);
-        let by_predicted = ranked_rows(&order, &predicted, &group_of_row, &place);
-        let by_target = ranked_rows(&sorted_order(&target), &target, &group_of_row, &place);
-        Ok(Self { problems, traces: traces.len(), rows: target.len(), by_predicted, by_target })
+        let ranks = Ranks::new(&predicted, &target, &problem_of_row, groups.count);
+        Ok(Self { problems, traces: traces.len(), rows: target.len(), ranks })
     }
 
-    fn figures(&self, bootstrap: &Bootstrap, mut value: impl FnMut(Figure, &[u32], &mut Vec<f64>) -> f64) -> Figures {
-        let mut scratch = Vec::new();
-        let ranked = Bootstrap { resamples: bootstrap.resamples.min((RANK_VISITS / self.rows).max(100)), ..*bootstrap };
-        let mut interval = |figure| {
-            let bootstrap = if figure == Figure::Spearman { &ranked } else { bootstrap };
-            bootstrap.interval(self.problems.len(), |weights| value(figure, weights, &mut scratch))
+    /// All figures with their intervals. Resamples are drawn once for all of them; their order, and so every interval, is the
+    /// same on any number of threads.
+    fn figures(
+        &self,
+        bootstrap: &Bootstrap,
+        of_sums: impl Fn(&[u32]) -> FiguresOfSums,
+        of_ranks: impl Fn(&[u32], &mut Vec<f64>) -> f64 + Sync,
+    ) -> Figures {
+        let (resamples, once) = (bootstrap.resamples(self.problems.len()), vec![1; self.problems.len()]);
+        let by_sums: Vec<FiguresOfSums> = resamples.iter().map(|weights| of_sums(weights)).collect();
+        let ranked = &resamples[..resamples.len().min((RANK_VISITS / self.ranks.visits()).max(100))];
+        let by_ranks: Vec<f64> = ranked
+            .par_iter()
+            .with_min_len(16)
+            .map_init(Vec::new, |scratch, weights| of_ranks(weights, scratch))
+            .collect();
+        let value = of_sums(&once);
+        let interval = |figure: usize| {
+            bootstrap.interval_of(value[figure], by_sums.iter().map(|figures| figures[figure]).collect())
         };
         Figures {
             problems: self.problems.len(),
             traces: self.traces,
             rows: self.rows,
-            mse: interval(Figure::Mse),
-            mae: interval(Figure::Mae),
-            r2: interval(Figure::R2),
-            spearman: interval(Figure::Spearman),
-            trace_mse: interval(Figure::TraceMse),
-            trace_mae: interval(Figure::TraceMae),
-            trace_spearman: interval(Figure::TraceSpearman),
+            mse: interval(0),
+            mae: interval(1),
+            r2: interval(2),
+            spearman: bootstrap.interval_of(of_ranks(&once, &mut Vec::new()), by_ranks),
+            trace_mse: interval(3),
+            trace_mae: interval(4),
+            trace_spearman: interval(5),
         }
     }
 
-    /// One figure of the weighted problems; NaN where it is undefined.
-    fn value(&self, figure: Figure, weights: &[u32], scratch: &mut Vec<f64>) -> f64 {
-        let sum = |part: fn(&ProblemSums) -> f64| -> f64 {
-            weights.iter().zip(&self.problems).map(|(&weight, sums)| f64::from(weight) * part(sums)).sum()
-        };
-        match figure {
-            Figure::Mse => sum(|s| s.squared_error) / sum(|s| s.rows),
-            Figure::Mae => sum(|s| s.absolute_error) / sum(|s| s.rows),
-            Figure::R2 => {
-                let spread = sum(|s| s.target_squared) - sum(|s| s.target).powi(2) / sum(|s| s.rows);
-                if spread > 1e-12 * sum(|s| s.target_squared) {
-                    1.0 - sum(|s| s.squared_error) / spread
-                } else {
-                    f64::NAN
-                }
-            }
-            Figure::Spearman => self.spearman(weights, scratch),
-            Figure::TraceMse => sum(|s| s.trace_mse) / sum(|s| s.traces),
-            Figure::TraceMae => sum(|s| s.trace_mae) / sum(|s| s.traces),
-            Figure::TraceSpearman => sum(|s| s.trace_spearman) / sum(|s| s.ranked_traces),
-        }
-    }
-
-    /// The rank correlation of the weighted rows, each counted as often as its problem was drawn. Linear time: the orders are
-    /// fixed, only the ranks change with the weights.
-    fn spearman(&self, weights: &[u32], ranks: &mut Vec<f64>) -> f64 {
-        ranks.clear();
-        ranks.resize(self.rows, 0.0);
-        for_each_rank(&self.by_predicted, weights, |row, _, rank| ranks[row.row as usize] = rank);
-        let total: f64 = weights.iter().zip(&self.problems).map(|(&weight, sums)| f64::from(weight) * sums.rows).sum();
-        let centre = (total + 1.0) / 2.0;
-        let (mut cross, mut predicted, mut target) = (0.0, 0.0, 0.0);
-        for_each_rank(&self.by_target, weights, |row, weight, rank| {
-            let (a, b) = (ranks[row.row as usize] - centre, rank - centre);
-            cross += weight * a * b;
-            predicted += weight * a * a;
-            target += weight * b * b;
-        });
-        cross / (predicted * target).sqrt()
+    /// The figures of the weighted problems; NaN where one is undefined.
+    fn figures_of_sums(&self, weights: &[u32]) -> FiguresOfSums {
+        let sums = ProblemSums::weighted(&self.problems, weights);
+        let spread = sums.target_squared - sums.target.powi(2) / sums.rows;
+        let is_spread = spread > 1e-12 * sums.target_squared;
+        [
+            sums.squared_error / sums.rows,
+            sums.absolute_error / sums.rows,
+            if is_spread { 1.0 - sums.squared_error / spread } else { f64::NAN },
+            sums.trace_mse / sums.traces,
+            sums.trace_mae / sums.traces,
+            sums.trace_spearman / sums.ranked_traces,
+        ]
     }
 }
 
@@ -342,31 +328,6 @@ fn check(number: usize, trace: &ReadingTrace) -> Result<(), MetricsError> {
         return Err(MetricsError::NotFinite { trace: number, problem: trace.problem });
     }
     Ok(())
-}
-
-fn ranked_rows(order: &[u32], values: &[f64], group_of_row: &[u32], place: &[u32]) -> Vec<RankedRow> {
-    let mut previous = f64::NAN;
-    order
-        .iter()
-        .map(|&row| {
-            let value = values[row as usize];
-            let tied = value == previous;
-            previous = value;
-            RankedRow { group: group_of_row[row as usize], row: place[row as usize], tied }
-        })
-        .collect()
-}
-
-/// Calls `visit(row, weight, rank)` with the average rank of every row among the weighted rows.
-fn for_each_rank(rows: &[RankedRow], weights: &[u32], mut visit: impl FnMut(&RankedRow, f64, f64)) {
-    let mut before = 0.0;
-    for tied in rows.chunk_by(|_, next| next.tied) {
-        let weight_of = |row: &RankedRow| f64::from(weights[row.group as usize]);
-        let weight: f64 = tied.iter().map(weight_of).sum();
-        let rank = before + (weight + 1.0) / 2.0;
-        tied.iter().for_each(|row| visit(row, weight_of(row), rank));
-        before += weight;
-    }
 }
 
 #[cfg(test)]
@@ -403,17 +364,19 @@ mod tests {
                 let figures: Vec<f64> = repeated.iter().filter_map(|t| figure(&t.predicted, &t.target)).collect();
                 mean(figures.into_iter())
             };
-            for (figure, expected) in [
-                (Figure::Mse, mse(&predicted, &target)),
-                (Figure::Mae, mae(&predicted, &target)),
-                (Figure::R2, r2(&predicted, &target).unwrap()),
-                (Figure::Spearman, spearman(&predicted, &target).unwrap()),
-                (Figure::TraceMse, per_trace(|p, t| Some(mse(p, t)))),
-                (Figure::TraceMae, per_trace(|p, t| Some(mae(p, t)))),
-                (Figure::TraceSpearman, per_trace(spearman)),
-            ] {
-                let value = pool.value(figure, &weights, &mut Vec::new());
-                assert!((value - expected).abs() < 1e-12, "{figure:?} with {weights:?}: {value}, expected {expected}");
+            let of_sums = [
+                mse(&predicted, &target),
+                mae(&predicted, &target),
+                r2(&predicted, &target).unwrap(),
+                per_trace(|p, t| Some(mse(p, t))),
+                per_trace(|p, t| Some(mae(p, t))),
+                per_trace(spearman),
+            ];
+            let values =
+                pool.figures_of_sums(&weights).into_iter().chain([pool.ranks.correlation(&weights, &mut vec![])]);
+            let expected = of_sums.into_iter().chain([spearman(&predicted, &target).unwrap()]);
+            for (figure, (value, expected)) in values.zip(expected).enumerate() {
+                assert!((value - expected).abs() < 1e-12, "{figure} with {weights:?}: {value}, expected {expected}");
             }
         }
     }

@@ -27,6 +27,7 @@ use crate::baseline::{Baseline, ConstantLength, Predictors};
 use crate::bootstrap::{Bootstrap, Interval};
 use crate::fit::FitError;
 use crate::metrics::{Figures, MetricsError, ReadingTrace, measure, paired_difference};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Version of [`ReadingReport`]'s JSON form.
@@ -202,11 +203,11 @@ pub fn evaluate(
 ) -> Result<ReadingReport, EvaluationError> {
     traces.iter().try_for_each(HeadTrace::check)?;
     let baselines = Baselines::fit(known_lengths)?;
-    let mut thoughts: Vec<Measured> = traces.iter().map(|trace| Measured::new(trace, calibration)).collect();
+    let mut thoughts: Vec<Measured> = traces.par_iter().map(|trace| Measured::new(trace, calibration)).collect();
     thoughts.retain(|thought| !thought.steps.is_empty());
-    let wanted = Source::ALL.into_iter().filter(|&source| source != Source::Calibrated || calibration.is_some());
+    let wanted = Source::ALL.into_par_iter().filter(|&source| source != Source::Calibrated || calibration.is_some());
     let series: Vec<Series> = wanted.map(|source| baselines.series(source, &thoughts)).collect();
-    let sources = series.iter().map(|series| series.figures(bootstrap)).collect::<Result<Vec<_>, _>>()?;
+    let sources = series.par_iter().map(|series| series.figures(bootstrap)).collect::<Result<Vec<_>, _>>()?;
     let calibrated =
         calibration.map(|known| calibrated_figures(known, &thoughts, &baselines, (&series, &sources), bootstrap));
     let lengths: f64 = thoughts.iter().map(Measured::length).sum();

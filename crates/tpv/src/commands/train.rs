@@ -15,6 +15,7 @@ use crate::sweep::effort::{EffortRun, FittedOn};
 use crate::table::{figure, table};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -302,13 +303,16 @@ fn measure_all(
         format: "tpv-metrics",
         version: 1,
         remark: REMARK,
-        test: vec![
-            figures("mean", &mean)?,
-            figures("position only", &position)?,
-            figures(if args.intercept { "theta (--intercept)" } else { "theta" }, &test)?,
-            figures("theta + intercept", &with_intercept)?,
-            figures("position + theta", &joint)?,
-        ],
+        test: [
+            ("mean", &mean),
+            ("position only", &position),
+            (if args.intercept { "theta (--intercept)" } else { "theta" }, &test),
+            ("theta + intercept", &with_intercept),
+            ("position + theta", &joint),
+        ]
+        .into_par_iter()
+        .map(|(predictor, traces)| figures(predictor, traces))
+        .collect::<Result<_>>()?,
         theta_less_position: paired_difference(&test, &position, &bootstrap)?,
         joint_less_position: paired_difference(&joint, &position, &bootstrap)?,
         fit: heads.theta.report.clone(),
