@@ -18,6 +18,7 @@ use super::quantile::{Row, dot, fit_quantile};
 use super::verdict::StallMeter;
 use super::{Estimate, PROGRESS_CEILING};
 use crate::vector::ProgressVector;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -215,8 +216,10 @@ pub fn calibrate(traces: &[HeadTrace]) -> Result<Calibration, CalibrationError> 
     lengths.sort_unstable();
     let max = log_remaining_max(lengths.last().copied().unwrap_or(0));
     let rows: Vec<Rows> = traces.iter().map(|trace| Rows::of_trace(trace, max)).collect();
-    let (scores, longest_stall) = out_of_fold(&rows, &problems, max)?;
-    let weights = fit(rows.iter(), problems.len())?.map(|weights| weights.to_vec());
+    let (out_of_fold, weights) =
+        rayon::join(|| out_of_fold(&rows, &problems, max), || fit(rows.iter(), problems.len()));
+    let (scores, longest_stall) = out_of_fold?;
+    let weights = weights?.map(|weights| weights.to_vec());
     Ok(Calibration {
         format: CALIBRATION_FORMAT.into(),
         version: CALIBRATION_VERSION,
@@ -232,15 +235,17 @@ pub fn calibrate(traces: &[HeadTrace]) -> Result<Calibration, CalibrationError> 
 /// The scores of every thought under a fit that did not see its problem, and the longest pause without progress.
 fn out_of_fold(rows: &[Rows], problems: &BTreeSet<usize>, max: f64) -> Result<(Vec<Score>, u32), CalibrationError> {
     let folds: BTreeMap<usize, usize> = problems.iter().enumerate().map(|(rank, &id)| (id, rank % FOLDS)).collect();
-    let (mut scores, mut longest_stall) = (Vec::new(), 1);
-    for fold in 0..FOLDS {
+    let of_fold = |fold: usize| -> Result<(Vec<Score>, u32), CalibrationError> {
         let (held_out, seen): (Vec<&Rows>, Vec<&Rows>) = rows.iter().partition(|rows| folds[&rows.problem] == fold);
         let weights = fit(seen.into_iter(), problems.len())?;
-        for rows in held_out {
-            longest_stall = longest_stall.max(score(rows, &weights, max, &mut scores));
-        }
-    }
-    Ok((scores, longest_stall))
+        let mut scores = Vec::new();
+        let stalls = held_out.into_iter().map(|rows| score(rows, &weights, max, &mut scores));
+        let longest = stalls.max().unwrap_or(1);
+        Ok((scores, longest))
+    };
+    let folds: Vec<_> = (0..FOLDS).into_par_iter().map(of_fold).collect::<Result<_, _>>()?;
+    let longest_stall = folds.iter().map(|(_, stall)| *stall).fold(1, u32::max);
+    Ok((folds.into_iter().flat_map(|(scores, _)| scores).collect(), longest_stall))
 }
 
 /// Appends one thought's scores and returns its longest pause without progress in tokens.
@@ -271,9 +276,9 @@ fn fit<'a>(rows: impl Iterator<Item = &'a Rows>, problems: usize) -> Result<[Row
         fit_quantile(&columns, &targets, quantile, ridge, start).ok_or(CalibrationError::Degenerate)
     };
     let median = solve(QUANTILES[1], ridge, &[0.0; FEATURES])?;
-    let low = solve(QUANTILES[0], ridge * OUTER_RIDGE, &median)?;
-    let high = solve(QUANTILES[2], ridge * OUTER_RIDGE, &median)?;
-    Ok([low, median, high].map(|weights| scaling.undo(&weights)))
+    let outer = |quantile: f64| solve(quantile, ridge * OUTER_RIDGE, &median);
+    let (low, high) = rayon::join(|| outer(QUANTILES[0]), || outer(QUANTILES[2]));
+    Ok([low?, median, high?].map(|weights| scaling.undo(&weights)))
 }
 
 /// Brings every column but the constant to mean 0 and spread 1.
@@ -286,11 +291,18 @@ impl Scaling {
     fn of(rows: &[Row]) -> Self {
         let n = rows.len().max(1) as f64;
         let mut scaling = Self { mean: [0.0; FEATURES], spread: [1.0; FEATURES] };
+        let mut mean = [0.0; FEATURES];
+        for row in rows {
+            (0..FEATURES).for_each(|k| mean[k] += row[k]);
+        }
+        mean.iter_mut().for_each(|sum| *sum /= n);
+        let mut variance = [0.0; FEATURES];
+        for row in rows {
+            (0..FEATURES).for_each(|k| variance[k] += (row[k] - mean[k]).powi(2));
+        }
         for k in 1..FEATURES {
-            let mean = rows.iter().map(|row| row[k]).sum::<f64>() / n;
-            let variance = rows.iter().map(|row| (row[k] - mean).powi(2)).sum::<f64>() / n;
-            scaling.mean[k] = mean;
-            scaling.spread[k] = variance.sqrt() + 1e-9;
+            scaling.mean[k] = mean[k];
+            scaling.spread[k] = (variance[k] / n).sqrt() + 1e-9;
         }
         scaling
     }

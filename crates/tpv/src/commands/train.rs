@@ -168,25 +168,29 @@ impl Traces {
         console: &Console,
         bar: &ProgressBar,
     ) -> Result<Self> {
-        let mut traces = Self::default();
         let vector = heads.vector();
-        for &id in &manifest.train {
+        let read = |id: TraceId, wanted: &[&ProgressVector]| -> Result<_> {
             console.check_interrupted()?;
+            let read = head_traces(source, id, wanted)?.into_iter();
+            bar.inc(1);
+            Ok(read)
+        };
+        let of_train = |&id: &TraceId| {
             let fold = sums.fold(id);
             let within = cross.and_then(|cross| cross.within_train.get(fold));
             let over = cross.map(|cross| &cross.over_all[fold]);
             let wanted: Vec<&ProgressVector> = std::iter::once(&vector).chain(within).chain(over).collect();
-            let mut read = head_traces(source, id, &wanted)?.into_iter();
-            traces.train.extend(read.next());
-            traces.within_train.extend(within.and_then(|_| read.next()));
-            traces.over_all.extend(read.next());
-            bar.inc(1);
+            let mut read = read(id, &wanted)?;
+            Ok((read.next(), within.and_then(|_| read.next()), read.next()))
+        };
+        let mut traces = Self::default();
+        for (train, within, over) in manifest.train.par_iter().map(of_train).collect::<Result<Vec<_>>>()? {
+            traces.train.extend(train);
+            traces.within_train.extend(within);
+            traces.over_all.extend(over);
         }
-        for &id in &manifest.test {
-            console.check_interrupted()?;
-            traces.test.extend(head_traces(source, id, &[&vector])?);
-            bar.inc(1);
-        }
+        let of_test = manifest.test.par_iter().map(|&id| read(id, &[&vector])).collect::<Result<Vec<_>>>()?;
+        traces.test = of_test.into_iter().flatten().collect();
         Ok(traces)
     }
 
@@ -225,8 +229,10 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     let cross = CrossFits::fit(&sums, &manifest, args)?;
     let traces = Traces::read(&*source, &manifest, &heads, cross.as_ref(), &sums, console, &bar)?;
     bar.finish_and_clear();
-    let calibration = cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose()?;
-    let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref())?;
+    let calibrated = || cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose();
+    let (calibration, reading) = rayon::join(calibrated, || measure_readings(&traces, args));
+    let calibration = calibration?;
+    let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref(), reading?)?;
     let vector = vector(args, &manifest, &all, &refit, calibration.as_ref(), &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
@@ -268,13 +274,17 @@ fn write_readings(traces: &[HeadTrace], folder: &Path) -> Result<()> {
     Ok(write_bytes(&folder.join(READINGS_FILE), text.as_bytes())?)
 }
 
+fn bootstrap(args: &TrainArgs) -> Bootstrap {
+    Bootstrap { seed: args.seed, ..Bootstrap::default() }
+}
+
 /// The readings on the test problems, calibrated on the training problems alone.
-fn measure_readings(traces: &Traces, bootstrap: &Bootstrap) -> Result<Option<ReadingReport>> {
+fn measure_readings(traces: &Traces, args: &TrainArgs) -> Result<Option<ReadingReport>> {
     if traces.within_train.is_empty() {
         return Ok(None);
     }
     let calibration = calibrate(&traces.within_train)?;
-    Ok(Some(evaluate(&traces.test, Some(&calibration), &calibration.lengths, bootstrap)?))
+    Ok(Some(evaluate(&traces.test, Some(&calibration), &calibration.lengths, &bootstrap(args))?))
 }
 
 fn measure_all(
@@ -283,8 +293,9 @@ fn measure_all(
     refit: &Heads,
     traces: &Traces,
     calibration: Option<&Calibration>,
+    reading: Option<ReadingReport>,
 ) -> Result<TrainMetrics> {
-    let bootstrap = Bootstrap { seed: args.seed, ..Bootstrap::default() };
+    let bootstrap = bootstrap(args);
     let train = reading_traces(&traces.train, |values| values.theta);
     let test = reading_traces(&traces.test, |values| values.theta);
     let with_intercept = reading_traces(&traces.test, |values| values.progress);
@@ -320,7 +331,7 @@ fn measure_all(
         refit: refit.theta.report.clone(),
         refit_traces: train.len() + test.len(),
         calibration_problems: calibration.map(|calibration| calibration.problems),
-        reading: measure_readings(traces, &bootstrap)?,
+        reading,
         theta_norm_squared: theta.weights.iter().map(|weight| weight * weight).sum(),
     })
 }
