@@ -1,13 +1,25 @@
 //! Causal attention of query rows over paged keys and values, on slices.
 //!
 //! For one query head: `out = sum_j softmax_j(q . k_j) v_j` over the positions j that the row sees. Pages are visited
-//! oldest first with a running maximum and sum, so a row's result depends on its own sequence only, and neither on
-//! the batch nor on how its prompt was cut into steps.
+//! oldest first in runs of [`RUN`] positions, with a running maximum and sum, so a row's result depends on its own sequence
+//! only, and neither on the batch nor on how its prompt was cut into steps. Long chains of additions are split in two,
+//! always at the same places, so that the machine need not wait for each sum before the next.
+
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::kernels::{exponential, multiply_add};
+use super::kernels::exponential;
 use crate::kv::PAGE_TOKENS;
+
+/// Pages that are scored before their values are added.
+const RUN_PAGES: usize = 2;
+
+/// Positions in a run.
+const RUN: usize = RUN_PAGES * PAGE_TOKENS;
+
+/// Query heads that read a run of keys one after the other, while it is in the cache.
+const HEADS: usize = 8;
 
 /// Keys [head_dim, PAGE_TOKENS] and values [PAGE_TOKENS, head_dim] of one head in one page.
 pub(crate) struct HeadPage<'a> {
@@ -41,70 +53,153 @@ impl<'p, P: Fn(usize) -> HeadPage<'p>> WithSimd for Attend<'_, '_, P> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let HeadGroup { queries, head_dim, first, end } = *self.group;
-        for (query, out) in queries.chunks_exact(head_dim).zip(self.out.chunks_exact_mut(head_dim)) {
-            let mut softmax = Softmax { maximum: f32::NEG_INFINITY, sum: 0.0 };
-            out.fill(0.0);
-            for index in first / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
-                let page = (self.page)(index);
-                let start = index * PAGE_TOKENS;
-                let seen = first.saturating_sub(start)..(end - start).min(PAGE_TOKENS);
-                let mut weights = scores::<S>(query, page.keys);
-                softmax.take_page::<S>(&mut weights, seen.clone(), out);
-                add_values::<S>(&weights, seen, page.values, out);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let HeadGroup { queries, head_dim, .. } = *self.group;
+        if queries.len() == head_dim {
+            return self.group.attend::<S, _, 1>(simd, queries, &self.page, self.out);
+        }
+        let width = HEADS * head_dim;
+        for (queries, out) in queries.chunks(width).zip(self.out.chunks_mut(width)) {
+            self.group.attend::<S, _, HEADS>(simd, queries, &self.page, out);
+        }
+    }
+}
+
+impl HeadGroup<'_> {
+    /// Attends with some of the heads, `MOST` at most.
+    #[inline(always)]
+    fn attend<'p, S: Simd, P: Fn(usize) -> HeadPage<'p>, const MOST: usize>(
+        &self,
+        simd: S,
+        queries: &[f32],
+        page: P,
+        out: &mut [f32],
+    ) {
+        let Self { head_dim, first, end, .. } = *self;
+        let mut softmax = [Softmax { maximum: f32::NEG_INFINITY, sum: 0.0 }; MOST];
+        let mut scores = [[[0.0; PAGE_TOKENS]; RUN_PAGES]; MOST];
+        out.fill(0.0);
+        for run in first / RUN..end.div_ceil(RUN) {
+            let start = run * RUN;
+            let seen = first.saturating_sub(start)..(end - start).min(RUN);
+            let touched = seen.start / PAGE_TOKENS..seen.end.div_ceil(PAGE_TOKENS);
+            for index in touched.clone() {
+                let keys = page(run * RUN_PAGES + index).keys;
+                for (query, scores) in queries.chunks_exact(head_dim).zip(&mut scores) {
+                    score(simd, query, keys, &mut scores[index]);
+                }
             }
+            let heads = out.chunks_exact_mut(head_dim).zip(&mut scores).zip(&mut softmax);
+            for ((out, scores), softmax) in heads {
+                softmax.take_run::<S>(scores, touched.clone(), seen.clone(), out);
+                let pages = touched.clone().map(|index| {
+                    // What lies behind the last position is another sequence's past.
+                    let slots = (seen.end - index * PAGE_TOKENS).min(PAGE_TOKENS);
+                    let values = page(run * RUN_PAGES + index).values;
+                    (&values[..slots * head_dim], &scores[index])
+                });
+                add_values(simd, pages, out);
+            }
+        }
+        for (out, softmax) in out.chunks_exact_mut(head_dim).zip(softmax) {
             let scale = 1.0 / softmax.sum;
             out.iter_mut().for_each(|x| *x *= scale);
         }
     }
 }
 
-/// `q . k_j` for all slots of a page.
+/// `q . k_j` for all slots of a page: the even and the odd dimensions added up apart.
 #[inline(always)]
-fn scores<S: Simd>(query: &[f32], keys: &[f32]) -> [f32; PAGE_TOKENS] {
-    let mut scores = [0.0; PAGE_TOKENS];
-    let (rows, _) = keys.as_chunks::<PAGE_TOKENS>();
-    for (q, row) in query.iter().zip(rows) {
-        for slot in 0..PAGE_TOKENS {
-            scores[slot] = multiply_add::<S>(*q, row[slot], scores[slot]);
+fn score<S: Simd>(simd: S, query: &[f32], keys: &[f32], scores: &mut [f32; PAGE_TOKENS]) {
+    let ((keys, _), (scores, _)) = (S::as_simd_f32s(keys), S::as_mut_simd_f32s(scores));
+    match scores.len() {
+        2 => score_vectors::<S, 2>(simd, query, keys, scores),
+        4 => score_vectors::<S, 4>(simd, query, keys, scores),
+        8 => score_vectors::<S, 8>(simd, query, keys, scores),
+        _ => score_vectors::<S, 1>(simd, query, keys, scores),
+    }
+}
+
+/// A page's slots, `VECTORS` vectors of the machine at a time.
+#[inline(always)]
+fn score_vectors<S: Simd, const VECTORS: usize>(simd: S, query: &[f32], keys: &[S::f32s], scores: &mut [S::f32s]) {
+    let width = scores.len();
+    let (queries, last) = query.as_chunks::<2>();
+    for (place, scores) in scores.as_chunks_mut::<VECTORS>().0.iter_mut().enumerate() {
+        let (mut even, mut odd) = ([simd.splat_f32s(0.0); VECTORS], [simd.splat_f32s(0.0); VECTORS]);
+        let pairs = keys.chunks_exact(2 * width);
+        let rest = pairs.remainder();
+        for (q, rows) in queries.iter().zip(pairs) {
+            let (first, second) = rows.split_at(width);
+            let (first, second) = (&first.as_chunks::<VECTORS>().0[place], &second.as_chunks::<VECTORS>().0[place]);
+            let (low, high) = (simd.splat_f32s(q[0]), simd.splat_f32s(q[1]));
+            for vector in 0..VECTORS {
+                even[vector] = simd.mul_add_e_f32s(low, first[vector], even[vector]);
+                odd[vector] = simd.mul_add_e_f32s(high, second[vector], odd[vector]);
+            }
+        }
+        for (q, row) in last.iter().zip(rest.chunks_exact(width)) {
+            let row = &row.as_chunks::<VECTORS>().0[place];
+            for vector in 0..VECTORS {
+                even[vector] = simd.mul_add_e_f32s(simd.splat_f32s(*q), row[vector], even[vector]);
+            }
+        }
+        for vector in 0..VECTORS {
+            scores[vector] = simd.add_f32s(even[vector], odd[vector]);
         }
     }
-    scores
 }
 
 /// The running maximum and sum of a softmax.
+#[derive(Clone, Copy)]
 struct Softmax {
     maximum: f32,
     sum: f32,
 }
 
 impl Softmax {
-    /// Turns the scores of the seen slots into weights (others into 0) and rescales what was added before.
+    /// Turns the scores of the seen positions into weights (others of the touched pages into 0) and rescales what was added
+    /// before.
     #[inline(always)]
-    fn take_page<S: Simd>(&mut self, scores: &mut [f32; PAGE_TOKENS], seen: std::ops::Range<usize>, out: &mut [f32]) {
-        for (slot, score) in scores.iter_mut().enumerate() {
-            *score = if seen.contains(&slot) { *score } else { f32::NEG_INFINITY };
-        }
-        let maximum = reduce(scores, |a, b| if a > b { a } else { b }).max(self.maximum);
+    fn take_run<S: Simd>(
+        &mut self,
+        scores: &mut [[f32; PAGE_TOKENS]; RUN_PAGES],
+        touched: Range<usize>,
+        seen: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let (start, end) = (touched.start * PAGE_TOKENS, touched.end * PAGE_TOKENS);
+        let mask = |scores: &mut [[f32; PAGE_TOKENS]; RUN_PAGES], value: f32| {
+            let scores = scores.as_flattened_mut();
+            scores[start..seen.start].fill(value);
+            scores[seen.end..end].fill(value);
+        };
+        mask(scores, f32::NEG_INFINITY);
+        let maximum = reduce(&scores[touched.clone()], |a, b| if a > b { a } else { b }).max(self.maximum);
         if maximum > self.maximum {
             let scale = if self.sum > 0.0 { exponential::<S>(self.maximum - maximum) } else { 0.0 };
             self.sum *= scale;
             out.iter_mut().for_each(|x| *x *= scale);
             self.maximum = maximum;
         }
-        for (slot, score) in scores.iter_mut().enumerate() {
-            let weight = exponential::<S>(*score - maximum);
-            *score = if seen.contains(&slot) { weight } else { 0.0 };
+        for score in scores[touched.clone()].as_flattened_mut() {
+            *score = exponential::<S>(*score - maximum);
         }
-        self.sum += reduce(scores, |a, b| a + b);
+        mask(scores, 0.0);
+        self.sum += reduce(&scores[touched], |a, b| a + b);
     }
 }
 
-/// Folds a page's slots by halves, so that the machine's vectors do it.
+/// Folds pages into one, and that by halves, so that the machine's vectors do it; in an order that does not depend on their
+/// width.
 #[inline(always)]
-fn reduce(slots: &[f32; PAGE_TOKENS], fold: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut slots = *slots;
+fn reduce(pages: &[[f32; PAGE_TOKENS]], fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut slots = pages[0];
+    for page in &pages[1..] {
+        for slot in 0..PAGE_TOKENS {
+            slots[slot] = fold(slots[slot], page[slot]);
+        }
+    }
     let mut width = PAGE_TOKENS / 2;
     while width > 0 {
         for slot in 0..width {
@@ -115,36 +210,74 @@ fn reduce(slots: &[f32; PAGE_TOKENS], fold: impl Fn(f32, f32) -> f32) -> f32 {
     slots[0]
 }
 
-/// `out += sum_j weight_j v_j`, in strips of columns that stay in registers.
+/// `out += sum_j weight_j v_j` over some pages: the even and the odd positions added up apart, in strips of columns that
+/// stay in registers. A page is its values `[slots, width]` and the weights of its slots.
 #[inline(always)]
-fn add_values<S: Simd>(weights: &[f32; PAGE_TOKENS], seen: std::ops::Range<usize>, values: &[f32], out: &mut [f32]) {
+fn add_values<'a, S: Simd>(
+    simd: S,
+    pages: impl Iterator<Item = (&'a [f32], &'a [f32; PAGE_TOKENS])> + Clone,
+    out: &mut [f32],
+) {
     let width = out.len();
+    if !width.is_multiple_of(S::F32_LANES) {
+        return add_values(pulp::Scalar, pages, out);
+    }
+    let (out, _) = S::as_mut_simd_f32s(out);
     let mut done = 0;
-    while done < width {
-        let rows = values.chunks_exact(width).zip(weights).skip(seen.start).take(seen.len());
-        let rows = rows.map(|(row, weight)| (&row[done..], *weight));
-        done += match width - done {
-            64.. => add_strip::<S, 64>(rows, &mut out[done..]),
-            32.. => add_strip::<S, 32>(rows, &mut out[done..]),
-            16.. => add_strip::<S, 16>(rows, &mut out[done..]),
-            8.. => add_strip::<S, 8>(rows, &mut out[done..]),
-            _ => add_strip::<S, 1>(rows, &mut out[done..]),
+    while done < out.len() {
+        let strip = Strip { simd, width: out.len(), done };
+        done += match out.len() - done {
+            4.. => strip.add::<4>(pages.clone(), out),
+            2.. => strip.add::<2>(pages.clone(), out),
+            _ => strip.add::<1>(pages.clone(), out),
         };
     }
 }
 
-#[inline(always)]
-fn add_strip<'a, S: Simd, const WIDTH: usize>(rows: impl Iterator<Item = (&'a [f32], f32)>, out: &mut [f32]) -> usize {
-    let Some(out) = out.first_chunk_mut::<WIDTH>() else { return 0 };
-    let mut sums = *out;
-    for (row, weight) in rows {
-        let Some(row) = row.first_chunk::<WIDTH>() else { break };
-        for column in 0..WIDTH {
-            sums[column] = multiply_add::<S>(weight, row[column], sums[column]);
+/// Some columns of the values.
+struct Strip<S> {
+    simd: S,
+    /// Vectors in a row.
+    width: usize,
+    /// Vectors before these.
+    done: usize,
+}
+
+impl<S: Simd> Strip<S> {
+    #[inline(always)]
+    fn add<'a, const VECTORS: usize>(
+        &self,
+        pages: impl Iterator<Item = (&'a [f32], &'a [f32; PAGE_TOKENS])>,
+        out: &mut [S::f32s],
+    ) -> usize {
+        let Self { simd, width, done } = *self;
+        let Some(out) = out[done..].first_chunk_mut::<VECTORS>() else { return 0 };
+        let (mut even, mut odd) = (*out, [simd.splat_f32s(0.0); VECTORS]);
+        let add = |sums: &mut [S::f32s; VECTORS], weight: f32, row: &[S::f32s]| {
+            let row = row[done..].first_chunk::<VECTORS>().expect("the strip is within the row");
+            let weight = simd.splat_f32s(weight);
+            for vector in 0..VECTORS {
+                sums[vector] = simd.mul_add_e_f32s(weight, row[vector], sums[vector]);
+            }
+        };
+        for (values, weights) in pages {
+            let pairs = S::as_simd_f32s(values).0.chunks_exact(2 * width);
+            let (last, count) = (pairs.remainder(), pairs.len());
+            let (weights, _) = weights.as_chunks::<2>();
+            for (rows, weights) in pairs.zip(weights) {
+                let (first, second) = rows.split_at(width);
+                add(&mut even, weights[0], first);
+                add(&mut odd, weights[1], second);
+            }
+            if !last.is_empty() {
+                add(&mut even, weights[count][0], last);
+            }
         }
+        for vector in 0..VECTORS {
+            out[vector] = simd.add_f32s(even[vector], odd[vector]);
+        }
+        VECTORS
     }
-    *out = sums;
-    WIDTH
 }
 
 #[cfg(test)]

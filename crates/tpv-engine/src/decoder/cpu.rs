@@ -3,23 +3,38 @@
 //! In f32 every row is computed in an order that does not depend on the rest of the batch, so states and logits of a
 //! sequence are the same bits alone, among others, and after its tokens were fed in other portions.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::attention::{HeadGroup, HeadPage, attend};
+use super::attention::{HeadGroup, attend};
 use super::kernels::{add, gate, normalise};
-use super::linear::{Inputs, Linear};
+use super::linear::{Inputs, Linear, Workers};
 use super::paged::{Paged, PagedModel};
+use super::pages::{PageStore, SequencePages, TakenPages};
 use super::rope::Rotary;
 use super::source::{EmbeddingTable, LinearShape, WeightSource};
 use crate::config::DecoderConfig;
 use crate::device::DtypeChoice;
 use crate::engine::{ModelSpec, StepInput, StepOutput};
 use crate::error::{EngineError, Result};
-use crate::kv::{PAGE_TOKENS, Page, PageCopy, PageLedger};
+use crate::kv::{PAGE_TOKENS, PageCopy, PageLedger};
 
 /// Multiply-adds of a step below which one thread does it all.
 const SERIAL_STEP: usize = 1 << 21;
+
+/// Bytes of weights up to which each thread takes sequences of its own through all layers: every thread then reads all
+/// weights, which costs little where they stay in the last cache, and no thread waits for another within a step.
+const CACHED_WEIGHTS: usize = 16 << 20;
+
+/// The heaviest part of a step may exceed the even share by this, or all threads work on every product together.
+const MOST_UNEVEN: f64 = 1.3;
+
+/// How long a thread waits awake for the other parts of a step.
+const PATIENCE: Duration = Duration::from_micros(100);
 
 /// The weights of one layer.
 #[derive(Debug)]
@@ -70,71 +85,31 @@ impl Layer {
     }
 }
 
-/// KV memory: page `p` is [layers, kv_heads, (head_dim x PAGE_TOKENS keys, PAGE_TOKENS x head_dim values)].
-#[derive(Debug)]
-struct PageStore {
-    pages: Vec<Vec<f32>>,
-    kv_heads: usize,
-    head_dim: usize,
-    page_size: usize,
-}
-
-impl PageStore {
-    fn new(config: &DecoderConfig) -> Self {
-        let page_size = config.layers * config.kv_heads * 2 * config.head_dim * PAGE_TOKENS;
-        Self { pages: Vec::new(), kv_heads: config.kv_heads, head_dim: config.head_dim, page_size }
-    }
-
-    /// Makes sure that the pages exist.
-    fn provide(&mut self, pages: &[Page]) {
-        for &page in pages {
-            if self.pages.len() <= page {
-                self.pages.resize(page + 1, Vec::new());
-            }
-            self.pages[page].resize(self.page_size, 0.0);
-        }
-    }
-
-    fn copy(&mut self, copy: PageCopy) {
-        let from = self.pages[copy.from].clone();
-        self.provide(&[copy.to]);
-        self.pages[copy.to] = from;
-    }
-
-    fn half(&self) -> usize {
-        self.head_dim * PAGE_TOKENS
-    }
-
-    fn head(&self, page: Page, layer: usize, head: usize) -> HeadPage<'_> {
-        let start = (layer * self.kv_heads + head) * 2 * self.half();
-        let (keys, values) = self.pages[page][start..start + 2 * self.half()].split_at(self.half());
-        HeadPage { keys, values }
-    }
-
-    /// Writes one token's keys and values, [kv_heads, head_dim] each.
-    fn write(&mut self, page: Page, layer: usize, slot: usize, keys: &[f32], values: &[f32]) {
-        let (half, width) = (self.half(), self.head_dim);
-        let heads = self.pages[page][layer * self.kv_heads * 2 * half..].chunks_exact_mut(2 * half);
-        for ((block, key), value) in heads.zip(keys.chunks_exact(width)).zip(values.chunks_exact(width)) {
-            let (key_block, value_block) = block.split_at_mut(half);
-            for (to, &from) in key_block[slot..].iter_mut().step_by(PAGE_TOKENS).zip(key) {
-                *to = from;
-            }
-            value_block[slot * width..][..width].copy_from_slice(value);
-        }
-    }
-}
-
 /// One token of a step.
 #[derive(Debug, Clone, Copy)]
 struct Row {
-    /// Index of its sequence among the step's inputs.
-    input: usize,
+    /// Index of its sequence among the part's sequences.
+    sequence: usize,
     position: usize,
     wants_output: bool,
 }
 
-/// Activations of a step, kept between steps for their memory.
+/// Sequences that go through all layers together.
+struct Part<'a> {
+    tokens: Vec<u32>,
+    rows: Vec<Row>,
+    sequences: Vec<SequencePages<'a>>,
+    workers: Workers,
+}
+
+/// What a part is computed in and into, kept between steps for its memory.
+#[derive(Debug, Default)]
+struct Bench {
+    scratch: Scratch,
+    output: StepOutput,
+}
+
+/// Activations of a part.
 #[derive(Debug, Default)]
 struct Scratch {
     x: Vec<f32>,
@@ -177,9 +152,13 @@ pub(crate) struct CpuOptions {
 #[derive(Debug)]
 pub(crate) struct CpuDecoder {
     model: Model,
+    weight_bytes: usize,
     store: PageStore,
-    scratch: Scratch,
+    /// One for each part of a step.
+    benches: Vec<Bench>,
     threads: ThreadPool,
+    /// Steps that were begun in parts.
+    steps: Arc<AtomicUsize>,
 }
 
 impl CpuDecoder {
@@ -200,33 +179,115 @@ impl CpuDecoder {
         };
         let store = PageStore::new(&config);
         let model = Model::load(config, source, dtype)?;
-        Ok(Paged::new(spec, kv_tokens, Self { model, store, scratch: Scratch::default(), threads }))
+        Ok(Paged::new(
+            spec,
+            kv_tokens,
+            Self {
+                weight_bytes: model.weight_bytes(),
+                model,
+                store,
+                benches: Vec::new(),
+                threads,
+                steps: Arc::default(),
+            },
+        ))
     }
 }
 
-impl CpuDecoder {
-    /// Bytes that the weights take in memory.
-    pub fn weight_bytes(&self) -> usize {
-        let Model { embedding, layers, head, .. } = &self.model;
-        let layers = layers.iter().flat_map(|layer| {
-            let Layer { query, key, value, output, gate, up, down, .. } = layer;
-            [query, key, value, output, gate, up, down]
-        });
-        embedding.bytes() + layers.chain([head]).map(Linear::bytes).sum::<usize>()
-    }
-}
-
-/// The rows of a step, `[T]`.
+/// The rows of some inputs, `[T]`.
 fn rows(ledger: &PageLedger, inputs: &[StepInput<'_>]) -> Vec<Row> {
-    let rows = inputs.iter().enumerate().flat_map(|(index, input)| {
+    let rows = inputs.iter().enumerate().flat_map(|(sequence, input)| {
         let start = ledger.length(input.sequence);
         (0..input.tokens.len()).map(move |offset| Row {
-            input: index,
+            sequence,
             position: start + offset,
             wants_output: input.wants_output && offset + 1 == input.tokens.len(),
         })
     });
     rows.collect()
+}
+
+/// Cuts numbers into `count` runs with sums as even as their order allows; the lengths of the runs.
+fn even_runs(costs: &[f64], count: usize) -> Vec<usize> {
+    let total: f64 = costs.iter().sum();
+    let (mut lengths, mut run, mut sum) = (Vec::new(), 0, 0.0);
+    for &cost in costs {
+        // A run ends where its end would be less even with this number than without it.
+        let goal = total * (lengths.len() + 1) as f64 / count as f64;
+        if run > 0 && lengths.len() + 1 < count && sum + cost / 2.0 > goal {
+            lengths.push(std::mem::take(&mut run));
+        }
+        run += 1;
+        sum += cost;
+    }
+    lengths.push(run);
+    lengths
+}
+
+/// Computes each part on a thread of its own, the first on the calling one.
+fn side_by_side(threads: &ThreadPool, model: &Model, parts: &mut [Part<'_>], benches: &mut [Bench]) -> Result<()> {
+    let mut results: Vec<Result<()>> = parts.iter().map(|_| Ok(())).collect();
+    let working = AtomicUsize::new(parts.len());
+    threads.in_place_scope(|scope| {
+        let mut jobs = parts.iter_mut().zip(benches).zip(&mut results).map(|((part, bench), result)| {
+            let working = &working;
+            move || {
+                *result = model.forward(part, bench);
+                working.fetch_sub(1, Ordering::Release);
+            }
+        });
+        let own = jobs.next();
+        jobs.for_each(|mut job| scope.spawn(move |_| job()));
+        own.into_iter().for_each(|mut job| job());
+        // Parts end at nearly the same time; to sleep and be woken would take longer than to wait for the others.
+        let start = Instant::now();
+        while working.load(Ordering::Acquire) > 0 && start.elapsed() < PATIENCE {
+            std::hint::spin_loop();
+        }
+    });
+    results.into_iter().collect()
+}
+
+impl CpuDecoder {
+    /// Bytes that the weights take in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// Keeps the threads of the pool awake until the next step, if it comes soon: they would have to be woken for it.
+    fn stay_awake(&self) {
+        let step = self.steps.load(Ordering::Acquire);
+        for _ in 1..self.threads.current_num_threads() {
+            let steps = Arc::clone(&self.steps);
+            self.threads.spawn(move || {
+                let start = Instant::now();
+                while steps.load(Ordering::Acquire) == step && start.elapsed() < PATIENCE {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+    }
+
+    /// How many inputs each part of a step takes, and who computes a part.
+    fn cut(&self, ledger: &PageLedger, inputs: &[StepInput<'_>]) -> (Vec<usize>, Workers) {
+        let threads = self.threads.current_num_threads();
+        let costs: Vec<f64> =
+            inputs.iter().map(|input| self.model.cost(ledger.length(input.sequence), input)).collect();
+        let total: f64 = costs.iter().sum();
+        if threads == 1 || total < SERIAL_STEP as f64 {
+            return (vec![inputs.len()], Workers::One);
+        }
+        if self.weight_bytes <= CACHED_WEIGHTS {
+            let lengths = even_runs(&costs, threads);
+            let mut rest = costs.as_slice();
+            let sums = lengths.iter().map(|&length| rest.split_off(..length).expect("within").iter().sum::<f64>());
+            let heaviest = sums.fold(0.0, f64::max);
+            if heaviest * threads as f64 <= total * MOST_UNEVEN {
+                return (lengths, Workers::One);
+            }
+        }
+        (vec![inputs.len()], Workers::All)
+    }
 }
 
 impl PagedModel for CpuDecoder {
@@ -237,18 +298,51 @@ impl PagedModel for CpuDecoder {
     }
 
     fn forward(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
-        let rows = rows(ledger, inputs);
-        let tokens: Vec<u32> = inputs.iter().flat_map(|input| input.tokens).copied().collect();
-        let pages: Vec<&[Page]> = inputs.iter().map(|input| ledger.pages(input.sequence)).collect();
-        let is_small = rows.len() * self.model.products_per_token() < SERIAL_STEP;
-        let (model, store, scratch) = (&self.model, &mut self.store, &mut self.scratch);
-        let forward = || model.forward(&tokens, rows, &pages, store, scratch, output);
-        if is_small || self.threads.current_num_threads() == 1 { forward() } else { self.threads.install(forward) }
+        let (lengths, workers) = self.cut(ledger, inputs);
+        let pages_of = |input: &StepInput<'_>| ledger.pages(input.sequence);
+        let take = |input| self.store.take(pages_of(input), ledger.length(input.sequence) / PAGE_TOKENS);
+        let mut taken = inputs.iter().map(take).collect::<Vec<TakenPages>>().into_iter();
+        let mut rest = inputs;
+        let mut parts: Vec<Part<'_>> = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            let inputs = rest.split_off(..length).expect("the parts are of these inputs");
+            let sequences = inputs.iter().zip(&mut taken);
+            let sequences =
+                sequences.map(|(input, taken)| SequencePages { store: &self.store, pages: pages_of(input), taken });
+            parts.push(Part {
+                tokens: inputs.iter().flat_map(|input| input.tokens).copied().collect(),
+                rows: rows(ledger, inputs),
+                sequences: sequences.collect(),
+                workers,
+            });
+        }
+        self.benches.resize_with(parts.len().max(self.benches.len()), Bench::default);
+        let (model, benches) = (&self.model, &mut self.benches[..parts.len()]);
+        let result = match (&mut parts[..], workers) {
+            ([part], Workers::One) => model.forward(part, &mut benches[0]),
+            ([part], Workers::All) => self.threads.install(|| model.forward(part, &mut benches[0])),
+            (parts, _) => {
+                self.steps.fetch_add(1, Ordering::Release);
+                let result = side_by_side(&self.threads, model, parts, benches);
+                self.stay_awake();
+                result
+            }
+        };
+        let count = parts.len();
+        let taken: Vec<TakenPages> = parts.into_iter().flat_map(|part| part.sequences).map(|it| it.taken).collect();
+        inputs.iter().zip(taken).for_each(|(input, taken)| self.store.put_back(pages_of(input), taken));
+        let (first, others) = self.benches[..count].split_first_mut().expect("a step has at least one part");
+        std::mem::swap(output, &mut first.output);
+        for Bench { output: part, .. } in others {
+            output.hidden_post_norm.extend_from_slice(&part.hidden_post_norm);
+            output.logits.extend_from_slice(&part.logits);
+        }
+        result
     }
 
     fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
-        self.model.head.apply(&Inputs::new(v, v.len()), &mut logits)?;
+        self.model.head.apply(&Inputs::new(v, v.len(), Workers::One), &mut logits)?;
         Ok(logits)
     }
 
@@ -272,6 +366,14 @@ impl Model {
         })
     }
 
+    fn weight_bytes(&self) -> usize {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let Layer { query, key, value, output, gate, up, down, .. } = layer;
+            [query, key, value, output, gate, up, down]
+        });
+        self.embedding.bytes() + layers.chain([&self.head]).map(Linear::bytes).sum::<usize>()
+    }
+
     /// Multiply-adds of the linear layers for one token.
     fn products_per_token(&self) -> usize {
         let config = &self.config;
@@ -279,37 +381,38 @@ impl Model {
         config.layers * (attention + 3 * config.hidden_size * config.intermediate_size)
     }
 
-    fn forward(
-        &self,
-        tokens: &[u32],
-        mut rows: Vec<Row>,
-        pages: &[&[Page]],
-        store: &mut PageStore,
-        scratch: &mut Scratch,
-        output: &mut StepOutput,
-    ) -> Result<()> {
+    /// Multiply-adds of an input of a sequence of so many tokens.
+    fn cost(&self, length: usize, input: &StepInput<'_>) -> f64 {
+        let (config, tokens) = (&self.config, input.tokens.len());
+        let attention = 2 * config.layers * config.heads * config.head_dim * (length + tokens);
+        (tokens * (self.products_per_token() + attention)) as f64
+    }
+
+    fn forward(&self, part: &mut Part<'_>, bench: &mut Bench) -> Result<()> {
+        let (Bench { scratch, output }, workers) = (bench, part.workers);
         output.hidden_post_norm.clear();
         output.logits.clear();
-        self.embedding.look_up(tokens, self.config.hidden_size, &mut scratch.x)?;
-        self.find_angles(&rows, scratch);
+        self.embedding.look_up(&part.tokens, self.config.hidden_size, &mut scratch.x)?;
+        self.find_angles(&part.rows, scratch);
         for (index, layer) in self.layers.iter().enumerate() {
-            self.project_heads(layer, scratch)?;
-            write_pages(&rows, pages, index, store, scratch);
+            self.project_heads(layer, scratch, workers)?;
+            part.write_pages(index, scratch);
             if index + 1 == self.layers.len() {
-                self.keep_output_rows(&mut rows, scratch);
-                if rows.is_empty() {
+                self.keep_output_rows(&mut part.rows, scratch);
+                if part.rows.is_empty() {
                     return Ok(());
                 }
             }
-            self.attend(index, &rows, pages, store, scratch);
+            self.attend(index, part, scratch);
             let width = self.config.heads * self.config.head_dim;
-            layer.output.apply(&Inputs::new(&scratch.attended, width), &mut scratch.out)?;
+            layer.output.apply(&Inputs::new(&scratch.attended, width, workers), &mut scratch.out)?;
             add(&mut scratch.x, &scratch.out);
-            self.mlp(layer, scratch)?;
+            self.mlp(layer, scratch, workers)?;
         }
         output.hidden_post_norm.clone_from(&scratch.x);
         normalise(&mut output.hidden_post_norm, &self.final_norm, self.config.norm_epsilon);
-        self.head.apply(&Inputs::new(&output.hidden_post_norm, self.config.hidden_size), &mut output.logits)
+        let inputs = Inputs::new(&output.hidden_post_norm, self.config.hidden_size, workers);
+        self.head.apply(&inputs, &mut output.logits)
     }
 
     fn find_angles(&self, rows: &[Row], scratch: &mut Scratch) {
@@ -323,11 +426,11 @@ impl Model {
     }
 
     /// Queries (scaled for the softmax), keys and values of all rows.
-    fn project_heads(&self, layer: &Layer, scratch: &mut Scratch) -> Result<()> {
+    fn project_heads(&self, layer: &Layer, scratch: &mut Scratch, workers: Workers) -> Result<()> {
         let epsilon = self.config.norm_epsilon;
         scratch.normed.clone_from(&scratch.x);
         normalise(&mut scratch.normed, &layer.attention_norm, epsilon);
-        let inputs = Inputs::new(&scratch.normed, self.config.hidden_size);
+        let inputs = Inputs::new(&scratch.normed, self.config.hidden_size, workers);
         layer.query.apply(&inputs, &mut scratch.queries)?;
         layer.key.apply(&inputs, &mut scratch.keys)?;
         layer.value.apply(&inputs, &mut scratch.values)?;
@@ -363,8 +466,8 @@ impl Model {
         rows.retain(|row| row.wants_output);
     }
 
-    fn attend(&self, index: usize, rows: &[Row], pages: &[&[Page]], store: &PageStore, scratch: &mut Scratch) {
-        let Scratch { attended, queries, .. } = scratch;
+    fn attend(&self, index: usize, part: &Part<'_>, scratch: &mut Scratch) {
+        let (Scratch { attended, queries, .. }, Part { rows, sequences, .. }) = (scratch, part);
         let (head_dim, kv_heads) = (self.config.head_dim, self.config.kv_heads);
         let width = self.config.group() * head_dim;
         attended.resize(queries.len(), 0.0);
@@ -373,36 +476,42 @@ impl Model {
             let end = row.position + 1;
             let first = self.layers[index].window.map_or(0, |window| end.saturating_sub(window));
             let group = HeadGroup { queries, head_dim, first, end };
-            attend(&group, |page| store.head(pages[row.input][page], index, head), out);
+            attend(&group, |page| sequences[row.sequence].head(page, index, head), out);
         };
-        if rayon::current_thread_index().is_some() {
-            let items = queries.par_chunks_exact(width).zip(attended.par_chunks_exact_mut(width));
-            items.enumerate().with_min_len(8).for_each(attend_one);
-        } else {
-            let items = queries.chunks_exact(width).zip(attended.chunks_exact_mut(width));
-            items.enumerate().for_each(attend_one);
+        match part.workers {
+            Workers::All => {
+                let items = queries.par_chunks_exact(width).zip(attended.par_chunks_exact_mut(width));
+                items.enumerate().with_min_len(8).for_each(attend_one);
+            }
+            Workers::One => {
+                let items = queries.chunks_exact(width).zip(attended.chunks_exact_mut(width));
+                items.enumerate().for_each(attend_one);
+            }
         }
     }
 
-    fn mlp(&self, layer: &Layer, scratch: &mut Scratch) -> Result<()> {
+    fn mlp(&self, layer: &Layer, scratch: &mut Scratch, workers: Workers) -> Result<()> {
         scratch.normed.clone_from(&scratch.x);
         normalise(&mut scratch.normed, &layer.mlp_norm, self.config.norm_epsilon);
-        let inputs = Inputs::new(&scratch.normed, self.config.hidden_size);
+        let inputs = Inputs::new(&scratch.normed, self.config.hidden_size, workers);
         layer.gate.apply(&inputs, &mut scratch.gate)?;
         layer.up.apply(&inputs, &mut scratch.up)?;
         gate(&mut scratch.gate, &scratch.up);
-        layer.down.apply(&Inputs::new(&scratch.gate, self.config.intermediate_size), &mut scratch.out)?;
+        let inputs = Inputs::new(&scratch.gate, self.config.intermediate_size, workers);
+        layer.down.apply(&inputs, &mut scratch.out)?;
         add(&mut scratch.x, &scratch.out);
         Ok(())
     }
 }
 
-fn write_pages(rows: &[Row], pages: &[&[Page]], layer: usize, store: &mut PageStore, scratch: &Scratch) {
-    let width = scratch.keys.len() / rows.len();
-    let tokens = scratch.keys.chunks_exact(width).zip(scratch.values.chunks_exact(width));
-    for (row, (keys, values)) in rows.iter().zip(tokens) {
-        let page = pages[row.input][row.position / PAGE_TOKENS];
-        store.write(page, layer, row.position % PAGE_TOKENS, keys, values);
+impl Part<'_> {
+    /// Writes the keys and values of all rows.
+    fn write_pages(&mut self, layer: usize, scratch: &Scratch) {
+        let width = scratch.keys.len() / self.rows.len();
+        let tokens = scratch.keys.chunks_exact(width).zip(scratch.values.chunks_exact(width));
+        for (row, (keys, values)) in self.rows.iter().zip(tokens) {
+            self.sequences[row.sequence].write(row.position, layer, keys, values);
+        }
     }
 }
 
@@ -415,4 +524,19 @@ fn keep(matrix: &mut Vec<f32>, wanted: &[bool]) {
         kept += 1;
     }
     matrix.truncate(kept * width);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_as_even_as_their_order_allows() {
+        assert_eq!(even_runs(&[1.0; 8], 2), [4, 4]);
+        assert_eq!(even_runs(&[1.0; 7], 2).iter().sum::<usize>(), 7);
+        assert_eq!(even_runs(&[5.0, 1.0, 1.0, 1.0, 1.0, 1.0], 2), [1, 5]);
+        assert_eq!(even_runs(&[1.0, 1.0, 10.0], 2), [2, 1]);
+        assert_eq!(even_runs(&[1.0], 4), [1]);
+        assert_eq!(even_runs(&[1.0; 12], 3), [4, 4, 4]);
+    }
 }

@@ -26,18 +26,28 @@ enum Weights {
     Library(QMatMul),
 }
 
+/// Who computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workers {
+    /// The calling thread.
+    One,
+    /// All threads of the pool that the caller is in, where there is enough to do.
+    All,
+}
+
 /// The rows `[rows, width]` that go into linear layers, prepared once for all layers that read them.
 #[derive(Debug)]
 pub(crate) struct Inputs<'a> {
     x: &'a [f32],
     width: usize,
+    workers: Workers,
     packed: OnceCell<PackedRows>,
     quantised: OnceCell<QuantisedRows>,
 }
 
 impl<'a> Inputs<'a> {
-    pub fn new(x: &'a [f32], width: usize) -> Self {
-        Self { x, width, packed: OnceCell::new(), quantised: OnceCell::new() }
+    pub fn new(x: &'a [f32], width: usize, workers: Workers) -> Self {
+        Self { x, width, workers, packed: OnceCell::new(), quantised: OnceCell::new() }
     }
 
     fn rows(&self) -> usize {
@@ -86,12 +96,14 @@ impl Linear {
 
     /// Replaces `y` with `x W^T + b`.
     pub fn apply(&self, inputs: &Inputs<'_>, y: &mut Vec<f32>) -> Result<()> {
-        let Inputs { x, width, packed, quantised } = inputs;
+        let Inputs { x, width, workers, packed, quantised } = inputs;
         y.resize(inputs.rows() * self.outputs, 0.0);
         match &self.weights {
-            Weights::Packed(matrix) => matrix.multiply(packed.get_or_init(|| PackedRows::new(x, *width)), y),
+            Weights::Packed(matrix) => {
+                matrix.multiply(packed.get_or_init(|| PackedRows::new(x, *width)), y, *workers);
+            }
             Weights::Quantised(matrix) => {
-                matrix.multiply(quantised.get_or_init(|| QuantisedRows::new(x, *width)), y);
+                matrix.multiply(quantised.get_or_init(|| QuantisedRows::new(x, *width, *workers)), y, *workers);
             }
             Weights::Library(matrix) => {
                 let product = matrix.forward(&Tensor::from_slice(x, (inputs.rows(), *width), &Device::Cpu)?)?;

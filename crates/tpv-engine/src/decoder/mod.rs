@@ -10,6 +10,7 @@ mod kernels;
 mod linear;
 mod packed;
 mod paged;
+mod pages;
 mod quantised;
 mod rope;
 mod source;

@@ -3,18 +3,24 @@
 //! Every output is one chain of fused multiply-adds over the contraction index in ascending order, whatever the number
 //! of rows, so a row's result does not depend on its neighbours: this is what makes a trace the same alone and in a
 //! batch, bit for bit. The weights lie in panels of as many outputs as two of the machine's vectors hold,
-//! [panel][in][output], rows are taken in tiles of 1, 2 or 4, and panels are shared out between threads. A panel is
+//! [panel][in][output], rows are taken in tiles of up to
+//! [`TILE`], and panels are shared out between threads. A panel is
 //! multiplied in stretches of [`STRETCH`] inputs, which stay in the first cache while all tiles pass; the sums wait in the
 //! result meanwhile, which changes no bit.
+//!
+//! Weights that are bf16 numbers, as nearly all published ones are, are stored as such: half the memory and half the bytes to
+//! read. The arithmetic is in f32 all the same, and its results are the same bits.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::linear::Workers;
+
 /// Vectors of outputs in one panel of weights.
 const VECTORS: usize = 2;
 
-/// Rows that one tile holds at most.
-const TILE: usize = 4;
+/// Rows that one tile holds at most: as many sums as a machine with 16 vectors has room for.
+const TILE: usize = 6;
 
 /// Inputs of a panel that are multiplied with all tiles before the next ones.
 const STRETCH: usize = 256;
@@ -25,11 +31,33 @@ const SERIAL_PRODUCTS: usize = 1 << 19;
 /// A weight matrix `[outputs, inputs]`, stored in panels.
 #[derive(Debug, Clone)]
 pub(crate) struct PackedMatrix {
-    panels: Vec<f32>,
+    panels: Panels,
     outputs: usize,
     inputs: usize,
     /// Outputs in a panel.
     panel: usize,
+}
+
+/// The weights, `[panel][in][output]`.
+#[derive(Debug, Clone)]
+enum Panels {
+    F32(Vec<f32>),
+    /// Two weights in a word: the lower bits are of an output in the panel's first vector, the upper of the one in the same
+    /// place of the second.
+    Bf16(Vec<u32>),
+}
+
+/// The bits of an f32 that a bf16 number has.
+const BF16_BITS: u32 = 0xffff_0000;
+
+impl Panels {
+    /// Replaces words by what they stand for; `lanes` words are one input.
+    fn to_f32(words: &[u32], lanes: usize) -> Vec<f32> {
+        let inputs = words.chunks_exact(lanes);
+        let low = |word: &u32| f32::from_bits(word << 16);
+        let high = |word: &u32| f32::from_bits(word & BF16_BITS);
+        inputs.flat_map(|words| words.iter().map(low).chain(words.iter().map(high))).collect()
+    }
 }
 
 /// Outputs in a panel on this machine.
@@ -53,14 +81,29 @@ impl PackedMatrix {
         mut read_rows: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<Self, E> {
         let panel = panel_outputs();
-        let mut panels = vec![0.0; outputs.div_ceil(panel) * panel * inputs];
+        let (count, lanes) = (outputs.div_ceil(panel), panel / VECTORS);
+        let mut panels = Panels::Bf16(Vec::with_capacity(count * lanes * inputs));
         let mut rows = vec![0.0; panel * inputs];
-        for (index, panel_values) in panels.chunks_exact_mut(panel * inputs).enumerate() {
-            let first = index * panel;
-            let rows = &mut rows[..panel.min(outputs - first) * inputs];
-            read_rows(first, rows)?;
-            for (output, row) in rows.chunks_exact(inputs).enumerate() {
-                panel_values[output..].iter_mut().step_by(panel).zip(row).for_each(|(slot, &value)| *slot = value);
+        for first in (0..outputs).step_by(panel) {
+            let values = &mut rows[..panel.min(outputs - first) * inputs];
+            read_rows(first, values)?;
+            rows[panel.min(outputs - first) * inputs..].fill(0.0);
+            let bits = |output: usize, input: usize| rows[output * inputs + input].to_bits();
+            if let Panels::Bf16(words) = &mut panels {
+                if rows.iter().all(|value| value.to_bits() & !BF16_BITS == 0) {
+                    let input =
+                        |input| (0..lanes).map(move |lane| (bits(lane, input) >> 16) | bits(lanes + lane, input));
+                    words.extend((0..inputs).flat_map(input));
+                    continue;
+                }
+                let mut values = Panels::to_f32(words, lanes);
+                values.reserve_exact(count * panel * inputs - values.len());
+                panels = Panels::F32(values);
+            }
+            if let Panels::F32(values) = &mut panels {
+                values.extend(
+                    (0..inputs).flat_map(|input| (0..panel).map(move |output| f32::from_bits(bits(output, input)))),
+                );
             }
         }
         Ok(Self { panels, outputs, inputs, panel })
@@ -68,24 +111,34 @@ impl PackedMatrix {
 
     /// Bytes that the weights take.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.panels)
+        match &self.panels {
+            Panels::F32(values) => size_of_val(&**values),
+            Panels::Bf16(words) => size_of_val(&**words),
+        }
     }
 
     /// `y = x W^T` for y `[rows, outputs]`.
-    pub fn multiply(&self, x: &PackedRows, y: &mut [f32]) {
+    pub fn multiply(&self, x: &PackedRows, y: &mut [f32], workers: Workers) {
+        match &self.panels {
+            Panels::F32(values) => self.multiply_panels(values, self.panel, x, y, workers),
+            Panels::Bf16(words) => self.multiply_panels(words, self.panel / VECTORS, x, y, workers),
+        }
+    }
+
+    /// `width` stored numbers are one input of a panel.
+    fn multiply_panels<W: Weight>(&self, panels: &[W], width: usize, x: &PackedRows, y: &mut [f32], workers: Workers) {
         let rows = y.len() / self.outputs;
         let tiles = &x.tiles;
         let mut by_panel = vec![0.0; self.outputs.div_ceil(self.panel) * rows * self.panel];
         let arch = Arch::new();
-        let panel_size = self.panel * self.inputs;
-        let product = |(out, panel): (&mut [f32], &[f32])| {
+        let product = |(out, panel): (&mut [f32], &[W])| {
             arch.dispatch(PanelProduct { tiles, panel, out });
         };
-        let is_alone = rayon::current_thread_index().is_none();
-        if is_alone || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
-            by_panel.chunks_mut(rows * self.panel).zip(self.panels.chunks(panel_size)).for_each(product);
+        let (out_size, panel_size) = (rows * self.panel, width * self.inputs);
+        if workers == Workers::One || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
+            by_panel.chunks_mut(out_size).zip(panels.chunks(panel_size)).for_each(product);
         } else {
-            by_panel.par_chunks_mut(rows * self.panel).zip(self.panels.par_chunks(panel_size)).for_each(product);
+            by_panel.par_chunks_mut(out_size).zip(panels.par_chunks(panel_size)).for_each(product);
         }
         self.scatter(&by_panel, rows, y);
     }
@@ -99,17 +152,10 @@ impl PackedMatrix {
     }
 }
 
-/// Rows of x, regrouped in tiles; the last tile is filled up with zeros.
+/// Rows of x, regrouped in tiles.
 #[derive(Debug)]
 pub(crate) struct PackedRows {
     tiles: Vec<Tile>,
-}
-
-impl PackedRows {
-    /// Regroups x `[rows, inputs]`.
-    pub fn new(x: &[f32], inputs: usize) -> Self {
-        Self { tiles: pack_tiles(x, inputs) }
-    }
 }
 
 /// `height` rows as [in][height].
@@ -119,10 +165,15 @@ struct Tile {
     values: Vec<f32>,
 }
 
-fn pack_tiles(x: &[f32], inputs: usize) -> Vec<Tile> {
-    x.chunks(TILE * inputs)
-        .map(|rows| {
-            let height = (rows.len() / inputs).next_power_of_two();
+impl PackedRows {
+    /// Regroups x `[rows, inputs]` in tiles of heights as even as possible.
+    pub fn new(x: &[f32], inputs: usize) -> Self {
+        let rows = x.len() / inputs;
+        let count = rows.div_ceil(TILE);
+        let mut rest = x;
+        let tile = |index: usize| {
+            let height = rows / count + usize::from(index < rows % count);
+            let rows = rest.split_off(..height * inputs).expect("the heights add up to the rows");
             let mut values = vec![0.0; height * inputs];
             for (r, row) in rows.chunks_exact(inputs).enumerate() {
                 for (slot, &value) in values[r..].iter_mut().step_by(height).zip(row) {
@@ -130,51 +181,98 @@ fn pack_tiles(x: &[f32], inputs: usize) -> Vec<Tile> {
                 }
             }
             Tile { height, values }
-        })
-        .collect()
+        };
+        Self { tiles: (0..count).map(tile).collect() }
+    }
+}
+
+/// A stored number of a panel.
+trait Weight: Copy + Send + Sync {
+    /// What is loaded at once for one input.
+    type Loaded<S: Simd>: Copy;
+
+    /// A panel, input by input.
+    fn load<S: Simd>(panel: &[Self]) -> &[Self::Loaded<S>];
+
+    /// The weights of one input for all outputs of the panel.
+    fn weights<S: Simd>(simd: S, loaded: Self::Loaded<S>) -> [S::f32s; VECTORS];
+}
+
+impl Weight for f32 {
+    type Loaded<S: Simd> = [S::f32s; VECTORS];
+
+    #[inline(always)]
+    fn load<S: Simd>(panel: &[Self]) -> &[Self::Loaded<S>] {
+        S::as_simd_f32s(panel).0.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(_: S, loaded: Self::Loaded<S>) -> [S::f32s; VECTORS] {
+        loaded
+    }
+}
+
+impl Weight for u32 {
+    type Loaded<S: Simd> = S::u32s;
+
+    #[inline(always)]
+    fn load<S: Simd>(panel: &[Self]) -> &[Self::Loaded<S>] {
+        S::as_simd_u32s(panel).0
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(simd: S, loaded: Self::Loaded<S>) -> [S::f32s; VECTORS] {
+        let low = simd.wrapping_dyn_shl_u32s(loaded, simd.splat_u32s(16));
+        let high = simd.and_u32s(loaded, simd.splat_u32s(BF16_BITS));
+        [simd.transmute_f32s_u32s(low), simd.transmute_f32s_u32s(high)]
+    }
 }
 
 /// The product of all tiles with one panel: `out` is `[rows, panel]` and holds zeros before.
-struct PanelProduct<'a> {
+struct PanelProduct<'a, W> {
     tiles: &'a [Tile],
-    panel: &'a [f32],
+    panel: &'a [W],
     out: &'a mut [f32],
 }
 
-impl WithSimd for PanelProduct<'_> {
+impl<W: Weight> WithSimd for PanelProduct<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (panel, _) = S::as_simd_f32s(self.panel);
-        let (panel, _) = panel.as_chunks::<VECTORS>();
         let (out, _) = S::as_mut_simd_f32s(self.out);
         let (out, _) = out.as_chunks_mut::<VECTORS>();
-        for (stretch, weights) in panel.chunks(STRETCH).enumerate() {
-            for (tile, out) in self.tiles.iter().zip(out.chunks_mut(TILE)) {
+        for (stretch, weights) in W::load::<S>(self.panel).chunks(STRETCH).enumerate() {
+            let mut rest = &mut *out;
+            for tile in self.tiles {
+                let out = rest.split_off_mut(..tile.height).expect("there is a row for each of the tile's");
                 let values = &tile.values[stretch * STRETCH * tile.height..];
                 match tile.height {
-                    1 => tile_product::<S, 1>(simd, values, weights, out),
-                    2 => tile_product::<S, 2>(simd, values, weights, out),
-                    _ => tile_product::<S, TILE>(simd, values, weights, out),
+                    1 => tile_product::<S, W, 1>(simd, values, weights, out),
+                    2 => tile_product::<S, W, 2>(simd, values, weights, out),
+                    3 => tile_product::<S, W, 3>(simd, values, weights, out),
+                    4 => tile_product::<S, W, 4>(simd, values, weights, out),
+                    5 => tile_product::<S, W, 5>(simd, values, weights, out),
+                    _ => tile_product::<S, W, TILE>(simd, values, weights, out),
                 }
             }
         }
     }
 }
 
-/// Adds the product of `ROWS` rows, `[inputs, ROWS]`, and some inputs of a panel to `out`, which may lack the last rows.
+/// Adds the product of `ROWS` rows, `[inputs, ROWS]`, and some inputs of a panel to `out`.
 #[inline(always)]
-fn tile_product<S: Simd, const ROWS: usize>(
+fn tile_product<S: Simd, W: Weight, const ROWS: usize>(
     simd: S,
     values: &[f32],
-    weights: &[[S::f32s; VECTORS]],
+    weights: &[W::Loaded<S>],
     out: &mut [[S::f32s; VECTORS]],
 ) {
     let (inputs, _) = values.as_chunks::<ROWS>();
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     sums.iter_mut().zip(&*out).for_each(|(sum, before)| *sum = *before);
-    for (x, w) in inputs.iter().zip(weights) {
+    for (x, loaded) in inputs.iter().zip(weights) {
+        let w = W::weights(simd, *loaded);
         for row in 0..ROWS {
             let x = simd.splat_f32s(x[row]);
             for vector in 0..VECTORS {
@@ -210,12 +308,48 @@ mod tests {
             let matrix = packed(outputs, inputs);
             let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 31 + 7)).collect();
             let mut y = vec![f32::NAN; rows * outputs];
-            matrix.multiply(&PackedRows::new(&x, inputs), &mut y);
+            matrix.multiply(&PackedRows::new(&x, inputs), &mut y, Workers::One);
             for (index, &got) in y.iter().enumerate() {
                 let (row, output) = (index / outputs, index % outputs);
                 let term = |i| f64::from(x[row * inputs + i]) * f64::from(value(output * inputs + i));
                 let expected: f64 = (0..inputs).map(term).sum();
                 assert!((f64::from(got) - expected).abs() < 1e-5 * inputs as f64, "{got} {expected}");
+            }
+        }
+    }
+
+    /// A matrix of bf16 numbers, but for the last output, which is one more than wanted where `last` is given.
+    fn of_bf16(outputs: usize, inputs: usize, last: Option<f32>) -> PackedMatrix {
+        let read = |first: usize, rows: &mut [f32]| {
+            for (i, slot) in rows.iter_mut().enumerate() {
+                let index = first * inputs + i;
+                let bf16 = f32::from_bits(value(index).to_bits() & BF16_BITS);
+                *slot = last.filter(|_| index / inputs == outputs).unwrap_or(bf16);
+            }
+            Ok::<_, std::convert::Infallible>(())
+        };
+        PackedMatrix::from_rows(outputs + usize::from(last.is_some()), inputs, read).unwrap()
+    }
+
+    #[test]
+    fn bf16_weights_take_half_the_memory_and_give_the_same_bits() {
+        for (rows, outputs, inputs) in [(1, 16, 3), (3, 65, 40), (7, 130, 300), (20, 5, 600)] {
+            let short = of_bf16(outputs, inputs, None);
+            assert!(matches!(short.panels, Panels::Bf16(_)));
+            // One number that is none in bf16, read last, makes the whole matrix f32.
+            let long = of_bf16(outputs, inputs, Some(0.1));
+            assert!(matches!(long.panels, Panels::F32(_)));
+            let panels = |matrix: &PackedMatrix| matrix.outputs.div_ceil(matrix.panel) * matrix.panel * inputs;
+            assert_eq!((short.bytes(), long.bytes()), (2 * panels(&short), 4 * panels(&long)));
+            let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 31 + 7)).collect();
+            let (mut y, mut z) = (vec![0.0; rows * outputs], vec![0.0; rows * (outputs + 1)]);
+            short.multiply(&PackedRows::new(&x, inputs), &mut y, Workers::One);
+            long.multiply(&PackedRows::new(&x, inputs), &mut z, Workers::One);
+            for (y, z) in y.chunks_exact(outputs).zip(z.chunks_exact(outputs + 1)) {
+                assert_eq!(
+                    y.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
+                    z[..outputs].iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                );
             }
         }
     }
@@ -226,14 +360,14 @@ mod tests {
         let matrix = packed(outputs, inputs);
         let x: Vec<f32> = (0..150 * inputs).map(|i| value(i * 17)).collect();
         let mut together = vec![0.0; 150 * outputs];
-        matrix.multiply(&PackedRows::new(&x, inputs), &mut together);
+        matrix.multiply(&PackedRows::new(&x, inputs), &mut together, Workers::One);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let mut on_threads = vec![0.0; 150 * outputs];
-        pool.install(|| matrix.multiply(&PackedRows::new(&x, inputs), &mut on_threads));
+        pool.install(|| matrix.multiply(&PackedRows::new(&x, inputs), &mut on_threads, Workers::All));
         assert!(on_threads == together);
         for rows in [1, 2, 3, 5, 8] {
             let mut alone = vec![0.0; rows * outputs];
-            matrix.multiply(&PackedRows::new(&x[6 * inputs..][..rows * inputs], inputs), &mut alone);
+            matrix.multiply(&PackedRows::new(&x[6 * inputs..][..rows * inputs], inputs), &mut alone, Workers::One);
             assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");
         }
     }

@@ -15,6 +15,8 @@ use half::f16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::linear::Workers;
+
 /// Weights that share a scale.
 pub(crate) const BLOCK: usize = 32;
 
@@ -102,10 +104,9 @@ impl QuantisedMatrix {
     }
 
     /// `y = x W^T` for y `[rows, outputs]`.
-    pub fn multiply(&self, x: &QuantisedRows, y: &mut [f32]) {
+    pub fn multiply(&self, x: &QuantisedRows, y: &mut [f32], workers: Workers) {
         let rows = y.len() / self.outputs;
-        let is_alone = rayon::current_thread_index().is_none();
-        if is_alone || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
+        if workers == Workers::One || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
             let y = y.chunks_exact_mut(self.outputs).collect();
             return self.multiply_part(x, 0, y);
         }
@@ -149,9 +150,9 @@ struct Tile {
 
 impl QuantisedRows {
     /// Quantises x `[rows, inputs]`.
-    pub fn new(x: &[f32], inputs: usize) -> Self {
+    pub fn new(x: &[f32], inputs: usize, workers: Workers) -> Self {
         let tile = |rows: &[f32]| Arch::new().dispatch(QuantiseTile { rows, inputs });
-        let tiles = if rayon::current_thread_index().is_none() || x.len() <= TILE * inputs {
+        let tiles = if workers == Workers::One || x.len() <= TILE * inputs {
             x.chunks(TILE * inputs).map(tile).collect()
         } else {
             x.par_chunks(TILE * inputs).map(tile).collect()
@@ -385,9 +386,9 @@ mod tests {
         f64::from((block[k % BLOCK] * 127.0 / most).round_ties_even()) * scale
     }
 
-    fn product(matrix: &QuantisedMatrix, x: &[f32]) -> Vec<f32> {
+    fn product(matrix: &QuantisedMatrix, x: &[f32], workers: Workers) -> Vec<f32> {
         let mut y = vec![f32::NAN; x.len() / matrix.inputs * matrix.outputs];
-        matrix.multiply(&QuantisedRows::new(x, matrix.inputs), &mut y);
+        matrix.multiply(&QuantisedRows::new(x, matrix.inputs, workers), &mut y, workers);
         y
     }
 
@@ -403,7 +404,7 @@ mod tests {
         for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x: Vec<f32> = (0..2 * 64).map(value).collect();
             x[64 + 40] = broken;
-            let y = product(&matrix, &x);
+            let y = product(&matrix, &x, Workers::One);
             assert!(y[..40].iter().all(|y| y.is_finite()) && y[40..].iter().all(|y| !y.is_finite()), "{broken}");
         }
     }
@@ -412,7 +413,7 @@ mod tests {
     fn agrees_with_the_sum_in_f64() {
         for (rows, outputs, inputs) in [(1, 5, 32), (2, 16, 64), (3, 17, 96), (4, 40, 896), (9, 33, 160)] {
             let x = whole_inputs(rows * inputs);
-            for (index, got) in product(&matrix(outputs, inputs), &x).into_iter().enumerate() {
+            for (index, got) in product(&matrix(outputs, inputs), &x, Workers::One).into_iter().enumerate() {
                 let (row, output) = (index / outputs, index % outputs);
                 let term = |k| f64::from(x[row * inputs + k]) * stored(output, inputs, k);
                 let expected: f64 = (0..inputs).map(term).sum();
@@ -426,7 +427,7 @@ mod tests {
         let (outputs, inputs) = (64, 896);
         let x: Vec<f32> = (0..inputs).map(|i| value(i * 31 + 7)).collect();
         let (mut error, mut size) = (0.0, 0.0);
-        for (output, got) in product(&matrix(outputs, inputs), &x).into_iter().enumerate() {
+        for (output, got) in product(&matrix(outputs, inputs), &x, Workers::One).into_iter().enumerate() {
             let exact: f64 = (0..inputs).map(|k| f64::from(x[k]) * f64::from(value(output * inputs + k))).sum();
             error += (f64::from(got) - exact).powi(2);
             size += exact.powi(2);
@@ -439,14 +440,14 @@ mod tests {
         let (outputs, inputs) = (300, 96);
         let matrix = matrix(outputs, inputs);
         let x: Vec<f32> = (0..70 * inputs).map(|i| value(i * 17)).collect();
-        let together = product(&matrix, &x);
+        let together = product(&matrix, &x, Workers::One);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        assert!(pool.install(|| product(&matrix, &x)) == together);
+        assert!(pool.install(|| product(&matrix, &x, Workers::All)) == together);
         for rows in [1, 2, 3, 5, 8] {
-            let alone = product(&matrix, &x[6 * inputs..][..rows * inputs]);
+            let alone = product(&matrix, &x[6 * inputs..][..rows * inputs], Workers::One);
             assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");
         }
-        let tile = QuantisedRows::new(&x[..4 * inputs], inputs);
+        let tile = QuantisedRows::new(&x[..4 * inputs], inputs, Workers::One);
         let weights = Weights { quants: &matrix.quants[..inputs / BLOCK], scales: &matrix.scales[..inputs / BLOCK] };
         let plain = tile_product::<TILE>(tile.tiles[0].blocks(), weights);
         for (row, sums) in plain.iter().enumerate() {
@@ -472,6 +473,9 @@ mod tests {
             }
         }
         let x = whole_inputs(2 * inputs);
-        assert_eq!(product(&QuantisedMatrix::from_blocks(outputs, inputs, &bytes), &x), product(&expected, &x));
+        assert_eq!(
+            product(&QuantisedMatrix::from_blocks(outputs, inputs, &bytes), &x, Workers::One),
+            product(&expected, &x, Workers::One)
+        );
     }
 }
