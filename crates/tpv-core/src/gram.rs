@@ -154,8 +154,8 @@ impl TargetSums {
     }
 }
 
-/// The sums as plain numbers, for files.
-#[derive(Debug, Clone, PartialEq)]
+/// The sums as plain numbers, for files and for waiting: half of what [`GramSums`] take.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GramParts {
     /// Width of a state, d.
     pub width: usize,
@@ -289,7 +289,14 @@ impl GramSums {
 }
 
 impl GramParts {
-    fn validate(&self) -> Result<(), GramError> {
+    /// Bytes that are held.
+    pub fn bytes(&self) -> usize {
+        let crosses: usize = self.targets.iter().map(|target| target.cross.len()).sum();
+        (self.gram_lower.len() + self.column_sums.len() + crosses) * size_of::<f64>()
+    }
+
+    /// Refuses numbers that no rows can have.
+    pub fn validate(&self) -> Result<(), GramError> {
         let impossible = |reason: String| Err(GramError::Impossible(reason));
         if self.width == 0 {
             return Err(GramError::NoWidth);
@@ -396,12 +403,6 @@ impl GramAccumulator {
     pub fn finish(mut self) -> GramSums {
         self.flush();
         self.sums
-    }
-
-    /// Ends the block and gives its memory back until more rows come.
-    pub fn release(&mut self) {
-        self.flush();
-        self.states = Vec::new();
     }
 
     /// Bytes that are held: the square of `H^T H`, and the block of states where there is one.

@@ -18,7 +18,7 @@ use crate::tensors::{NamedArray, TensorFile, Values, write_tensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use tpv_core::gram::{GramParts, GramSums, LOG_REMAINING, PROGRESS, TargetSums};
+use tpv_core::gram::{GramError, GramParts, GramSums, LOG_REMAINING, PROGRESS, TargetSums};
 use tpv_core::split::{Shard, dealt_part};
 use tpv_core::vector::STATE_TAP;
 
@@ -117,8 +117,7 @@ pub fn sums_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Writes sums, all or nothing; `parts` has one for each of the [`PARTS`].
-pub fn save_sums(path: &Path, record: &SumsRecord, parts: &[&GramSums]) -> Result<()> {
-    let parts: Vec<GramParts> = parts.iter().map(|sums| sums.to_parts()).collect();
+pub fn save_sums(path: &Path, record: &SumsRecord, parts: &[GramParts]) -> Result<()> {
     let pair = |target: &TargetSums| [target.sum, target.sum_of_squares];
     let pairs: Vec<Vec<[f64; 2]>> = parts.iter().map(|part| part.targets.iter().map(pair).collect()).collect();
     let mut arrays = Vec::new();
@@ -141,11 +140,21 @@ pub fn load_record(path: &Path) -> Result<SumsRecord> {
 
 /// Reads sums, one for each of the [`PARTS`].
 pub fn load_sums(path: &Path) -> Result<(SumsRecord, Vec<GramSums>)> {
+    load(path, GramSums::from_parts)
+}
+
+/// Reads sums as plain numbers, one for each of the [`PARTS`].
+pub fn load_parts(path: &Path) -> Result<(SumsRecord, Vec<GramParts>)> {
+    load(path, |part| part.validate().map(|()| part))
+}
+
+fn load<T>(path: &Path, take: impl Fn(GramParts) -> Result<T, GramError>) -> Result<(SumsRecord, Vec<T>)> {
     let file = TensorFile::open(path)?;
     let record = read_record(&file)?;
-    let parts = record.rows().into_iter().enumerate();
-    let parts = parts.map(|(number, rows)| read_part(&file, number, rows, record.run.model.hidden_size));
-    let parts = parts.collect::<Result<_>>()?;
+    let width = record.run.model.hidden_size;
+    let part =
+        |(number, rows)| take(read_part(&file, number, rows, width)?).map_err(|error| file.damaged(error.to_string()));
+    let parts = record.rows().into_iter().enumerate().map(part).collect::<Result<_>>()?;
     Ok((record, parts))
 }
 
@@ -161,7 +170,7 @@ fn read_record(file: &TensorFile) -> Result<SumsRecord> {
     Ok(record)
 }
 
-fn read_part(file: &TensorFile, number: usize, rows: u64, width: usize) -> Result<GramSums> {
+fn read_part(file: &TensorFile, number: usize, rows: u64, width: usize) -> Result<GramParts> {
     let triangle = width.checked_add(1).and_then(|next| next.checked_mul(width)).map(|twice| twice / 2);
     let triangle = triangle.ok_or_else(|| file.damaged(format!("its width {width} cannot be")))?;
     let array = |what: &str, len| file.vector_f64(&format!("part_{number}.{what}"), Some(len));
@@ -170,14 +179,13 @@ fn read_part(file: &TensorFile, number: usize, rows: u64, width: usize) -> Resul
         let cross = array(&format!("cross_{name}"), width)?;
         Ok(TargetSums { name: name.into(), cross, sum: sums[0], sum_of_squares: sums[1] })
     };
-    let parts = GramParts {
+    Ok(GramParts {
         width,
         rows,
         gram_lower: array("gram_lower", triangle)?,
         column_sums: array("column_sums", width)?,
         targets: TARGETS.into_iter().map(target).collect::<Result<_>>()?,
-    };
-    GramSums::from_parts(parts).map_err(|error| file.damaged(error.to_string()))
+    })
 }
 
 /// The sums of several files.
@@ -203,8 +211,7 @@ pub fn merge_sums(paths: &[PathBuf]) -> Result<MergedSums> {
             None => merged = Some(parts),
             Some(sums) => {
                 let mut pairs = sums.iter_mut().zip(&parts);
-                let mismatch =
-                    |error: tpv_core::gram::GramError| DataError::damaged(path, error.to_string(), "sum again");
+                let mismatch = |error: GramError| DataError::damaged(path, error.to_string(), "sum again");
                 pairs.try_for_each(|(sum, more)| sum.merge(more)).map_err(mismatch)?;
             }
         }
@@ -263,7 +270,7 @@ mod tests {
 
     fn save(path: &Path, problems: &[usize], run: RunConfig) -> PathBuf {
         let (record, parts) = sums_of(problems, run);
-        save_sums(path, &record, &parts.iter().collect::<Vec<_>>()).unwrap();
+        save_sums(path, &record, &numbers(&parts)).unwrap();
         path.into()
     }
 
@@ -279,6 +286,7 @@ mod tests {
         let (record, parts) = load_sums(&path).unwrap();
         assert_eq!(record, expected);
         assert_eq!(numbers(&parts), numbers(&expected_parts));
+        assert_eq!(load_parts(&path).unwrap(), (expected.clone(), numbers(&expected_parts)));
         assert_eq!(load_record(&path).unwrap(), expected);
     }
 
@@ -324,7 +332,7 @@ mod tests {
 
         let (mut record, parts) = sums_of(&[3], run(42));
         record.state_tap = "before_norm".into();
-        save_sums(&at("tap"), &record, &parts.iter().collect::<Vec<_>>()).unwrap();
+        save_sums(&at("tap"), &record, &numbers(&parts)).unwrap();
         assert!(refused(&at("tap")).contains("were taken at \"before_norm\", this program reads \"final_post_norm\""));
     }
 
@@ -335,7 +343,7 @@ mod tests {
         let good = fs::read(&path).unwrap();
         for (name, bytes) in hostile_copies(&good) {
             fs::write(&path, bytes).unwrap();
-            assert!(load_sums(&path).is_err(), "{name}");
+            assert!(load_sums(&path).is_err() && load_parts(&path).is_err(), "{name}");
         }
         let mut with_nan = good.clone();
         let end = with_nan.len();
@@ -344,7 +352,8 @@ mod tests {
         assert!(load_sums(&path).unwrap_err().to_string().contains("not a finite number"));
         let (mut record, parts) = sums_of(&[0], run(42));
         record.thoughts.clear();
-        save_sums(&path, &record, &parts.iter().collect::<Vec<_>>()).unwrap();
+        save_sums(&path, &record, &numbers(&parts)).unwrap();
         assert!(load_sums(&path).unwrap_err().to_string().contains("there are sums, but no rows"));
+        assert!(load_parts(&path).unwrap_err().to_string().contains("there are sums, but no rows"));
     }
 }

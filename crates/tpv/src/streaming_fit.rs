@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tpv_core::gram::{GramAccumulator, Parallelism};
-use tpv_core::split::Shard;
+use tpv_core::gram::{GramAccumulator, GramParts, GramSums, Parallelism};
+use tpv_core::split::{Shard, dealt_part};
 use tpv_data::run::RunConfig;
 use tpv_data::source::{LeftOut, TraceHeader, TraceSource};
 use tpv_data::sums::{
-    PARTS, SummedThought, SumsRecord, TARGETS, load_record, load_sums, save_sums, sums_file, sums_files,
+    PARTS, SummedThought, SumsRecord, TARGETS, load_parts, load_record, save_sums, sums_file, sums_files,
 };
 use tpv_data::trace::TraceStore;
 
@@ -27,7 +27,8 @@ const SHARE_OF_SAVING: u32 = 20;
 pub struct StreamingFit {
     path: PathBuf,
     record: SumsRecord,
-    parts: Vec<GramAccumulator>,
+    /// Each part as plain numbers, but for the one that a problem is being added to.
+    parts: Vec<GramParts>,
     /// Problems that are still to be added, in order.
     waiting: VecDeque<usize>,
     /// Problems whose states leave the disk with the next saving.
@@ -55,15 +56,14 @@ impl StreamingFit {
             path,
         };
         if fit.path.exists() {
-            let (record, parts) = load_sums(&fit.path)?;
+            let (record, parts) = load_parts(&fit.path)?;
             refuse_another_run(&fit.path, &record, run)?;
             fit.record = record;
-            fit.parts = parts.into_iter().map(|sums| GramAccumulator::resume(sums, Parallelism::All)).collect();
+            fit.parts = parts;
         } else {
-            let new = || GramAccumulator::new(run.model.hidden_size, &TARGETS, Parallelism::All);
-            fit.parts = (0..PARTS).map(|_| new()).collect::<Result<_, _>>()?;
+            fit.parts = vec![GramSums::new(run.model.hidden_size, &TARGETS)?.to_parts(); PARTS];
         }
-        fit.peak_bytes = fit.parts.iter().map(GramAccumulator::bytes).sum();
+        fit.peak_bytes = fit.waiting_bytes();
         let elsewhere = in_other_files(store.folder(), &fit.path)?;
         fit.waiting = problems.filter(|problem| !fit.record.holds(*problem) && !elsewhere.contains(problem)).collect();
         fit.waiting.make_contiguous().sort_unstable();
@@ -108,7 +108,17 @@ impl StreamingFit {
         Ok((self.path, self.record))
     }
 
+    fn waiting_bytes(&self) -> usize {
+        self.parts.iter().map(GramParts::bytes).sum()
+    }
+
+    /// Adds all thoughts of a problem to the part that it belongs to.
     fn add(&mut self, store: &TraceStore, problem: usize) -> Result<()> {
+        let part = dealt_part(problem as u64, PARTS);
+        let waiting = std::mem::take(&mut self.parts[part]);
+        let own_bytes = waiting.bytes();
+        let mut sums = GramAccumulator::resume(GramSums::from_parts(waiting)?, Parallelism::All);
+        let square_bytes = sums.bytes();
         for header in store.of_problem(problem) {
             let reason = match header.unusable() {
                 Some(reason) => Some(reason.to_owned()),
@@ -116,12 +126,15 @@ impl StreamingFit {
             };
             match reason {
                 Some(reason) => self.record.left_out.push(LeftOut { trace: header.id.to_string(), reason }),
-                None => self.add_thought(store, header)?,
+                None => self.add_thought(store, header, &mut sums)?,
             }
         }
         self.record.problems.push(problem);
+        // The square becomes plain numbers again when the block is gone.
+        let most = sums.bytes().max(square_bytes + own_bytes);
+        self.peak_bytes = self.peak_bytes.max(self.waiting_bytes() + most);
         // Blocks end with the problem, so that where a run was cut makes no difference.
-        self.parts.iter_mut().for_each(GramAccumulator::release);
+        self.parts[part] = sums.finish().to_parts();
         if !store.run().states_kept {
             self.to_be_dropped.push(problem);
         }
@@ -129,11 +142,10 @@ impl StreamingFit {
         Ok(())
     }
 
-    fn add_thought(&mut self, store: &TraceStore, header: &TraceHeader) -> Result<()> {
+    fn add_thought(&mut self, store: &TraceStore, header: &TraceHeader, sums: &mut GramAccumulator) -> Result<()> {
         let thought = SummedThought { trace: header.id, thinking_tokens: header.thinking_tokens };
-        add_trace(store, header.id, &mut self.parts[thought.part()])?;
+        add_trace(store, header.id, sums)?;
         self.record.thoughts.push(thought);
-        self.peak_bytes = self.peak_bytes.max(self.parts.iter().map(GramAccumulator::bytes).sum());
         Ok(())
     }
 
@@ -142,8 +154,7 @@ impl StreamingFit {
             return Ok(());
         }
         let start = Instant::now();
-        let parts: Vec<_> = self.parts.iter_mut().map(|part| part.sums()).collect();
-        save_sums(&self.path, &self.record, &parts)?;
+        save_sums(&self.path, &self.record, &self.parts)?;
         for problem in self.to_be_dropped.drain(..) {
             store.drop_states(problem)?;
         }
