@@ -229,10 +229,10 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     let cross = CrossFits::fit(&sums, &manifest, args)?;
     let traces = Traces::read(&*source, &manifest, &heads, cross.as_ref(), &sums, console, &bar)?;
     bar.finish_and_clear();
-    let calibrated = || cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose();
-    let (calibration, reading) = rayon::join(calibrated, || measure_readings(&traces, args));
-    let calibration = calibration?;
-    let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref(), reading?)?;
+    // One after the other: each uses all threads, and together they would hold the columns of both.
+    let calibration = cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose()?;
+    let reading = measure_readings(&traces, args)?;
+    let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref(), reading)?;
     let vector = vector(args, &manifest, &all, &refit, calibration.as_ref(), &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
