@@ -190,7 +190,7 @@ def ours(args, line):
 def generate_line(args, out, more=""):
     return (f"generate --model {args.model} --dataset thinker --dtype f32 --end_problem_index {args.problems} "
             f"--generations_per_problem {args.generations} --max_new_tokens {args.max_new_tokens} --threads {args.threads} "
-            f"--max_batch {args.max_batch} --output_dir {out} {more}")
+            f"--output_dir {out} {more}" + (f" --max_batch {args.max_batch}" if args.max_batch else ""))
 
 
 def write_drawn(args, out):
@@ -297,7 +297,7 @@ def main():
     parser.add_argument("--problems", type=int, default=30)
     parser.add_argument("--generations", type=int, default=5)
     parser.add_argument("--max_new_tokens", type=int, default=1024)
-    parser.add_argument("--max_batch", type=int, default=32)
+    parser.add_argument("--max_batch", type=int, help="of ours; its own default if not given")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--role", choices=["generate", "prepare", "train"], help=argparse.SUPPRESS)

@@ -271,10 +271,7 @@ impl<'a> Scores<'a> {
         let logits = &self.logits[first..(first + BLOCK).min(self.logits.len())];
         let Some((alpha, shift)) = self.shift else { return logits };
         let block = &mut buffer[..logits.len()];
-        for ((score, &logit), &s) in block.iter_mut().zip(logits).zip(&shift[first..]) {
-            // The bounds keep an overflowing product from meeting a logit of minus infinity as plus infinity.
-            *score = logit + (alpha * s).clamp(f32::MIN, f32::MAX);
-        }
+        Arch::new().dispatch(AddShift { logits, alpha, shift: &shift[first..], block });
         block
     }
 
@@ -307,7 +304,8 @@ impl<'a> Scores<'a> {
 
     /// The lowest token with the greatest score.
     fn first_of(self, best: Best) -> u32 {
-        let position = self.block(best.block, &mut [0.0; BLOCK]).iter().position(|&score| score == best.score);
+        let position =
+            Arch::new().dispatch(Find { scores: self.block(best.block, &mut [0.0; BLOCK]), wanted: best.score });
         (best.block + position.expect("the score was taken from this block")) as u32
     }
 
@@ -324,22 +322,80 @@ impl<'a> Scores<'a> {
     }
 }
 
-/// The greatest of some scores; `None` when one is not a number.
-fn block_max(scores: &[f32]) -> Option<f32> {
-    let (sixteens, tail) = scores.as_chunks::<16>();
-    let mut best = [f32::NEG_INFINITY; 16];
-    let mut broken = [false; 16];
-    for sixteen in sixteens {
-        for lane in 0..16 {
-            broken[lane] |= sixteen[lane].is_nan();
-            best[lane] = if sixteen[lane] > best[lane] { sixteen[lane] } else { best[lane] };
+/// `block = logits + alpha * shift`, by the widest vectors that the machine has.
+struct AddShift<'a, 'b> {
+    logits: &'a [f32],
+    alpha: f32,
+    shift: &'a [f32],
+    block: &'b mut [f32],
+}
+
+impl WithSimd for AddShift<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for ((score, &logit), &s) in self.block.iter_mut().zip(self.logits).zip(self.shift) {
+            // The bounds keep an overflowing product from meeting a logit of minus infinity as plus infinity.
+            *score = logit + (self.alpha * s).clamp(f32::MIN, f32::MAX);
         }
     }
-    for (lane, &score) in tail.iter().enumerate() {
-        broken[lane] |= score.is_nan();
-        best[lane] = best[lane].max(score);
+}
+
+/// The place of the first score that is the wanted one.
+struct Find<'a> {
+    scores: &'a [f32],
+    wanted: f32,
+}
+
+impl WithSimd for Find<'_> {
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Option<usize> {
+        let Self { scores, wanted } = self;
+        for (first, chunk) in (0..).step_by(32).zip(scores.chunks(32)) {
+            let mut found = 0;
+            for score in chunk {
+                found |= u32::from(*score == wanted);
+            }
+            if found != 0 {
+                return chunk.iter().position(|score| *score == wanted).map(|place| first + place);
+            }
+        }
+        None
     }
-    (!broken.contains(&true)).then(|| best.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// The greatest of some scores; `None` when one is not a number.
+fn block_max(scores: &[f32]) -> Option<f32> {
+    Arch::new().dispatch(BlockMax { scores })
+}
+
+struct BlockMax<'a> {
+    scores: &'a [f32],
+}
+
+impl WithSimd for BlockMax<'_> {
+    type Output = Option<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Option<f32> {
+        let (lines, tail) = self.scores.as_chunks::<32>();
+        let mut best = [f32::NEG_INFINITY; 32];
+        let mut broken = [0u32; 32];
+        for line in lines {
+            for lane in 0..32 {
+                broken[lane] |= u32::from(line[lane].is_nan());
+                best[lane] = if line[lane] > best[lane] { line[lane] } else { best[lane] };
+            }
+        }
+        for (lane, &score) in tail.iter().enumerate() {
+            broken[lane] |= u32::from(score.is_nan());
+            best[lane] = best[lane].max(score);
+        }
+        (broken == [0; 32]).then(|| best.into_iter().fold(f32::NEG_INFINITY, f32::max))
+    }
 }
 
 /// One of the tokens that are certain (plus infinity), each as likely as the others.

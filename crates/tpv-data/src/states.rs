@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A buffer holds as many whole states as fit into so many bytes, but at least one.
-const BUFFER_BYTES: usize = 4096;
+const BUFFER_BYTES: usize = 8192;
 /// Buffers that lie one after the other in the file.
 const BUFFERS_OF_AN_EXTENT: usize = 256;
 
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn memory_does_not_grow_with_the_thought() {
         let folder = tempfile::tempdir().unwrap();
-        for (width, most) in [(192, 4096), (5120, 10240)] {
+        for (width, most) in [(192, 8192), (5120, 10240)] {
             let spill = Spill::new(folder.path());
             let mut writer = spill.writer(StatesDtype::F16, width);
             assert_eq!(writer.bytes_in_memory(), 0, "a sample that waits holds nothing");
@@ -356,8 +356,8 @@ mod tests {
     fn a_folder_that_is_gone_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::new(&folder.path().join("gone"));
-        let mut writer = spill.writer(StatesDtype::F32, 1024);
-        let text = writer.push(&[0.5; 1024]).unwrap_err().to_string();
+        let mut writer = spill.writer(StatesDtype::F32, 2048);
+        let text = writer.push(&[0.5; 2048]).unwrap_err().to_string();
         assert!(text.contains("gone: cannot keep states in a temporary file of this folder"), "{text}");
         assert!(text.ends_with("check the path"), "{text}");
     }

@@ -55,6 +55,10 @@ impl LoadOptions {
     }
 }
 
+/// Samples in flight where nothing speaks against it. Of a model that lies in the processor's cache fewer are better, four for
+/// each thread: the keys and values of more would push each other and the weights out.
+const MAX_BATCH: usize = 32;
+
 /// A model that is ready to be stepped.
 pub struct Loaded {
     /// The engine.
@@ -68,6 +72,8 @@ pub struct Loaded {
     pub weights_per_step: usize,
     /// Bytes that the weights take in memory; `None` when they lie on a device.
     pub weight_memory: Option<usize>,
+    /// Samples in flight that suit the model and the machine, where nothing else is asked for.
+    pub max_batch: usize,
 }
 
 /// Loads a model.
@@ -163,7 +169,8 @@ fn build(
     let options = CpuOptions { dtype, dtype_name, kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
     let weight_memory = Some(engine.model().weight_bytes());
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory })
+    let max_batch = if engine.model().is_cached() { (4 * threads).clamp(8, MAX_BATCH) } else { MAX_BATCH };
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory, max_batch })
 }
 
 /// On GPUs weights are floats, whatever the file holds.
@@ -183,7 +190,8 @@ fn build_on_gpu(
     let weights_per_step = config.weights_per_step();
     let kv_tokens = options.kv_bound(&config, dtype.size_in_bytes());
     let engine = TensorDecoder::load(config, source, device, dtype, kv_tokens)?;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory: None })
+    let weight_memory = None;
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory, max_batch: MAX_BATCH })
 }
 
 /// Hashes the shape, the norms at both ends and some rows of the embedding.

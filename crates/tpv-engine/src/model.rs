@@ -78,7 +78,7 @@ impl TextModel {
         source: &ModelSource,
         text: &TextFiles,
         options: &LoadOptions,
-        limits: DecodeLimits,
+        max_batch: Option<usize>,
     ) -> Result<Self> {
         let config = text.tokenizer_config.as_deref().map(TokenizerConfig::from_bytes).transpose()?;
         let tokenizer = Tokenizer::from_bytes(&text.tokenizer)?;
@@ -114,6 +114,7 @@ impl TextModel {
             notices.push("no tokens write \"Wait\": deadlines with wait=yes do not wait".into());
         }
         let vocabulary = ModelVocabulary::new(Arc::clone(&tokenizer), eos, think_end.clone(), wait.unwrap_or_default());
+        let limits = DecodeLimits { max_batch: max_batch.unwrap_or(loaded.max_batch), ..DecodeLimits::default() };
         let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
         let config = config.unwrap_or_default();
         let chat_template = ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)?;

@@ -1,5 +1,7 @@
 //! Models of named shapes with random weights, for benchmarks that need no download.
 
+use half::bf16;
+
 use crate::config::{DecoderConfig, RopeConfig, RopePairing, RopeScaling};
 use crate::decoder::{EmbeddingTable, Linear, LinearShape, WeightSource};
 use crate::error::{EngineError, Result};
@@ -76,7 +78,8 @@ impl RandomWeights {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            *slot = ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * spread;
+            // Rounded as published weights are.
+            *slot = bf16::from_f32(((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * spread).to_f32();
         }
     }
 }

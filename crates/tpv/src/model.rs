@@ -10,7 +10,6 @@ use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{DownloadProgress, Hub};
 use tpv_data::model_files::{ModelForm, resolve_model, resolve_text};
 use tpv_data::problems::{DatasetSpec, Fields, ProblemSet};
-use tpv_engine::decode::DecodeLimits;
 use tpv_engine::device::{DeviceChoice, DtypeChoice};
 use tpv_engine::load::{LoadOptions, ModelSource};
 use tpv_engine::model::{PromptStyle, TextFiles, TextModel};
@@ -25,9 +24,8 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
         // Tokens are chosen on the process's own pool, which is set once, by the first model.
         drop(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global());
     }
-    let limits = DecodeLimits { max_batch: args.max_batch, ..DecodeLimits::default() };
     let (source, text, revision) = locate(name, args, console)?;
-    let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, limits)
+    let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, args.max_batch)
         .with_context(|| format!("model {name} cannot be used"))?;
     model.notices.iter().for_each(|notice| console.notice(notice));
     Ok(model)

@@ -324,12 +324,14 @@ mod tests {
     use super::super::reader::ReadingFilter;
     use super::super::synthetic::traces;
     use super::*;
+    use std::sync::Arc;
 
     /// The share of readings whose interval holds the truth, and the mean error of progress.
     fn coverage_and_error(calibration: &Calibration, traces: &[HeadTrace]) -> (f64, f64) {
         let (mut held, mut error, mut count) = (0.0, 0.0, 0.0);
+        let shared = Arc::new(calibration.clone());
         for trace in traces {
-            let mut filter = ReadingFilter::new(Some(calibration.clone()), None);
+            let mut filter = ReadingFilter::new(Some(Arc::clone(&shared)), None);
             for (position, values) in trace.steps() {
                 let reading = filter.push(position, position, values);
                 let left = reading.remaining_tokens.expect("finite values");

@@ -29,6 +29,7 @@ use crate::fit::FitError;
 use crate::metrics::{Figures, MetricsError, ReadingTrace, measure, paired_difference};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Version of [`ReadingReport`]'s JSON form.
 pub const REPORT_VERSION: u32 = 1;
@@ -203,7 +204,8 @@ pub fn evaluate(
 ) -> Result<ReadingReport, EvaluationError> {
     traces.iter().try_for_each(HeadTrace::check)?;
     let baselines = Baselines::fit(known_lengths)?;
-    let mut thoughts: Vec<Measured> = traces.par_iter().map(|trace| Measured::new(trace, calibration)).collect();
+    let shared = calibration.cloned().map(Arc::new);
+    let mut thoughts: Vec<Measured> = traces.par_iter().map(|trace| Measured::new(trace, shared.as_ref())).collect();
     thoughts.retain(|thought| !thought.steps.is_empty());
     let wanted = Source::ALL.into_par_iter().filter(|&source| source != Source::Calibrated || calibration.is_some());
     let series: Vec<Series> = wanted.map(|source| baselines.series(source, &thoughts)).collect();
@@ -243,8 +245,8 @@ struct Measured<'a> {
 }
 
 impl<'a> Measured<'a> {
-    fn new(trace: &'a HeadTrace, calibration: Option<&Calibration>) -> Self {
-        let mut filter = calibration.map(|calibration| ReadingFilter::new(Some(calibration.clone()), None));
+    fn new(trace: &'a HeadTrace, calibration: Option<&Arc<Calibration>>) -> Self {
+        let mut filter = calibration.map(|calibration| ReadingFilter::new(Some(Arc::clone(calibration)), None));
         let (mut steps, mut smoothed, mut highest) = (Vec::new(), None, 0f32);
         let mut stopwatch = Stopwatch::new(trace);
         for (position, values) in trace.steps() {

@@ -19,13 +19,13 @@ pub const PAPER_EMA_WEIGHT: f32 = 0.1;
 #[derive(Debug, Clone)]
 pub struct ReadingModel {
     vector: ProgressVector,
-    calibration: Option<Calibration>,
+    calibration: Option<Arc<Calibration>>,
 }
 
 impl ReadingModel {
     /// Joins a vector and a calibration; without the head for remaining tokens a calibration is of no use and left out.
     pub fn new(vector: &ProgressVector, calibration: Option<&Calibration>) -> Self {
-        let calibration = calibration.filter(|_| vector.log_remaining.is_some()).cloned();
+        let calibration = calibration.filter(|_| vector.log_remaining.is_some()).cloned().map(Arc::new);
         Self { vector: ProgressVector { calibration: None, pattern: None, ..vector.clone() }, calibration }
     }
 
@@ -70,18 +70,18 @@ pub struct ReadingFilter {
 
 #[derive(Debug, Clone)]
 enum FilterState {
-    Calibrated(Box<Calibration>, FeatureFilter),
+    Calibrated(Arc<Calibration>, FeatureFilter),
     Smoothed(Option<f32>),
 }
 
 impl ReadingFilter {
     /// A filter at the start of a thought.
-    pub fn new(calibration: Option<Calibration>, budget_tokens: Option<u32>) -> Self {
+    pub fn new(calibration: Option<Arc<Calibration>>, budget_tokens: Option<u32>) -> Self {
         let stall_tokens = calibration.as_ref().map(|calibration| calibration.stall_tokens);
         let state = match calibration {
             Some(calibration) => {
                 let filter = FeatureFilter::new(calibration.log_remaining_max());
-                FilterState::Calibrated(Box::new(calibration), filter)
+                FilterState::Calibrated(calibration, filter)
             }
             None => FilterState::Smoothed(None),
         };

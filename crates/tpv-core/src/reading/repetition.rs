@@ -81,6 +81,10 @@ impl RepetitionDetector {
 
     fn repeats(&self, period: usize) -> bool {
         let end = self.recent.len();
+        // Nearly all periods end here, without a comparison of slices.
+        if self.recent[end - 1] != self.recent[end - 1 - period] {
+            return false;
+        }
         self.recent[end - LOOK_EVERY..] == self.recent[end - LOOK_EVERY - period..end - period]
     }
 

@@ -97,6 +97,11 @@ impl Decoder {
         self.engine.kv_tokens()
     }
 
+    /// Most samples in flight at once.
+    pub fn max_batch(&self) -> usize {
+        self.limits.max_batch
+    }
+
     /// Samples that wait, read their prompt or generate.
     pub fn samples_in_flight(&self) -> usize {
         self.waiting.iter().map(|g| g.samples.len()).sum::<usize>() + self.slots_taken()

@@ -268,6 +268,11 @@ impl CpuDecoder {
         }
     }
 
+    /// Whether the weights may stay in the processor's last cache.
+    pub fn is_cached(&self) -> bool {
+        self.weight_bytes <= CACHED_WEIGHTS
+    }
+
     /// How many inputs each part of a step takes, and who computes a part.
     fn cut(&self, ledger: &PageLedger, inputs: &[StepInput<'_>]) -> (Vec<usize>, Workers) {
         let threads = self.threads.current_num_threads();
@@ -277,7 +282,7 @@ impl CpuDecoder {
         if threads == 1 || total < SERIAL_STEP as f64 {
             return (vec![inputs.len()], Workers::One);
         }
-        if self.weight_bytes <= CACHED_WEIGHTS {
+        if self.is_cached() {
             let lengths = even_runs(&costs, threads);
             let mut rest = costs.as_slice();
             let sums = lengths.iter().map(|&length| rest.split_off(..length).expect("within").iter().sum::<f64>());
@@ -484,8 +489,13 @@ impl Model {
                 items.enumerate().with_min_len(8).for_each(attend_one);
             }
             Workers::One => {
-                let items = queries.chunks_exact(width).zip(attended.chunks_exact_mut(width));
-                items.enumerate().for_each(attend_one);
+                // Head by head, so that rows that share pages find them in the cache.
+                for head in 0..kv_heads {
+                    for item in (head..rows.len() * kv_heads).step_by(kv_heads) {
+                        let at = item * width..(item + 1) * width;
+                        attend_one((item, (&queries[at.clone()], &mut attended[at])));
+                    }
+                }
             }
         }
     }

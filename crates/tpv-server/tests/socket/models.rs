@@ -19,7 +19,7 @@ pub fn thinker() -> TextModel {
         config: Some(tpv_thinker::CONFIG.into()),
         chat_template: None,
     };
-    TextModel::load("thinker", None, &source, &text, &LoadOptions::default(), DecodeLimits::default()).unwrap()
+    TextModel::load("thinker", None, &source, &text, &LoadOptions::default(), Some(32)).unwrap()
 }
 
 /// A vector that reads something and, pushed, ends the thinking: the row of `</think>` itself.

@@ -29,7 +29,7 @@ pub fn run(args: &DemoArgs, console: &Console) -> Result<()> {
     let (traces, dataset, vector, responses) =
         (folder("traces"), folder("dataset"), folder("vector"), folder("responses"));
     let (fit, end) = (args.fit_problems, FIRST_TRIED + usize::from(args.try_problems));
-    let model = "--model thinker --dataset thinker --max_batch 128";
+    let model = "--model thinker --dataset thinker";
     let generate = format!("generate {model} --end_problem_index {fit} --generations_per_problem 2");
     step(&generate, &[("--output_dir", &traces)], console)?;
     step("prepare", &[("--input_dir", &traces), ("--output_dir", &dataset)], console)?;

@@ -231,7 +231,7 @@ fn measure_speed(args: &GenerateArgs, problem: &Problem, samples: usize, model: 
         logit_bias: Vec::new(),
         stop_texts: Vec::new(),
     };
-    let samples = (0..samples.min(args.run.max_batch)).map(sample).collect();
+    let samples = (0..samples.min(model.decoder.max_batch())).map(sample).collect();
     model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
     let mut count = Count::default();
     while count.0 == 0 && model.decoder.step(&mut count)? {}

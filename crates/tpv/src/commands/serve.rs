@@ -1,6 +1,6 @@
 //! `tpv serve`: the model behind an OpenAI-compatible API, with a page.
 
-use crate::args::{ReasoningArg, ServeArgs};
+use crate::args::{ReasoningArg, RunArgs, ServeArgs};
 use crate::console::Console;
 use crate::model::open_model;
 use crate::vectors::find;
@@ -23,7 +23,9 @@ pub fn run(args: &ServeArgs, console: &Console) -> Result<()> {
     let server = Server::start(config(args)?)?;
     let url = format!("http://{}", server.address());
     console.say(format!("loading {} ...", args.model));
-    let model = open_model(&args.model, &args.run, console)?;
+    // As many as the limits admit: what is admitted should not wait for a slot.
+    let run = RunArgs { max_batch: Some(max_batch(args)), ..args.run.clone() };
+    let model = open_model(&args.model, &run, console)?;
     let vector = served_vector(args, &model, console)?;
     let server = server.load(Served { model, vector })?;
     console.say(format!("the page is at {url}/, the API at {url}/v1; Ctrl-C stops"));
@@ -31,6 +33,10 @@ pub fn run(args: &ServeArgs, console: &Console) -> Result<()> {
     server.run(|| console.check_interrupted().is_err());
     console.say("stopped");
     Ok(())
+}
+
+fn max_batch(args: &ServeArgs) -> usize {
+    args.run.max_batch.unwrap_or(Limits::default().max_batch)
 }
 
 fn config(args: &ServeArgs) -> Result<ServerConfig> {
@@ -45,7 +51,7 @@ fn config(args: &ServeArgs) -> Result<ServerConfig> {
         allowed_origins: args.allow_origin.clone(),
     };
     let limits = Limits {
-        max_batch: args.run.max_batch,
+        max_batch: max_batch(args),
         max_queue: args.max_queue,
         max_per_client: args.max_per_client.unwrap_or(usize::MAX),
         max_body_bytes: args.max_body_bytes,
