@@ -68,8 +68,8 @@ pub struct Loaded {
     /// SHA-256 in hexadecimal of the model's shape and of some of its weights: the same for the same weights under any
     /// name and in any safetensors layout.
     pub fingerprint: String,
-    /// Weights that one decode step reads.
-    pub weights_per_step: usize,
+    /// Bytes of weights that one decode step reads: all but the embedding, of which it reads rows.
+    pub step_bytes: usize,
     /// Bytes that the weights take in memory; `None` when they lie on a device.
     pub weight_memory: Option<usize>,
     /// Samples in flight that suit the model and the machine, where nothing else is asked for.
@@ -163,14 +163,13 @@ fn build(
     notices: Vec<String>,
 ) -> Result<Loaded> {
     let fingerprint = fingerprint(&config, source)?;
-    let weights_per_step = config.weights_per_step();
     let threads = thread_count(options.threads);
     let kv_tokens = options.kv_bound(&config, size_of::<f32>());
     let options = CpuOptions { dtype, dtype_name, kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
-    let weight_memory = Some(engine.model().weight_bytes());
+    let (step_bytes, weight_memory) = (engine.model().step_bytes(), Some(engine.model().weight_bytes()));
     let max_batch = if engine.model().is_cached() { (4 * threads).clamp(8, MAX_BATCH) } else { MAX_BATCH };
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory, max_batch })
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, max_batch })
 }
 
 /// On GPUs weights are floats, whatever the file holds.
@@ -187,11 +186,11 @@ fn build_on_gpu(
         DtypeChoice::F16 => DType::F16,
         DtypeChoice::Bf16 | DtypeChoice::Q8_0 => DType::BF16,
     };
-    let weights_per_step = config.weights_per_step();
+    let step_bytes = config.weights_per_step() * dtype.size_in_bytes();
     let kv_tokens = options.kv_bound(&config, dtype.size_in_bytes());
     let engine = TensorDecoder::load(config, source, device, dtype, kv_tokens)?;
     let weight_memory = None;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weights_per_step, weight_memory, max_batch: MAX_BATCH })
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, max_batch: MAX_BATCH })
 }
 
 /// Hashes the shape, the norms at both ends and some rows of the embedding.

@@ -35,7 +35,7 @@ pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, Sampl
 use sample::{Active, Start};
 
 /// Logits of a step below which one thread chooses all tokens: waking others would take longer.
-const SERIAL_LOGITS: usize = 1 << 14;
+const SERIAL_LOGITS: usize = 1 << 16;
 
 /// The decode loop over one engine.
 pub struct Decoder {

@@ -268,6 +268,11 @@ impl CpuDecoder {
         }
     }
 
+    /// Bytes of weights that a step reads.
+    pub fn step_bytes(&self) -> usize {
+        self.weight_bytes - self.model.embedding.bytes()
+    }
+
     /// Whether the weights may stay in the processor's last cache.
     pub fn is_cached(&self) -> bool {
         self.weight_bytes <= CACHED_WEIGHTS

@@ -115,7 +115,7 @@ fn bench(
     let load_peak = before.zip(peak).map(|(before, peak)| (peak - before) as f64).filter(|_| is_first);
     let memory_rate = (spec.device == "cpu").then(|| read_bandwidth(thread_count(options.threads)));
     let prefill_tokens_per_sec = prefill(&mut *loaded.engine, args.prompt_tokens)?;
-    let weight_bytes = loaded.weights_per_step as f64 * bytes_per_weight(&spec.dtype);
+    let weight_bytes = loaded.step_bytes as f64;
     let mut decode = Vec::new();
     let mut engine = loaded.engine;
     for &batch in &args.batch {
@@ -165,14 +165,6 @@ fn load(model: &str, options: &LoadOptions, args: &BenchArgs, console: &Console)
         Ok(config) => random_model(config, options)?,
         Err(_) => load_model(&open_source(model, &args.run, console)?, options)?,
     })
-}
-
-fn bytes_per_weight(dtype: &str) -> f64 {
-    match dtype {
-        "f32" => 4.0,
-        "q8_0" => 34.0 / 32.0,
-        _ => 2.0,
-    }
 }
 
 fn made_up_tokens(spec: &ModelSpec, seed: usize, count: usize) -> Vec<u32> {

@@ -75,9 +75,11 @@ fn run(decoder: &mut Decoder, batch: usize, pairs: usize, bare: &mut Vec<f64>, m
     // As in a run, but that there is no folder of a run: most states go to the system's folder of temporary files.
     let spill = Spill::new(&std::env::temp_dir());
     let width = decoder.spec().hidden_size;
-    for &sample in &samples {
-        let states = KeptStates { writer: spill.writer(StatesDtype::F16, width), thinking_only: false };
-        sink.with_states.start(sample, (), Some(states));
+    for (number, &sample) in samples.iter().enumerate() {
+        let mut writer = spill.writer(StatesDtype::F16, width);
+        // Samples that began at different times do not fill their buffers in the same step.
+        (0..number).try_for_each(|_| writer.push(&vec![0.0; width]))?;
+        sink.with_states.start(sample, (), Some(KeptStates { writer, thinking_only: false }));
         sink.without.start(sample, (), None);
     }
     while sink.tokens_of(|sink| decoder.step(sink))? < batch as u64 {}
