@@ -104,7 +104,7 @@ struct Part<'a> {
 
 /// What a part is computed in and into, kept between steps for its memory.
 #[derive(Debug, Default)]
-struct Bench {
+struct Workspace {
     scratch: Scratch,
     output: StepOutput,
 }
@@ -155,7 +155,7 @@ pub(crate) struct CpuDecoder {
     weight_bytes: usize,
     store: PageStore,
     /// One for each part of a step.
-    benches: Vec<Bench>,
+    workspaces: Vec<Workspace>,
     threads: ThreadPool,
     /// Steps that were begun in parts.
     steps: Arc<AtomicUsize>,
@@ -186,7 +186,7 @@ impl CpuDecoder {
                 weight_bytes: model.weight_bytes(),
                 model,
                 store,
-                benches: Vec::new(),
+                workspaces: Vec::new(),
                 threads,
                 steps: Arc::default(),
             },
@@ -225,14 +225,19 @@ fn even_runs(costs: &[f64], count: usize) -> Vec<usize> {
 }
 
 /// Computes each part on a thread of its own, the first on the calling one.
-fn side_by_side(threads: &ThreadPool, model: &Model, parts: &mut [Part<'_>], benches: &mut [Bench]) -> Result<()> {
+fn side_by_side(
+    threads: &ThreadPool,
+    model: &Model,
+    parts: &mut [Part<'_>],
+    workspaces: &mut [Workspace],
+) -> Result<()> {
     let mut results: Vec<Result<()>> = parts.iter().map(|_| Ok(())).collect();
     let working = AtomicUsize::new(parts.len());
     threads.in_place_scope(|scope| {
-        let mut jobs = parts.iter_mut().zip(benches).zip(&mut results).map(|((part, bench), result)| {
+        let mut jobs = parts.iter_mut().zip(workspaces).zip(&mut results).map(|((part, workspace), result)| {
             let working = &working;
             move || {
-                *result = model.forward(part, bench);
+                *result = model.forward(part, workspace);
                 working.fetch_sub(1, Ordering::Release);
             }
         });
@@ -326,14 +331,14 @@ impl PagedModel for CpuDecoder {
                 workers,
             });
         }
-        self.benches.resize_with(parts.len().max(self.benches.len()), Bench::default);
-        let (model, benches) = (&self.model, &mut self.benches[..parts.len()]);
+        self.workspaces.resize_with(parts.len().max(self.workspaces.len()), Workspace::default);
+        let (model, workspaces) = (&self.model, &mut self.workspaces[..parts.len()]);
         let result = match (&mut parts[..], workers) {
-            ([part], Workers::One) => model.forward(part, &mut benches[0]),
-            ([part], Workers::All) => self.threads.install(|| model.forward(part, &mut benches[0])),
+            ([part], Workers::One) => model.forward(part, &mut workspaces[0]),
+            ([part], Workers::All) => self.threads.install(|| model.forward(part, &mut workspaces[0])),
             (parts, _) => {
                 self.steps.fetch_add(1, Ordering::Release);
-                let result = side_by_side(&self.threads, model, parts, benches);
+                let result = side_by_side(&self.threads, model, parts, workspaces);
                 self.stay_awake();
                 result
             }
@@ -341,9 +346,9 @@ impl PagedModel for CpuDecoder {
         let count = parts.len();
         let taken: Vec<TakenPages> = parts.into_iter().flat_map(|part| part.sequences).map(|it| it.taken).collect();
         inputs.iter().zip(taken).for_each(|(input, taken)| self.store.put_back(pages_of(input), taken));
-        let (first, others) = self.benches[..count].split_first_mut().expect("a step has at least one part");
+        let (first, others) = self.workspaces[..count].split_first_mut().expect("a step has at least one part");
         std::mem::swap(output, &mut first.output);
-        for Bench { output: part, .. } in others {
+        for Workspace { output: part, .. } in others {
             output.hidden_post_norm.extend_from_slice(&part.hidden_post_norm);
             output.logits.extend_from_slice(&part.logits);
         }
@@ -398,8 +403,8 @@ impl Model {
         (tokens * (self.products_per_token() + attention)) as f64
     }
 
-    fn forward(&self, part: &mut Part<'_>, bench: &mut Bench) -> Result<()> {
-        let (Bench { scratch, output }, workers) = (bench, part.workers);
+    fn forward(&self, part: &mut Part<'_>, workspace: &mut Workspace) -> Result<()> {
+        let (Workspace { scratch, output }, workers) = (workspace, part.workers);
         output.hidden_post_norm.clear();
         output.logits.clear();
         self.embedding.look_up(&part.tokens, self.config.hidden_size, &mut scratch.x)?;
