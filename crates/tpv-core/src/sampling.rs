@@ -369,33 +369,20 @@ impl WithSimd for Find<'_> {
 
 /// The greatest of some scores; `None` when one is not a number.
 fn block_max(scores: &[f32]) -> Option<f32> {
-    Arch::new().dispatch(BlockMax { scores })
-}
-
-struct BlockMax<'a> {
-    scores: &'a [f32],
-}
-
-impl WithSimd for BlockMax<'_> {
-    type Output = Option<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Option<f32> {
-        let (lines, tail) = self.scores.as_chunks::<32>();
-        let mut best = [f32::NEG_INFINITY; 32];
-        let mut broken = [0u32; 32];
-        for line in lines {
-            for lane in 0..32 {
-                broken[lane] |= u32::from(line[lane].is_nan());
-                best[lane] = if line[lane] > best[lane] { line[lane] } else { best[lane] };
-            }
+    let (sixteens, tail) = scores.as_chunks::<16>();
+    let mut best = [f32::NEG_INFINITY; 16];
+    let mut broken = [false; 16];
+    for sixteen in sixteens {
+        for lane in 0..16 {
+            broken[lane] |= sixteen[lane].is_nan();
+            best[lane] = if sixteen[lane] > best[lane] { sixteen[lane] } else { best[lane] };
         }
-        for (lane, &score) in tail.iter().enumerate() {
-            broken[lane] |= u32::from(score.is_nan());
-            best[lane] = best[lane].max(score);
-        }
-        (broken == [0; 32]).then(|| best.into_iter().fold(f32::NEG_INFINITY, f32::max))
     }
+    for (lane, &score) in tail.iter().enumerate() {
+        broken[lane] |= score.is_nan();
+        best[lane] = best[lane].max(score);
+    }
+    (!broken.contains(&true)).then(|| best.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
 /// One of the tokens that are certain (plus infinity), each as likely as the others.
