@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use crate::config::DecoderConfig;
+use crate::decode::DecodeLimits;
 use crate::decoder::{CpuDecoder, CpuOptions, TensorDecoder, WeightSource};
 use crate::device::{DeviceChoice, DtypeChoice, choose_dtype, open_device, thread_count};
 use crate::engine::Engine;
@@ -55,9 +56,12 @@ impl LoadOptions {
     }
 }
 
-/// Samples in flight where nothing speaks against it. Of a model that lies in the processor's cache fewer are better, four for
-/// each thread: the keys and values of more would push each other and the weights out.
-const MAX_BATCH: usize = 32;
+/// Samples in flight that suit a model. Of one that lies in the processor's cache fewer than usual are better, four for each
+/// thread: the keys and values of more would push each other and the weights out.
+fn suitable_batch(is_cached: bool, threads: usize) -> usize {
+    let usual = DecodeLimits::default().max_batch;
+    if is_cached { (4 * threads).clamp(8, usual) } else { usual }
+}
 
 /// A model that is ready to be stepped.
 pub struct Loaded {
@@ -168,7 +172,7 @@ fn build(
     let options = CpuOptions { dtype, dtype_name, kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
     let (step_bytes, weight_memory) = (engine.model().step_bytes(), Some(engine.model().weight_bytes()));
-    let max_batch = if engine.model().is_cached() { (4 * threads).clamp(8, MAX_BATCH) } else { MAX_BATCH };
+    let max_batch = suitable_batch(engine.model().is_cached(), threads);
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, max_batch })
 }
 
@@ -189,8 +193,8 @@ fn build_on_gpu(
     let step_bytes = config.weights_per_step() * dtype.size_in_bytes();
     let kv_tokens = options.kv_bound(&config, dtype.size_in_bytes());
     let engine = TensorDecoder::load(config, source, device, dtype, kv_tokens)?;
-    let weight_memory = None;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, max_batch: MAX_BATCH })
+    let (weight_memory, max_batch) = (None, DecodeLimits::default().max_batch);
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, max_batch })
 }
 
 /// Hashes the shape, the norms at both ends and some rows of the embedding.

@@ -327,4 +327,48 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn heads_that_share_keys_attend_as_they_would_alone() {
+        let (width, heads, end) = (20, 2 * HEADS + 3, RUN + 41);
+        let page = |seed: usize| -> Vec<f32> { (0..width * PAGE_TOKENS).map(|i| value(seed + i)).collect() };
+        let pages: Vec<_> = (0..end.div_ceil(PAGE_TOKENS)).map(|i| (page(i * 700), page(i * 700 + 90_000))).collect();
+        let page = |i: usize| HeadPage { keys: &pages[i].0, values: &pages[i].1 };
+        let queries: Vec<f32> = (0..heads * width).map(|i| value(i * 3 + 1) / 4.0).collect();
+        let attended = |queries: &[f32]| {
+            let mut out = vec![f32::NAN; queries.len()];
+            attend(&HeadGroup { queries, head_dim: width, first: 5, end }, page, &mut out);
+            out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let alone: Vec<u32> = queries.chunks_exact(width).flat_map(attended).collect();
+        assert!(alone.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+        assert_eq!(attended(&queries), alone);
+    }
+
+    #[test]
+    fn what_lies_behind_the_last_position_is_not_read() {
+        for end in [1, 31, 33, 64, 71] {
+            let width = 8;
+            let filled = |rest: f32| {
+                let keys = (0..width * PAGE_TOKENS).map(|i| value(i * 5));
+                let values = (0..width * PAGE_TOKENS).map(|i| value(i * 3 + 7));
+                let (mut keys, mut values): (Vec<f32>, Vec<f32>) = (keys.collect(), values.collect());
+                for slot in (end - 1) % PAGE_TOKENS + 1..PAGE_TOKENS {
+                    keys.iter_mut().skip(slot).step_by(PAGE_TOKENS).for_each(|key| *key = rest);
+                    values[slot * width..][..width].fill(rest);
+                }
+                (keys, values)
+            };
+            let attended = |last: &(Vec<f32>, Vec<f32>)| {
+                let (full, mut out) = (filled(0.0), vec![0.0; width]);
+                let page = |i: usize| if i == (end - 1) / PAGE_TOKENS { last } else { &full };
+                let group = HeadGroup { queries: &[0.5; 8], head_dim: width, first: 0, end };
+                attend(&group, |i| HeadPage { keys: &page(i).0, values: &page(i).1 }, &mut out);
+                out
+            };
+            let clean = attended(&filled(0.0));
+            assert!(clean.iter().all(|x| x.is_finite()));
+            assert_eq!(attended(&filled(f32::NAN)), clean, "{end}");
+        }
+    }
 }

@@ -295,7 +295,9 @@ impl CpuDecoder {
         if self.is_cached() {
             let lengths = even_runs(&costs, threads);
             let mut rest = costs.as_slice();
-            let sums = lengths.iter().map(|&length| rest.split_off(..length).expect("within").iter().sum::<f64>());
+            let sums = lengths
+                .iter()
+                .map(|&length| rest.split_off(..length).expect("the lengths are of these costs").iter().sum::<f64>());
             let heaviest = sums.fold(0.0, f64::max);
             if heaviest * threads as f64 <= total * MOST_UNEVEN {
                 return (lengths, Workers::One);
