@@ -56,11 +56,11 @@ impl LoadOptions {
     }
 }
 
-/// Samples in flight that suit a model. Of one that lies in the processor's cache fewer than usual are better, four for each
+/// Samples in flight that suit a model. Of one that lies in the processor's cache fewer than usual are better, three for each
 /// thread: the keys and values of more would push each other and the weights out.
 fn suitable_batch(is_cached: bool, threads: usize) -> usize {
     let usual = DecodeLimits::default().max_batch;
-    if is_cached { (4 * threads).clamp(8, usual) } else { usual }
+    if is_cached { (3 * threads).clamp(6, usual) } else { usual }
 }
 
 /// A model that is ready to be stepped.

@@ -79,9 +79,15 @@ struct Record {
     finishes: BTreeMap<SampleId, FinishEvent>,
     in_flight: usize,
     most_in_flight: usize,
+    /// Reports of how much of a prompt was read.
+    prompt_reports: usize,
 }
 
 impl DecodeSink for Record {
+    fn prompt(&mut self, _: SampleId, _: usize, _: usize) {
+        self.prompt_reports += 1;
+    }
+
     fn token(&mut self, sample: SampleId, event: TokenEvent, _: &[f32]) {
         if event.index == 0 {
             self.in_flight += 1;
@@ -219,6 +225,48 @@ fn samples_of_one_prompt_share_its_prefill_and_may_outnumber_the_batch() {
     let (ids, record) = run(&mut decoder, prompt(1, (0..10).map(|_| sample(0.0)).collect()));
     assert_eq!((ids.len(), record.finishes.len()), (10, 10));
     assert_eq!(record.most_in_flight, 4);
+    assert_eq!(record.prompt_reports, 10, "the prompt is read once for all of them");
+}
+
+#[test]
+fn samples_enter_one_by_one_as_slots_become_free() {
+    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 3, prefill_chunk: 512 });
+    let mut record = Record::default();
+    // Two prompts whose samples end at different times.
+    let limited = |limit| SampleRequest { max_new_tokens: limit, ..sample(0.0) };
+    let mut ids = decoder.submit(prompt(5, [2, 9, 4, 7, 3].map(limited).into())).unwrap();
+    ids.extend(decoder.submit(prompt(5, [6, 2, 5].map(limited).into())).unwrap());
+    let count = |record: &Record| record.tokens.values().map(Vec::len).sum::<usize>();
+    while decoder.samples_waiting() > 0 {
+        let before = count(&record);
+        decoder.step(&mut record).unwrap();
+        assert_eq!(count(&record) - before, 3, "no slot is empty while a sample waits");
+    }
+    decoder.run(&mut record).unwrap();
+    let begun: Vec<SampleId> = ids.iter().copied().filter(|id| record.tokens.contains_key(id)).collect();
+    assert_eq!(begun, ids);
+    let tokens: Vec<usize> = ids.iter().map(|id| record.tokens[id].len()).collect();
+    assert_eq!(tokens, [2, 9, 4, 7, 3, 6, 2, 5]);
+    assert_eq!((record.most_in_flight, decoder.kv_tokens().0), (3, 0));
+    let alone = run(&mut decoder, prompt(5, vec![limited(7)])).1;
+    let events = |events: &Vec<TokenEvent>| events.iter().cloned().map(without_times).collect::<Vec<_>>();
+    let late = events(&record.tokens[&ids[3]]);
+    assert_eq!(late, events(alone.tokens.values().next().unwrap()), "a late sample begins where the prompt ended");
+}
+
+#[test]
+fn a_sample_that_waits_for_a_slot_can_be_cancelled_after_its_prompt_was_read() {
+    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 1, prefill_chunk: 512 });
+    let mut record = Record::default();
+    let ids = decoder.submit(prompt(5, (0..3).map(|_| sample(0.0)).collect())).unwrap();
+    step_until(&mut decoder, &mut record, ids[0], 2);
+    decoder.cancel(ids[1]);
+    decoder.step(&mut record).unwrap();
+    assert_eq!(record.finishes[&ids[1]].reason, FinishReason::Cancelled);
+    decoder.cancel(ids[2]);
+    decoder.run(&mut record).unwrap();
+    assert_eq!(record.finishes[&ids[0]].reason, FinishReason::Stop, "its neighbour goes on");
+    assert_eq!((record.finishes.len(), decoder.kv_tokens().0), (3, 0), "the prompt is let go");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Who may enter the decode loop: requests are checked, and prompts wait until slots and KV memory are free for them.
 //!
-//! A sample enters only when its longest possible sequence has room, so nothing in flight ever runs out of memory.
+//! A sample enters only when its longest possible sequence has room, so nothing in flight ever runs out of memory. Prompts
+//! take their turn in the order in which they came: a prompt is read once its first sample has a slot, its other samples
+//! enter one by one as slots become free, and the next prompt is read when no sample of those before it waits.
 
 use std::time::Instant;
 
 use super::Decoder;
-use super::queue::{Group, PrefillGroup, Queued, drop_cancelled};
+use super::queue::{Group, Prefill, Queued};
 use super::request::{DecodeSink, PromptRequest, SampleId, SampleRequest};
 use crate::error::{EngineError, Result};
 use crate::kv::PAGE_TOKENS;
@@ -19,25 +21,27 @@ impl Decoder {
         self.next_id += request.samples.len() as u64;
         let ids: Vec<SampleId> = (first..self.next_id).map(SampleId).collect();
         let queued = request.samples.into_iter().zip(&ids);
-        let mut samples: Vec<Queued> = queued.map(|(request, &id)| Queued { id, request, cancelled: false }).collect();
+        let queued = queued.map(|(request, &id)| Queued { id, request, admitted: false, cancelled: false });
+        let mut samples: Vec<Queued> = queued.collect();
         while !samples.is_empty() {
             let rest = samples.split_off(self.group_size(&request.tokens, &samples));
             let (tokens, phase) = (request.tokens.clone(), request.phase.clone());
-            self.waiting.push_back(Group { tokens, phase, samples, submitted });
+            self.groups.push_back(Group { tokens, phase, samples, submitted, prefill: None });
             samples = rest;
         }
         Ok(ids)
     }
 
-    /// How many of these samples can be in flight together at most.
+    /// How many of these samples the KV memory can hold together: no more may share a prompt, which is kept until the last
+    /// of them has entered.
     fn group_size(&self, prompt: &[u32], samples: &[Queued]) -> usize {
-        let Some(capacity) = self.engine.kv_tokens().1 else { return samples.len().min(self.limits.max_batch) };
+        let Some(capacity) = self.engine.kv_tokens().1 else { return samples.len() };
         let mut reserved = 0;
         let fits = samples.iter().take_while(|queued| {
             reserved += self.reservation(prompt.len(), &queued.request);
             reserved <= capacity
         });
-        fits.count().clamp(1, self.limits.max_batch)
+        fits.count().max(1)
     }
 
     fn check(&self, request: &PromptRequest) -> Result<()> {
@@ -89,53 +93,75 @@ impl Decoder {
         tokens.next_multiple_of(PAGE_TOKENS)
     }
 
+    /// Samples that generate or are about to.
     pub(super) fn slots_taken(&self) -> usize {
-        self.active.len() + self.reading_prompt.iter().map(|prefill| prefill.group.samples.len()).sum::<usize>()
+        self.active.len() + self.open_groups().map(|group| group.admitted().count()).sum::<usize>()
+    }
+
+    /// The prompts of which samples have been admitted: the first ones.
+    fn open_groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().take_while(|group| group.prefill.is_some() || group.admitted().next().is_some())
     }
 
     fn tokens_reserved(&self) -> usize {
-        let prefilling = self.reading_prompt.iter().map(|prefill| self.group_reservation(&prefill.group));
-        self.active.iter().map(|active| active.reserved_tokens).sum::<usize>() + prefilling.sum::<usize>()
+        let active = self.active.iter().map(|active| active.reserved_tokens).sum::<usize>();
+        active + self.open_groups().map(|group| self.group_reservation(group)).sum::<usize>()
     }
 
+    /// KV tokens for the admitted samples of a group, and for the prompt, which is kept for those that are not.
     fn group_reservation(&self, group: &Group) -> usize {
-        group.samples.iter().map(|queued| self.reservation(group.tokens.len(), &queued.request)).sum()
-    }
-
-    fn has_room(&self, group: &Group) -> bool {
-        let slots = self.slots_taken() + group.samples.len() <= self.limits.max_batch;
-        let capacity = self.engine.kv_tokens().1.unwrap_or(usize::MAX);
-        slots && self.tokens_reserved() + self.group_reservation(group) <= capacity
+        let admitted = group.admitted().map(|queued| self.reservation(group.tokens.len(), &queued.request));
+        let prompt = if group.waiting() > 0 { group.tokens.len().next_multiple_of(PAGE_TOKENS) } else { 0 };
+        admitted.sum::<usize>() + prompt
     }
 
     /// Lets go of the samples that were cancelled before they generated.
     pub(super) fn drop_cancelled(&mut self, sink: &mut dyn DecodeSink) {
-        if !std::mem::take(&mut self.has_cancelled) {
-            return;
+        if std::mem::take(&mut self.has_cancelled) {
+            self.groups.iter_mut().for_each(|group| group.drop_cancelled(sink));
+            self.drop_empty_groups();
         }
-        self.waiting.iter_mut().for_each(|group| drop_cancelled(group, sink));
-        self.waiting.retain(|group| !group.samples.is_empty());
+    }
+
+    /// Lets go of the prompts that have no samples left.
+    pub(super) fn drop_empty_groups(&mut self) {
         let engine = &mut self.engine;
-        self.reading_prompt.retain_mut(|prefill| {
-            drop_cancelled(&mut prefill.group, sink);
-            let is_wanted = !prefill.group.samples.is_empty();
-            if !is_wanted {
+        self.groups.retain(|group| {
+            let is_wanted = !group.samples.is_empty();
+            if let Some(prefill) = group.prefill.as_ref().filter(|_| !is_wanted) {
                 engine.close(prefill.sequence);
             }
             is_wanted
         });
     }
 
-    /// Opens sequences for waiting prompts while there is room.
+    /// Admits samples while there is room, those of earlier prompts first.
     pub(super) fn admit(&mut self) -> Result<()> {
-        while let Some(group) = self.waiting.pop_front() {
-            if !self.has_room(&group) {
-                self.waiting.push_front(group);
+        for place in 0..self.groups.len() {
+            while self.admit_one(place)? {}
+            if self.groups[place].waiting() > 0 {
                 break;
             }
-            let sequence = self.engine.open()?;
-            self.reading_prompt.push(PrefillGroup { group, sequence, tokens_read: 0, chunk: 0 });
         }
         Ok(())
+    }
+
+    /// Admits the next sample of the prompt at this place, if there is one and room for it.
+    fn admit_one(&mut self, place: usize) -> Result<bool> {
+        let Some(next) = self.groups[place].samples.iter().position(|queued| !queued.admitted) else {
+            return Ok(false);
+        };
+        if self.slots_taken() >= self.limits.max_batch {
+            return Ok(false);
+        }
+        self.groups[place].samples[next].admitted = true;
+        if self.engine.kv_tokens().1.is_some_and(|capacity| self.tokens_reserved() > capacity) {
+            self.groups[place].samples[next].admitted = false;
+            return Ok(false);
+        }
+        if self.groups[place].prefill.is_none() {
+            self.groups[place].prefill = Some(Prefill::new(self.engine.open()?));
+        }
+        Ok(true)
     }
 }

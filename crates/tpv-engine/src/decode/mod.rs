@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Samples of one prompt share its prefill: the prompt is read once, and its sequence is forked. Samples enter and
-//! leave at any step. Alpha 0 takes the same path as no vector at all.
+//! leave at any step, one by one. Alpha 0 takes the same path as no vector at all.
 
 mod admission;
 mod queue;
@@ -30,7 +30,7 @@ use tpv_core::policy::Policy;
 use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
 use crate::error::Result;
 use crate::vocabulary::Vocabulary;
-use queue::{Group, PrefillGroup, Queued};
+use queue::{Group, Queued};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use sample::{Active, Start};
 
@@ -42,8 +42,8 @@ pub struct Decoder {
     engine: Box<dyn Engine>,
     vocabulary: Arc<dyn Vocabulary>,
     limits: DecodeLimits,
-    waiting: VecDeque<Group>,
-    reading_prompt: Vec<PrefillGroup>,
+    /// Prompts with samples that do not generate yet, in the order in which they came.
+    groups: VecDeque<Group>,
     /// Whether a sample that does not generate yet was cancelled since the last step.
     has_cancelled: bool,
     active: Vec<Active>,
@@ -59,8 +59,7 @@ impl Decoder {
             engine,
             vocabulary,
             limits,
-            waiting: VecDeque::new(),
-            reading_prompt: Vec::new(),
+            groups: VecDeque::new(),
             has_cancelled: false,
             active: Vec::new(),
             output: StepOutput::default(),
@@ -70,9 +69,8 @@ impl Decoder {
 
     /// Gives the engine back; what is in flight is dropped.
     pub fn into_engine(mut self) -> Box<dyn Engine> {
-        let active = self.active.iter().map(|active| active.sequence);
-        let sequences: Vec<SequenceId> =
-            active.chain(self.reading_prompt.iter().map(|prefill| prefill.sequence)).collect();
+        let prompts = self.groups.iter().filter_map(|group| group.prefill.as_ref()).map(|prefill| prefill.sequence);
+        let sequences: Vec<SequenceId> = self.active.iter().map(|active| active.sequence).chain(prompts).collect();
         sequences.into_iter().for_each(|sequence| self.engine.close(sequence));
         self.engine
     }
@@ -104,12 +102,12 @@ impl Decoder {
 
     /// Samples that wait, read their prompt or generate.
     pub fn samples_in_flight(&self) -> usize {
-        self.waiting.iter().map(|g| g.samples.len()).sum::<usize>() + self.slots_taken()
+        self.active.len() + self.groups.iter().map(|group| group.samples.len()).sum::<usize>()
     }
 
     /// Samples that wait for a slot.
     pub fn samples_waiting(&self) -> usize {
-        self.waiting.iter().map(|g| g.samples.len()).sum()
+        self.groups.iter().map(Group::waiting).sum()
     }
 
     /// Stops a sample; its [`DecodeSink::finish`] comes with the next step. Unknown samples are ignored.
@@ -154,9 +152,7 @@ impl Decoder {
     }
 
     fn queued_mut(&mut self, sample: SampleId) -> Option<&mut Queued> {
-        let prefilling = self.reading_prompt.iter_mut().map(|prefill| &mut prefill.group);
-        let mut queued = self.waiting.iter_mut().chain(prefilling).flat_map(|group| &mut group.samples);
-        queued.find(|queued| queued.id == sample)
+        self.groups.iter_mut().flat_map(|group| &mut group.samples).find(|queued| queued.id == sample)
     }
 
     /// Runs until nothing is in flight.
@@ -170,8 +166,8 @@ impl Decoder {
         self.retire(sink);
         self.drop_cancelled(sink);
         self.admit()?;
-        if self.active.is_empty() && self.reading_prompt.is_empty() {
-            return Ok(!self.waiting.is_empty());
+        if self.slots_taken() == 0 {
+            return Ok(!self.groups.is_empty());
         }
         self.run_engine()?;
         self.collect(sink)?;
@@ -181,8 +177,9 @@ impl Decoder {
 
     fn run_engine(&mut self) -> Result<()> {
         let mut room = self.limits.prefill_chunk;
-        for prefill in &mut self.reading_prompt {
-            prefill.chunk = room.min(prefill.group.tokens.len() - prefill.tokens_read);
+        for group in &mut self.groups {
+            let Some(prefill) = &mut group.prefill else { break };
+            prefill.chunk = room.min(group.tokens.len() - prefill.tokens_read);
             room -= prefill.chunk;
         }
         let decodes = self.active.iter().map(|active| StepInput {
@@ -190,42 +187,49 @@ impl Decoder {
             tokens: std::slice::from_ref(&active.last_token),
             wants_output: true,
         });
-        let prefills = self.reading_prompt.iter().filter(|prefill| prefill.chunk > 0).map(|prefill| {
+        let prefills = self.groups.iter().filter_map(|group| group.prefill.as_ref().map(|prefill| (group, prefill)));
+        let prefills = prefills.filter(|(_, prefill)| prefill.chunk > 0).map(|(group, prefill)| {
             let end = prefill.tokens_read + prefill.chunk;
-            let tokens = &prefill.group.tokens[prefill.tokens_read..end];
-            StepInput { sequence: prefill.sequence, tokens, wants_output: end == prefill.group.tokens.len() }
+            let tokens = &group.tokens[prefill.tokens_read..end];
+            StepInput { sequence: prefill.sequence, tokens, wants_output: end == group.tokens.len() }
         });
         let inputs: Vec<StepInput<'_>> = decodes.chain(prefills).collect();
-        self.engine.step(&inputs, &mut self.output)
+        if inputs.is_empty() { Ok(()) } else { self.engine.step(&inputs, &mut self.output) }
+    }
+
+    /// Counts what was read of each prompt and keeps what its samples begin with.
+    fn note_prompts(&mut self, sink: &mut dyn DecodeSink) {
+        let (d, v) = (self.engine.spec().hidden_size, self.engine.spec().vocab_size);
+        let mut row = self.active.len();
+        for group in &mut self.groups {
+            let Some(prefill) = group.prefill.as_mut().filter(|prefill| prefill.chunk > 0) else { continue };
+            prefill.tokens_read += std::mem::take(&mut prefill.chunk);
+            let total = group.tokens.len();
+            group.samples.iter().for_each(|queued| sink.prompt(queued.id, prefill.tokens_read, total));
+            if prefill.tokens_read == total {
+                prefill.hidden_post_norm = self.output.hidden_post_norm[row * d..(row + 1) * d].to_vec();
+                prefill.logits = self.output.logits[row * v..(row + 1) * v].to_vec();
+                row += 1;
+            }
+        }
     }
 
     /// Turns the rows of the last engine step into tokens.
     fn collect(&mut self, sink: &mut dyn DecodeSink) -> Result<()> {
         let now = Instant::now();
+        self.note_prompts(sink);
         let decoded = self.active.len();
-        let mut row = decoded;
-        let mut rows: Vec<usize> = (0..decoded).collect();
-        for mut prefill in std::mem::take(&mut self.reading_prompt) {
-            prefill.tokens_read += prefill.chunk;
-            let total = prefill.group.tokens.len();
-            if prefill.chunk > 0 {
-                prefill.group.samples.iter().for_each(|queued| sink.prompt(queued.id, prefill.tokens_read, total));
-            }
-            if prefill.tokens_read < total {
-                self.reading_prompt.push(prefill);
-                continue;
-            }
-            let before = self.active.len();
-            self.start_samples(prefill)?;
-            rows.extend(std::iter::repeat_n(row, self.active.len() - before));
-            row += 1;
-        }
+        let beginnings = self.start_samples()?;
         let (d, v) = (self.engine.spec().hidden_size, self.engine.spec().vocab_size);
         let max_positions = self.engine.spec().max_positions;
-        let (hidden, logits) = (&self.output.hidden_post_norm, &self.output.logits);
+        let StepOutput { hidden_post_norm, logits } = &self.output;
+        let decoded =
+            (0..decoded).map(|row| (&hidden_post_norm[row * d..(row + 1) * d], &logits[row * v..(row + 1) * v]));
+        let begun = beginnings.into_iter().filter_map(|place| self.groups[place].prefill.as_ref());
+        let begun = begun.map(|prefill| (&prefill.hidden_post_norm[..], &prefill.logits[..]));
+        let rows: Vec<(&[f32], &[f32])> = decoded.chain(begun).collect();
         let vocabulary = &*self.vocabulary;
-        let advance = |(active, &row): (&mut Active, &usize)| {
-            let (state, logits) = (&hidden[row * d..(row + 1) * d], &logits[row * v..(row + 1) * v]);
+        let advance = |(active, &(state, logits)): (&mut Active, &(&[f32], &[f32]))| {
             let advance = || active.advance(state, logits, vocabulary, max_positions, now);
             // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
             catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|_| {
@@ -239,28 +243,39 @@ impl Decoder {
         } else {
             self.active.par_iter_mut().zip(&rows).map(advance).collect()
         };
-        for ((active, row), event) in self.active.iter().zip(rows).zip(events) {
+        for ((active, (state, _)), event) in self.active.iter().zip(rows).zip(events) {
             if let Some(event) = event {
-                sink.token(active.id, event, &hidden[row * d..(row + 1) * d]);
+                sink.token(active.id, event, state);
             }
         }
+        self.drop_empty_groups();
         Ok(())
     }
 
-    fn start_samples(&mut self, prefill: PrefillGroup) -> Result<()> {
-        let PrefillGroup { group, sequence, .. } = prefill;
-        let last_sample = group.samples.len() - 1;
-        for (number, Queued { id, request, .. }) in group.samples.into_iter().enumerate() {
-            let start = Start {
-                sequence: if number == last_sample { sequence } else { self.engine.fork(sequence)? },
-                prompt: &group.tokens,
-                phase: group.phase.clone(),
-                reserved_tokens: self.reservation(group.tokens.len(), &request),
-                submitted: group.submitted,
-            };
-            self.active.push(Active::new(id, request, start));
+    /// Starts the admitted samples of the prompts that are read; for each, where its prompt is.
+    fn start_samples(&mut self) -> Result<Vec<usize>> {
+        let mut places = Vec::new();
+        for place in 0..self.groups.len() {
+            let group = &self.groups[place];
+            let Some(prefill) = group.prefill.as_ref().filter(|_| group.is_read()) else { continue };
+            let (sequence, count) = (prefill.sequence, group.admitted().count());
+            for _ in 0..count {
+                let sequence = self.engine.fork(sequence)?;
+                self.start_sample(place, sequence);
+                places.push(place);
+            }
         }
-        Ok(())
+        Ok(places)
+    }
+
+    /// Starts the first sample of a prompt with a sequence that holds the prompt.
+    fn start_sample(&mut self, place: usize, sequence: SequenceId) {
+        let group = &mut self.groups[place];
+        let Queued { id, request, .. } = group.samples.remove(0);
+        let (tokens, phase, submitted) = (group.tokens.len(), group.phase.clone(), group.submitted);
+        let reserved_tokens = self.reservation(tokens, &request);
+        let start = Start { sequence, prompt: &self.groups[place].tokens, phase, reserved_tokens, submitted };
+        self.active.push(Active::new(id, request, start));
     }
 
     /// Removes the samples that have ended.

@@ -14,7 +14,7 @@ use super::attention::{HeadGroup, attend};
 use super::kernels::{add, gate, normalise};
 use super::linear::{Inputs, Linear, Workers};
 use super::paged::{Paged, PagedModel};
-use super::pages::{PageStore, SequencePages, TakenPages};
+use super::pages::{PageStore, SequencePages};
 use super::rope::Rotary;
 use super::source::{EmbeddingTable, LinearShape, WeightSource};
 use crate::config::DecoderConfig;
@@ -24,14 +24,18 @@ use crate::error::{EngineError, Result};
 use crate::kv::{PAGE_TOKENS, PageCopy, PageLedger};
 
 /// Multiply-adds of a step below which one thread does it all.
-const SERIAL_STEP: usize = 1 << 21;
+const SERIAL_STEP: f64 = 2e6;
+
+/// Multiply-adds that take as long as it takes to read one number of the KV memory, which is used once or a few times where a
+/// weight is used for all rows (2 to 8 were measured, the more the less of the last cache was left).
+const NUMBER_READ: f64 = 4.0;
 
 /// Bytes of weights up to which each thread takes sequences of its own through all layers: every thread then reads all
 /// weights, which costs little where they stay in the last cache, and no thread waits for another within a step.
 const CACHED_WEIGHTS: usize = 16 << 20;
 
 /// The heaviest part of a step may exceed the even share by this, or all threads work on every product together.
-const MOST_UNEVEN: f64 = 1.3;
+const MOST_UNEVEN: f64 = 1.5;
 
 /// How long a thread waits awake for the other parts of a step.
 const PATIENCE: Duration = Duration::from_micros(100);
@@ -100,6 +104,20 @@ struct Part<'a> {
     rows: Vec<Row>,
     sequences: Vec<SequencePages<'a>>,
     workers: Workers,
+}
+
+/// What an input asks of the machine.
+struct Work {
+    multiply_adds: f64,
+    /// Numbers of the KV memory.
+    numbers_read: f64,
+}
+
+impl Work {
+    /// In multiply-adds.
+    fn cost(&self) -> f64 {
+        self.multiply_adds + NUMBER_READ * self.numbers_read
+    }
 }
 
 /// What a part is computed in and into, kept between steps for its memory.
@@ -195,7 +213,7 @@ impl CpuDecoder {
 }
 
 /// The rows of some inputs, `[T]`.
-fn rows(ledger: &PageLedger, inputs: &[StepInput<'_>]) -> Vec<Row> {
+fn rows(ledger: &PageLedger, inputs: &[&StepInput<'_>]) -> Vec<Row> {
     let rows = inputs.iter().enumerate().flat_map(|(sequence, input)| {
         let start = ledger.length(input.sequence);
         (0..input.tokens.len()).map(move |offset| Row {
@@ -207,21 +225,22 @@ fn rows(ledger: &PageLedger, inputs: &[StepInput<'_>]) -> Vec<Row> {
     rows.collect()
 }
 
-/// Cuts numbers into `count` runs with sums as even as their order allows; the lengths of the runs.
-fn even_runs(costs: &[f64], count: usize) -> Vec<usize> {
-    let total: f64 = costs.iter().sum();
-    let (mut lengths, mut run, mut sum) = (Vec::new(), 0, 0.0);
-    for &cost in costs {
-        // A run ends where its end would be less even with this number than without it.
-        let goal = total * (lengths.len() + 1) as f64 / count as f64;
-        if run > 0 && lengths.len() + 1 < count && sum + cost / 2.0 > goal {
-            lengths.push(std::mem::take(&mut run));
-        }
-        run += 1;
-        sum += cost;
+/// Deals numbers out to `count` heaps with sums as even as may be: each in turn, the greatest first, goes to the heap with
+/// the least sum. Of each heap the places of its numbers, ascending.
+fn even_heaps(costs: &[f64], count: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..costs.len()).collect();
+    order.sort_by(|&a, &b| costs[b].total_cmp(&costs[a]));
+    let mut heaps = vec![(0.0f64, Vec::new()); count];
+    for place in order {
+        let lightest = heaps.iter_mut().min_by(|a, b| a.0.total_cmp(&b.0)).expect("there is at least one heap");
+        lightest.0 += costs[place];
+        lightest.1.push(place);
     }
-    lengths.push(run);
-    lengths
+    let heaps = heaps.into_iter().map(|(_, mut places)| {
+        places.sort_unstable();
+        places
+    });
+    heaps.filter(|places| !places.is_empty()).collect()
 }
 
 /// Computes each part on a thread of its own, the first on the calling one.
@@ -253,24 +272,24 @@ fn side_by_side(
     results.into_iter().collect()
 }
 
+/// Keeps the threads of a pool awake until the next of the counted steps, if it comes soon: they would have to be woken for it.
+fn stay_awake(threads: &ThreadPool, steps: &Arc<AtomicUsize>) {
+    let step = steps.load(Ordering::Acquire);
+    for _ in 1..threads.current_num_threads() {
+        let steps = Arc::clone(steps);
+        threads.spawn(move || {
+            let start = Instant::now();
+            while steps.load(Ordering::Acquire) == step && start.elapsed() < PATIENCE {
+                std::hint::spin_loop();
+            }
+        });
+    }
+}
+
 impl CpuDecoder {
     /// Bytes that the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
-    }
-
-    /// Keeps the threads of the pool awake until the next step, if it comes soon: they would have to be woken for it.
-    fn stay_awake(&self) {
-        let step = self.steps.load(Ordering::Acquire);
-        for _ in 1..self.threads.current_num_threads() {
-            let steps = Arc::clone(&self.steps);
-            self.threads.spawn(move || {
-                let start = Instant::now();
-                while steps.load(Ordering::Acquire) == step && start.elapsed() < PATIENCE {
-                    std::hint::spin_loop();
-                }
-            });
-        }
     }
 
     /// Bytes of weights that a step reads.
@@ -283,52 +302,69 @@ impl CpuDecoder {
         self.weight_bytes <= CACHED_WEIGHTS
     }
 
-    /// How many inputs each part of a step takes, and who computes a part.
-    fn cut(&self, ledger: &PageLedger, inputs: &[StepInput<'_>]) -> (Vec<usize>, Workers) {
-        let threads = self.threads.current_num_threads();
-        let costs: Vec<f64> =
-            inputs.iter().map(|input| self.model.cost(ledger.length(input.sequence), input)).collect();
-        let total: f64 = costs.iter().sum();
-        if threads == 1 || total < SERIAL_STEP as f64 {
-            return (vec![inputs.len()], Workers::One);
-        }
-        if self.is_cached() {
-            let lengths = even_runs(&costs, threads);
-            let mut rest = costs.as_slice();
-            let sums = lengths
-                .iter()
-                .map(|&length| rest.split_off(..length).expect("the lengths are of these costs").iter().sum::<f64>());
-            let heaviest = sums.fold(0.0, f64::max);
-            if heaviest * threads as f64 <= total * MOST_UNEVEN {
-                return (lengths, Workers::One);
+    /// Puts the rows of the parts, whose inputs are at these places, into the order of the inputs.
+    fn join(&self, inputs: &[StepInput<'_>], places: &[Vec<usize>], output: &mut StepOutput) {
+        let wants_output = |place: usize| inputs[place].wants_output;
+        let row_of = |place: usize| (0..place).filter(|&before| wants_output(before)).count();
+        let (d, v) = (self.model.config.hidden_size, self.model.config.vocab_size);
+        let rows = row_of(inputs.len());
+        output.hidden_post_norm.resize(rows * d, 0.0);
+        output.logits.resize(rows * v, 0.0);
+        for (places, Workspace { output: part, .. }) in places.iter().zip(&self.workspaces) {
+            let places = places.iter().copied().filter(|&place| wants_output(place));
+            for ((row, state), logits) in
+                places.map(row_of).zip(part.hidden_post_norm.chunks_exact(d)).zip(part.logits.chunks_exact(v))
+            {
+                output.hidden_post_norm[row * d..(row + 1) * d].copy_from_slice(state);
+                output.logits[row * v..(row + 1) * v].copy_from_slice(logits);
             }
         }
-        (vec![inputs.len()], Workers::All)
+    }
+
+    /// Which inputs each part of a step takes, and who computes a part.
+    fn cut(&self, ledger: &PageLedger, inputs: &[StepInput<'_>]) -> (Vec<Vec<usize>>, Workers) {
+        let threads = self.threads.current_num_threads();
+        let together = || vec![(0..inputs.len()).collect()];
+        let work = |input: &StepInput<'_>| self.model.work(ledger.length(input.sequence), input.tokens.len());
+        if threads == 1 || inputs.iter().map(|input| work(input).multiply_adds).sum::<f64>() < SERIAL_STEP {
+            return (together(), Workers::One);
+        }
+        if self.is_cached() {
+            let costs: Vec<f64> = inputs.iter().map(|input| work(input).cost()).collect();
+            let heaps = even_heaps(&costs, threads);
+            let sums = heaps.iter().map(|places| places.iter().map(|&place| costs[place]).sum::<f64>());
+            let heaviest = sums.fold(0.0, f64::max);
+            if heaviest * threads as f64 <= costs.iter().sum::<f64>() * MOST_UNEVEN {
+                return (heaps, Workers::One);
+            }
+        }
+        (together(), Workers::All)
     }
 }
 
 impl PagedModel for CpuDecoder {
     fn make_room(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], copies: &[PageCopy]) -> Result<()> {
-        copies.iter().for_each(|&copy| self.store.copy(copy));
-        inputs.iter().for_each(|input| self.store.provide(ledger.pages(input.sequence)));
-        Ok(())
+        copies.iter().try_for_each(|&copy| self.store.copy(copy))?;
+        inputs.iter().try_for_each(|input| self.store.provide(ledger.pages(input.sequence)))
     }
 
     fn forward(&mut self, ledger: &PageLedger, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
-        let (lengths, workers) = self.cut(ledger, inputs);
+        let (places, workers) = self.cut(ledger, inputs);
         let pages_of = |input: &StepInput<'_>| ledger.pages(input.sequence);
-        let take = |input| self.store.take(pages_of(input), ledger.length(input.sequence) / PAGE_TOKENS);
-        let mut taken = inputs.iter().map(take).collect::<Vec<TakenPages>>().into_iter();
-        let mut rest = inputs;
-        let mut parts: Vec<Part<'_>> = Vec::with_capacity(lengths.len());
-        for length in lengths {
-            let inputs = rest.split_off(..length).expect("the parts are of these inputs");
-            let sequences = inputs.iter().zip(&mut taken);
+        let mut pages = self.store.pages();
+        let written = |input| Some(pages.written(pages_of(input), ledger.length(input.sequence) / PAGE_TOKENS));
+        let mut written: Vec<_> = inputs.iter().map(written).collect();
+        let shared = pages.shared();
+        let mut parts: Vec<Part<'_>> = Vec::with_capacity(places.len());
+        for places in &places {
+            let inputs: Vec<&StepInput<'_>> = places.iter().map(|&place| &inputs[place]).collect();
+            let written = places.iter().map(|&place| written[place].take().expect("each input is in one part"));
+            let sequences = inputs.iter().zip(written);
             let sequences =
-                sequences.map(|(input, taken)| SequencePages { store: &self.store, pages: pages_of(input), taken });
+                sequences.map(|(input, written)| SequencePages { shared: &shared, pages: pages_of(input), written });
             parts.push(Part {
                 tokens: inputs.iter().flat_map(|input| input.tokens).copied().collect(),
-                rows: rows(ledger, inputs),
+                rows: rows(ledger, &inputs),
                 sequences: sequences.collect(),
                 workers,
             });
@@ -341,20 +377,17 @@ impl PagedModel for CpuDecoder {
             (parts, _) => {
                 self.steps.fetch_add(1, Ordering::Release);
                 let result = side_by_side(&self.threads, model, parts, workspaces);
-                self.stay_awake();
+                stay_awake(&self.threads, &self.steps);
                 result
             }
         };
-        let count = parts.len();
-        let taken: Vec<TakenPages> = parts.into_iter().flat_map(|part| part.sequences).map(|it| it.taken).collect();
-        inputs.iter().zip(taken).for_each(|(input, taken)| self.store.put_back(pages_of(input), taken));
-        let (first, others) = self.workspaces[..count].split_first_mut().expect("a step has at least one part");
-        std::mem::swap(output, &mut first.output);
-        for Workspace { output: part, .. } in others {
-            output.hidden_post_norm.extend_from_slice(&part.hidden_post_norm);
-            output.logits.extend_from_slice(&part.logits);
+        result?;
+        if let [workspace] = &mut self.workspaces[..places.len()] {
+            std::mem::swap(output, &mut workspace.output);
+        } else {
+            self.join(inputs, &places, output);
         }
-        result
+        Ok(())
     }
 
     fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
@@ -398,11 +431,14 @@ impl Model {
         config.layers * (attention + 3 * config.hidden_size * config.intermediate_size)
     }
 
-    /// Multiply-adds of an input of a sequence of so many tokens.
-    fn cost(&self, length: usize, input: &StepInput<'_>) -> f64 {
-        let (config, tokens) = (&self.config, input.tokens.len());
-        let attention = 2 * config.layers * config.heads * config.head_dim * (length + tokens);
-        (tokens * (self.products_per_token() + attention)) as f64
+    /// What an input of so many tokens takes that follows `length` others.
+    fn work(&self, length: usize, tokens: usize) -> Work {
+        let (config, seen) = (&self.config, length + tokens);
+        let attention = 2 * config.layers * config.heads * config.head_dim * seen;
+        Work {
+            multiply_adds: (tokens * (self.products_per_token() + attention)) as f64,
+            numbers_read: (config.kv_entries_per_token() * seen) as f64,
+        }
     }
 
     fn forward(&self, part: &mut Part<'_>, workspace: &mut Workspace) -> Result<()> {
@@ -553,12 +589,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_are_as_even_as_their_order_allows() {
-        assert_eq!(even_runs(&[1.0; 8], 2), [4, 4]);
-        assert_eq!(even_runs(&[1.0; 7], 2).iter().sum::<usize>(), 7);
-        assert_eq!(even_runs(&[5.0, 1.0, 1.0, 1.0, 1.0, 1.0], 2), [1, 5]);
-        assert_eq!(even_runs(&[1.0, 1.0, 10.0], 2), [2, 1]);
-        assert_eq!(even_runs(&[1.0], 4), [1]);
-        assert_eq!(even_runs(&[1.0; 12], 3), [4, 4, 4]);
+    fn heaps_are_even_whatever_the_order() {
+        let sums = |costs: &[f64], count| -> Vec<f64> {
+            even_heaps(costs, count).iter().map(|places| places.iter().map(|&place| costs[place]).sum()).collect()
+        };
+        assert_eq!(even_heaps(&[1.0; 8], 2), [[0, 2, 4, 6], [1, 3, 5, 7]]);
+        assert_eq!(even_heaps(&[1.0, 5.0, 1.0, 1.0, 1.0, 1.0], 2), [vec![1], vec![0, 2, 3, 4, 5]]);
+        assert_eq!(even_heaps(&[1.0], 4), [[0]], "no heap is empty");
+        assert_eq!(sums(&[3.0, 3.0, 3.0, 1.0, 1.0, 1.0], 2), [6.0, 6.0]);
+        assert_eq!(sums(&[1.0; 12], 3), [4.0; 3]);
     }
 }

@@ -1,45 +1,28 @@
 //! Pages of keys and values on the CPU, and the access of a step to them.
 //!
 //! A page is [layers, kv_heads, (head_dim x PAGE_TOKENS keys, PAGE_TOKENS x head_dim values)]. The pages that a step writes
-//! belong to one sequence each: they are taken out of the store for the time of the step, so that sequences can be computed
+//! belong to one sequence each: for the time of the step they are apart from the others, so that sequences can be computed
 //! side by side while all of them read the pages that they share.
+//!
+//! Pages lie in slabs of zeroed memory that the system is asked to make of huge pages: a step reads all of it in small
+//! pieces, and to find so many pages of 4 KiB takes the processor a tenth of the step. Memory is taken up as it is written.
+
+use memmap2::MmapMut;
 
 use super::attention::HeadPage;
 use crate::config::DecoderConfig;
+use crate::error::{EngineError, Result};
 use crate::kv::{PAGE_TOKENS, Page, PageCopy};
 
-/// Numbers of a line of the caches: pages begin with one, since vectors that lie across two lines are slower to read.
-const LINE: usize = 64 / size_of::<f32>();
+/// A slab has room for as many pages as fit into so many bytes, but at least for one.
+const SLAB_BYTES: usize = 16 << 20;
 
 /// All pages.
 #[derive(Debug)]
 pub(crate) struct PageStore {
-    pages: Vec<PageContent>,
+    slabs: Vec<MmapMut>,
+    pages_of_a_slab: usize,
     shape: PageShape,
-}
-
-/// The memory of a page; none before its first use.
-#[derive(Debug, Default)]
-struct PageContent {
-    memory: Vec<f32>,
-    start: usize,
-}
-
-impl PageContent {
-    fn new(size: usize) -> Self {
-        let memory = vec![0.0; size + LINE];
-        // `align_offset` may find no offset; then the page is merely slower.
-        let start = memory.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-        Self { memory, start }
-    }
-
-    fn values(&self) -> &[f32] {
-        &self.memory[self.start..]
-    }
-
-    fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.memory[self.start..]
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,83 +41,115 @@ impl PageShape {
     fn layer(&self) -> usize {
         self.kv_heads * 2 * self.half()
     }
+
+    fn page(&self) -> usize {
+        self.layers * self.layer()
+    }
+}
+
+/// Zeroed memory, in huge pages where the system has them.
+fn slab(bytes: usize) -> Result<MmapMut> {
+    let refused = |error| EngineError::Request(format!("{bytes} bytes for keys and values could not be had ({error})"));
+    let slab = MmapMut::map_anon(bytes).map_err(refused)?;
+    // A system without huge pages refuses; its ordinary ones are merely slower.
+    #[cfg(target_os = "linux")]
+    let _ = slab.advise(memmap2::Advice::HugePage);
+    Ok(slab)
 }
 
 impl PageStore {
     pub fn new(config: &DecoderConfig) -> Self {
         let shape = PageShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
-        Self { pages: Vec::new(), shape }
+        let pages_of_a_slab = (SLAB_BYTES / (shape.page() * size_of::<f32>())).max(1);
+        Self { slabs: Vec::new(), pages_of_a_slab, shape }
     }
 
     /// Makes sure that the pages exist.
-    pub fn provide(&mut self, pages: &[Page]) {
-        for &page in pages {
-            if self.pages.len() <= page {
-                self.pages.resize_with(page + 1, PageContent::default);
-            }
-            if self.pages[page].memory.is_empty() {
-                self.pages[page] = PageContent::new(self.shape.layers * self.shape.layer());
-            }
+    pub fn provide(&mut self, pages: &[Page]) -> Result<()> {
+        let wanted = pages.iter().max().map_or(0, |page| page / self.pages_of_a_slab + 1);
+        while self.slabs.len() < wanted {
+            self.slabs.push(slab(self.pages_of_a_slab * self.shape.page() * size_of::<f32>())?);
         }
+        Ok(())
     }
 
-    pub fn copy(&mut self, copy: PageCopy) {
-        self.provide(&[copy.to]);
-        let mut to = std::mem::take(&mut self.pages[copy.to]);
-        let size = self.shape.layers * self.shape.layer();
-        to.values_mut()[..size].copy_from_slice(&self.pages[copy.from].values()[..size]);
-        self.pages[copy.to] = to;
+    pub fn copy(&mut self, copy: PageCopy) -> Result<()> {
+        self.provide(&[copy.from, copy.to])?;
+        let mut pages = self.pages();
+        let from = pages.take(copy.from);
+        pages.take(copy.to).copy_from_slice(from);
+        Ok(())
     }
 
-    /// Takes out the pages of a sequence from its `first` on, which must be its own.
-    pub fn take(&mut self, pages: &[Page], first: usize) -> TakenPages {
-        let taken = pages[first..].iter().map(|&page| std::mem::take(&mut self.pages[page])).collect();
-        TakenPages { first, pages: taken }
+    /// All pages, to be shared out.
+    pub fn pages(&mut self) -> Pages<'_> {
+        let size = self.shape.page();
+        let slabs = self.slabs.iter_mut().flat_map(|slab| bytemuck::cast_slice_mut(slab).chunks_exact_mut(size));
+        Pages { pages: slabs.map(Some).collect(), shape: self.shape }
+    }
+}
+
+/// The pages that nobody writes yet.
+pub(crate) struct Pages<'a> {
+    pages: Vec<Option<&'a mut [f32]>>,
+    shape: PageShape,
+}
+
+impl<'a> Pages<'a> {
+    fn take(&mut self, page: Page) -> &'a mut [f32] {
+        self.pages[page].take().expect("a page that is written belongs to one sequence")
     }
 
-    /// Puts pages back that were taken out of the same sequence.
-    pub fn put_back(&mut self, pages: &[Page], taken: TakenPages) {
-        for (&page, content) in pages[taken.first..].iter().zip(taken.pages) {
-            self.pages[page] = content;
-        }
+    /// The pages of a sequence from its `first` on, which must be its own.
+    pub fn written(&mut self, pages: &[Page], first: usize) -> WrittenPages<'a> {
+        WrittenPages { first, pages: pages[first..].iter().map(|&page| self.take(page)).collect() }
     }
+
+    /// The others, for reading.
+    pub fn shared(self) -> SharedPages<'a> {
+        SharedPages { pages: self.pages.into_iter().map(|page| page.map(|page| &*page)).collect(), shape: self.shape }
+    }
+}
+
+/// The pages that no sequence of a step writes.
+pub(crate) struct SharedPages<'a> {
+    pages: Vec<Option<&'a [f32]>>,
+    shape: PageShape,
 }
 
 /// The pages of one sequence that a step writes.
-#[derive(Debug)]
-pub(crate) struct TakenPages {
+pub(crate) struct WrittenPages<'a> {
     first: usize,
-    pages: Vec<PageContent>,
+    pages: Vec<&'a mut [f32]>,
 }
 
 /// The keys and values of one sequence during a step.
-#[derive(Debug)]
 pub(crate) struct SequencePages<'a> {
-    pub store: &'a PageStore,
+    pub shared: &'a SharedPages<'a>,
     pub pages: &'a [Page],
-    pub taken: TakenPages,
+    pub written: WrittenPages<'a>,
 }
 
 impl SequencePages<'_> {
     /// One head in the sequence's page `index`.
     pub fn head(&self, index: usize, layer: usize, head: usize) -> HeadPage<'_> {
-        let shape = self.store.shape;
-        let content = match index.checked_sub(self.taken.first) {
-            Some(taken) => &self.taken.pages[taken],
-            None => &self.store.pages[self.pages[index]],
+        let shape = self.shared.shape;
+        let page = match index.checked_sub(self.written.first) {
+            Some(written) => &*self.written.pages[written],
+            None => self.shared.pages[self.pages[index]].expect("what a sequence shares is not written"),
         };
         let start = layer * shape.layer() + head * 2 * shape.half();
-        let (keys, values) = content.values()[start..start + 2 * shape.half()].split_at(shape.half());
+        let (keys, values) = page[start..start + 2 * shape.half()].split_at(shape.half());
         HeadPage { keys, values }
     }
 
     /// Writes one token's keys and values, [kv_heads, head_dim] each.
     pub fn write(&mut self, position: usize, layer: usize, keys: &[f32], values: &[f32]) {
-        let shape = self.store.shape;
+        let shape = self.shared.shape;
         let (half, width) = (shape.half(), shape.head_dim);
-        let (content, slot) =
-            (&mut self.taken.pages[position / PAGE_TOKENS - self.taken.first], position % PAGE_TOKENS);
-        let heads = content.values_mut()[layer * shape.layer()..].chunks_exact_mut(2 * half);
+        let (page, slot) =
+            (&mut self.written.pages[position / PAGE_TOKENS - self.written.first], position % PAGE_TOKENS);
+        let heads = page[layer * shape.layer()..].chunks_exact_mut(2 * half);
         for ((block, key), value) in heads.zip(keys.chunks_exact(width)).zip(values.chunks_exact(width)) {
             let (key_block, value_block) = block.split_at_mut(half);
             for (to, &from) in key_block[slot..].iter_mut().step_by(PAGE_TOKENS).zip(key) {

@@ -21,7 +21,7 @@ pub struct RunArgs {
     /// CPU threads; all cores by default.
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Most samples in flight at once; by default 32, and four for each thread (at least 8) where a model is so small that it
+    /// Most samples in flight at once; by default 32, and three for each thread (at least 6) where a model is so small that it
     /// stays in the processor's cache. What a sample says does not depend on it (in f32).
     #[arg(long)]
     pub max_batch: Option<usize>,
