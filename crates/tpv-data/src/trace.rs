@@ -474,18 +474,18 @@ mod tests {
         for dtype in [StatesDtype::F16, StatesDtype::F32] {
             let values: Vec<f32> = (0..40 * 700).map(|i| i as f32 * 0.37).collect();
             let mut traces = problem(1, vec![generation(40, 30, true), generation(2, 1, true)]);
-            let spill = Spill::new(folder.path());
+            let log = Spill::new(folder.path()).log(dtype, 700);
             let lengths = [40, 2];
-            let mut writers = lengths.map(|_| spill.writer(dtype, 700));
+            let mut writers = lengths.map(|_| log.writer());
             for (row, state) in values.chunks_exact(700).enumerate() {
                 for (writer, _) in writers.iter_mut().zip(lengths).filter(|(_, length)| row < *length) {
                     writer.push(state).unwrap();
                 }
             }
-            for ((generation, writer), length) in traces.generations.iter_mut().zip(writers).zip(lengths) {
-                generation.states = writer.finish().unwrap();
-                assert_eq!(generation.states.spilled_bytes() as usize, length * 700 * dtype.float_type().size());
+            for (generation, writer) in traces.generations.iter_mut().zip(writers) {
+                generation.states = writer.finish();
             }
+            assert!(log.bytes_in_file() > 0);
             let spilled = fs::read(store.write(&traces).unwrap()).unwrap();
             for (generation, length) in traces.generations.iter_mut().zip(lengths) {
                 generation.states = States::in_memory(dtype, &values[..length * 700]);

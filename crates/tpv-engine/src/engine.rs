@@ -77,4 +77,14 @@ pub trait Engine: Send {
 
     /// Tokens of KV memory in use and in all (`None`: bounded by the machine only). Tokens shared by forks count once.
     fn kv_tokens(&self) -> (usize, Option<usize>);
+
+    /// Threads, the calling one included, that [`Engine::side_by_side`] finds awake just now: how many jobs are worth while.
+    fn threads_awake(&self) -> usize {
+        1
+    }
+
+    /// Does each job once: at the same time where the engine has threads for it, else one after the other.
+    fn side_by_side(&self, jobs: &mut [&mut (dyn FnMut() + Send)]) {
+        jobs.iter_mut().for_each(|job| job());
+    }
 }

@@ -34,8 +34,8 @@ use queue::{Group, Queued};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use sample::{Active, Start};
 
-/// Logits of a step below which one thread chooses all tokens: waking others would take longer.
-const SERIAL_LOGITS: usize = 1 << 16;
+/// Logits of a step from which on threads are woken to choose the tokens.
+const MANY_LOGITS: usize = 1 << 16;
 
 /// The decode loop over one engine.
 pub struct Decoder {
@@ -229,7 +229,7 @@ impl Decoder {
         let begun = begun.map(|prefill| (&prefill.hidden_post_norm[..], &prefill.logits[..]));
         let rows: Vec<(&[f32], &[f32])> = decoded.chain(begun).collect();
         let vocabulary = &*self.vocabulary;
-        let advance = |(active, &(state, logits)): (&mut Active, &(&[f32], &[f32]))| {
+        let advance = |active: &mut Active, (state, logits): (&[f32], &[f32])| {
             let advance = || active.advance(state, logits, vocabulary, max_positions, now);
             // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
             catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|_| {
@@ -238,11 +238,22 @@ impl Decoder {
                 None
             })
         };
-        let events: Vec<Option<TokenEvent>> = if rows.len() * v < SERIAL_LOGITS || rows.len() == 1 {
-            self.active.iter_mut().zip(&rows).map(advance).collect()
+        let mut events: Vec<Option<TokenEvent>> = std::iter::repeat_with(|| None).take(rows.len()).collect();
+        if rows.len() > 1 && rows.len() * v >= MANY_LOGITS {
+            let samples = self.active.par_iter_mut().zip(&rows).zip(&mut events);
+            samples.for_each(|((active, &row), event)| *event = advance(active, row));
         } else {
-            self.active.par_iter_mut().zip(&rows).map(advance).collect()
-        };
+            // Others are not woken for so little, but may be awake.
+            let share = rows.len().div_ceil(self.engine.threads_awake()).max(1);
+            let shares = self.active.chunks_mut(share).zip(rows.chunks(share)).zip(events.chunks_mut(share));
+            let jobs = shares.map(|((active, rows), events)| {
+                let mut samples = active.iter_mut().zip(rows).zip(events);
+                move || samples.by_ref().for_each(|((active, &row), event)| *event = advance(active, row))
+            });
+            let mut jobs: Vec<_> = jobs.collect();
+            let mut jobs: Vec<&mut (dyn FnMut() + Send)> = jobs.iter_mut().map(|job| job as _).collect();
+            self.engine.side_by_side(&mut jobs);
+        }
         for ((active, (state, _)), event) in self.active.iter().zip(rows).zip(events) {
             if let Some(event) = event {
                 sink.token(active.id, event, state);

@@ -3,14 +3,10 @@
 //! In f32 every row is computed in an order that does not depend on the rest of the batch, so states and logits of a
 //! sequence are the same bits alone, among others, and after its tokens were fed in other portions.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::attention::{HeadGroup, attend};
+use super::crew::Crew;
 use super::kernels::{add, gate, normalise};
 use super::linear::{Inputs, Linear, Workers};
 use super::paged::{Paged, PagedModel};
@@ -20,7 +16,7 @@ use super::source::{EmbeddingTable, LinearShape, WeightSource};
 use crate::config::DecoderConfig;
 use crate::device::DtypeChoice;
 use crate::engine::{ModelSpec, StepInput, StepOutput};
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::kv::{PAGE_TOKENS, PageCopy, PageLedger};
 
 /// Multiply-adds of a step below which one thread does it all.
@@ -36,9 +32,6 @@ const CACHED_WEIGHTS: usize = 16 << 20;
 
 /// The heaviest part of a step may exceed the even share by this, or all threads work on every product together.
 const MOST_UNEVEN: f64 = 1.5;
-
-/// How long a thread waits awake for the other parts of a step.
-const PATIENCE: Duration = Duration::from_micros(100);
 
 /// The weights of one layer.
 #[derive(Debug)]
@@ -174,19 +167,14 @@ pub(crate) struct CpuDecoder {
     store: PageStore,
     /// One for each part of a step.
     workspaces: Vec<Workspace>,
-    threads: ThreadPool,
-    /// Steps that were begun in parts.
-    steps: Arc<AtomicUsize>,
+    crew: Crew,
 }
 
 impl CpuDecoder {
     /// Loads the weights.
     pub fn load(config: DecoderConfig, source: &impl WeightSource, options: CpuOptions) -> Result<Paged<Self>> {
         let CpuOptions { dtype, dtype_name, kv_tokens, threads } = options;
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .map_err(|error| EngineError::Request(format!("{threads} threads could not be started ({error})")))?;
+        let crew = Crew::new(threads)?;
         let spec = ModelSpec {
             architecture: config.architecture.clone(),
             hidden_size: config.hidden_size,
@@ -200,14 +188,7 @@ impl CpuDecoder {
         Ok(Paged::new(
             spec,
             kv_tokens,
-            Self {
-                weight_bytes: model.weight_bytes(),
-                model,
-                store,
-                workspaces: Vec::new(),
-                threads,
-                steps: Arc::default(),
-            },
+            Self { weight_bytes: model.weight_bytes(), model, store, workspaces: Vec::new(), crew },
         ))
     }
 }
@@ -241,49 +222,6 @@ fn even_heaps(costs: &[f64], count: usize) -> Vec<Vec<usize>> {
         places
     });
     heaps.filter(|places| !places.is_empty()).collect()
-}
-
-/// Computes each part on a thread of its own, the first on the calling one.
-fn side_by_side(
-    threads: &ThreadPool,
-    model: &Model,
-    parts: &mut [Part<'_>],
-    workspaces: &mut [Workspace],
-) -> Result<()> {
-    let mut results: Vec<Result<()>> = parts.iter().map(|_| Ok(())).collect();
-    let working = AtomicUsize::new(parts.len());
-    threads.in_place_scope(|scope| {
-        let mut jobs = parts.iter_mut().zip(workspaces).zip(&mut results).map(|((part, workspace), result)| {
-            let working = &working;
-            move || {
-                *result = model.forward(part, workspace);
-                working.fetch_sub(1, Ordering::Release);
-            }
-        });
-        let own = jobs.next();
-        jobs.for_each(|mut job| scope.spawn(move |_| job()));
-        own.into_iter().for_each(|mut job| job());
-        // Parts end at nearly the same time; to sleep and be woken would take longer than to wait for the others.
-        let start = Instant::now();
-        while working.load(Ordering::Acquire) > 0 && start.elapsed() < PATIENCE {
-            std::hint::spin_loop();
-        }
-    });
-    results.into_iter().collect()
-}
-
-/// Keeps the threads of a pool awake until the next of the counted steps, if it comes soon: they would have to be woken for it.
-fn stay_awake(threads: &ThreadPool, steps: &Arc<AtomicUsize>) {
-    let step = steps.load(Ordering::Acquire);
-    for _ in 1..threads.current_num_threads() {
-        let steps = Arc::clone(steps);
-        threads.spawn(move || {
-            let start = Instant::now();
-            while steps.load(Ordering::Acquire) == step && start.elapsed() < PATIENCE {
-                std::hint::spin_loop();
-            }
-        });
-    }
 }
 
 impl CpuDecoder {
@@ -323,7 +261,7 @@ impl CpuDecoder {
 
     /// Which inputs each part of a step takes, and who computes a part.
     fn cut(&self, ledger: &PageLedger, inputs: &[StepInput<'_>]) -> (Vec<Vec<usize>>, Workers) {
-        let threads = self.threads.current_num_threads();
+        let threads = self.crew.threads();
         let together = || vec![(0..inputs.len()).collect()];
         let work = |input: &StepInput<'_>| self.model.work(ledger.length(input.sequence), input.tokens.len());
         if threads == 1 || inputs.iter().map(|input| work(input).multiply_adds).sum::<f64>() < SERIAL_STEP {
@@ -373,12 +311,13 @@ impl PagedModel for CpuDecoder {
         let (model, workspaces) = (&self.model, &mut self.workspaces[..parts.len()]);
         let result = match (&mut parts[..], workers) {
             ([part], Workers::One) => model.forward(part, &mut workspaces[0]),
-            ([part], Workers::All) => self.threads.install(|| model.forward(part, &mut workspaces[0])),
+            ([part], Workers::All) => self.crew.install(|| model.forward(part, &mut workspaces[0])),
             (parts, _) => {
-                self.steps.fetch_add(1, Ordering::Release);
-                let result = side_by_side(&self.threads, model, parts, workspaces);
-                stay_awake(&self.threads, &self.steps);
-                result
+                let mut results: Vec<Result<()>> = parts.iter().map(|_| Ok(())).collect();
+                let jobs = parts.iter_mut().zip(workspaces).zip(&mut results);
+                self.crew
+                    .work(jobs.map(|((part, workspace), result)| move || *result = model.forward(part, workspace)));
+                results.into_iter().collect()
             }
         };
         result?;
@@ -398,6 +337,14 @@ impl PagedModel for CpuDecoder {
 
     fn kv_bytes_per_token(&self) -> usize {
         self.model.config.kv_entries_per_token() * size_of::<f32>()
+    }
+
+    fn threads_awake(&self) -> usize {
+        if self.crew.is_awake() { self.crew.threads() } else { 1 }
+    }
+
+    fn side_by_side(&self, jobs: &mut [&mut (dyn FnMut() + Send)]) {
+        self.crew.work(jobs.iter_mut());
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod attention;
 mod cpu;
+mod crew;
 mod kernels;
 mod linear;
 mod packed;

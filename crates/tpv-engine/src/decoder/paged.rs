@@ -19,6 +19,16 @@ pub(crate) trait PagedModel: Send {
 
     /// See [`Engine::kv_bytes_per_token`].
     fn kv_bytes_per_token(&self) -> usize;
+
+    /// See [`Engine::threads_awake`].
+    fn threads_awake(&self) -> usize {
+        1
+    }
+
+    /// See [`Engine::side_by_side`].
+    fn side_by_side(&self, jobs: &mut [&mut (dyn FnMut() + Send)]) {
+        jobs.iter_mut().for_each(|job| job());
+    }
 }
 
 /// A model with its sequences.
@@ -101,5 +111,13 @@ impl<M: PagedModel> Engine for Paged<M> {
 
     fn kv_tokens(&self) -> (usize, Option<usize>) {
         self.ledger.tokens()
+    }
+
+    fn threads_awake(&self) -> usize {
+        self.model.threads_awake()
+    }
+
+    fn side_by_side(&self, jobs: &mut [&mut (dyn FnMut() + Send)]) {
+        self.model.side_by_side(jobs);
     }
 }

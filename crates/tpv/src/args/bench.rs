@@ -16,7 +16,7 @@ pub struct BenchArgs {
     /// Length of the prompt that is read.
     #[arg(long, default_value_t = 512)]
     pub prompt_tokens: usize,
-    /// Decode steps of each measurement, bare and monitored each; quick steps are repeated for two seconds.
+    /// Decode steps of each measurement, bare and monitored each; quick steps are repeated for three seconds.
     #[arg(long, default_value_t = 32)]
     pub steps: usize,
     /// Another arithmetic whose states, logits and greedy tokens are compared on made-up prompts.

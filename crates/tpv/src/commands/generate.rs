@@ -14,6 +14,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use tpv_core::event::{FinishEvent, FinishReason};
 use tpv_core::policy::Constant;
@@ -22,7 +23,7 @@ use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::run::RunConfig;
 use tpv_data::source::{TraceSource, count_reasons};
-use tpv_data::states::Spill;
+use tpv_data::states::{Spill, StateLog, StatesWriter};
 use tpv_data::sums::SumsRecord;
 use tpv_data::timings::{ProblemTimes, TraceTimes};
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
@@ -46,7 +47,7 @@ pub struct GenerateSummary {
     pub tokens: u64,
     /// Seconds that the sampling took.
     pub elapsed_secs: f64,
-    /// The most bytes of states that were in memory at a time: a buffer for each sample in flight.
+    /// The most bytes of states that were in memory at a time: a buffer for each problem in flight, and where each state is.
     pub peak_state_bytes: usize,
     /// The most bytes of states that were in temporary files at a time: those of problems that were not yet complete.
     pub peak_spilled_bytes: u64,
@@ -130,7 +131,8 @@ pub fn run_with(
         console.say(format!("{skipped} of {} problems are in {} already", chosen.len(), args.output_dir.display()));
     }
     let summary = GenerateSummary { problems: chosen.len(), skipped, ..GenerateSummary::default() };
-    let mut run = Run { args, store, style, recorder: Recorder::new(), open: BTreeMap::new(), fit, summary };
+    let spill = Spill::new(store.folder());
+    let mut run = Run { args, store, spill, style, recorder: Recorder::new(), open: BTreeMap::new(), fit, summary };
     run.sample_all(&missing, model, console)?;
     run.finish_fit(console)?;
     report(&run.summary, args, console);
@@ -159,6 +161,8 @@ fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfi
 struct OpenProblem<'a> {
     problem: &'a Problem,
     prompt: Prompt,
+    /// Where the states of all its generations are.
+    states: Arc<StateLog>,
     generations: Vec<Option<Generation>>,
     timings: Vec<TraceTimes>,
 }
@@ -166,6 +170,7 @@ struct OpenProblem<'a> {
 struct Run<'a> {
     args: &'a GenerateArgs,
     store: TraceStore,
+    spill: Arc<Spill>,
     style: PromptStyle,
     recorder: Recorder<(usize, usize)>,
     open: BTreeMap<usize, OpenProblem<'a>>,
@@ -208,10 +213,13 @@ impl<'a> Run<'a> {
 
     /// Counts the bytes of the states that are held now.
     fn count_states(&mut self) {
-        let growing = self.recorder.state_writers().map(|it| (it.bytes_in_memory(), it.spilled_bytes()));
-        let finished = self.open.values().flat_map(|open| open.generations.iter().flatten());
-        let finished = finished.map(|it| (it.states.bytes_in_memory(), it.states.spilled_bytes()));
-        let (memory, spilled) = growing.chain(finished).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        let growing: usize = self.recorder.state_writers().map(StatesWriter::bytes_in_memory).sum();
+        let (mut memory, mut spilled) = (growing, 0);
+        for open in self.open.values() {
+            let finished = open.generations.iter().flatten().map(|it| it.states.bytes_in_memory());
+            memory += finished.sum::<usize>() + open.states.bytes_in_memory();
+            spilled += open.states.bytes_in_file();
+        }
         self.summary.peak_state_bytes = self.summary.peak_state_bytes.max(memory);
         self.summary.peak_spilled_bytes = self.summary.peak_spilled_bytes.max(spilled);
     }
@@ -232,14 +240,15 @@ impl<'a> Run<'a> {
         let samples = (0..count).map(|generation| self.sample(problem.index, generation)).collect();
         let (tokens, phase) = (prompt.tokens.clone(), prompt.phase.clone());
         let ids = model.decoder.submit(PromptRequest { tokens, phase, samples })?;
-        let spill = Spill::new(self.store.folder());
         let RunConfig { states_dtype, thinking_only, ref model, .. } = *self.store.run();
+        let states = self.spill.log(states_dtype, model.hidden_size);
         for (generation, id) in ids.into_iter().enumerate() {
-            let writer = spill.writer(states_dtype, model.hidden_size);
+            let writer = states.writer();
             self.recorder.start(id, (problem.index, generation), Some(KeptStates { writer, thinking_only }));
         }
-        let generations = vec![None; count];
-        self.open.insert(problem.index, OpenProblem { problem, prompt, generations, timings: Vec::new() });
+        let generations = (0..count).map(|_| None).collect();
+        let open = OpenProblem { problem, prompt, states, generations, timings: Vec::new() };
+        self.open.insert(problem.index, open);
         Ok(())
     }
 
@@ -268,7 +277,7 @@ impl<'a> Run<'a> {
         self.summary.thinking_ended += usize::from(finish.thinking_ended);
         self.summary.correct += usize::from(record.correct == Some(true));
         let Recording { token_ids, states, thinking_secs, .. } = recording;
-        let states = states.expect("the states of every sample are kept").writer.finish()?;
+        let states = states.expect("the states of every sample are kept").writer.finish();
         open.generations[generation] = Some(Generation { record, token_ids, states });
         open.timings.push(TraceTimes::new(generation, finish, thinking_secs));
         if open.timings.len() == open.generations.len() {

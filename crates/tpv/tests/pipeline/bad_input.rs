@@ -206,9 +206,9 @@ fn wishes_that_the_machine_cannot_grant_get_a_notice() {
 #[test]
 fn a_file_that_cannot_grow_leaves_nothing_half_written() {
     let place = Workplace::new();
-    // Eight states fit into the buffer of a sample, twenty in f32 go through a temporary file.
+    // Eight states fit into the buffer of a problem, of sixty in f32 the first go through a temporary file.
     let short = SMALL.replace("--max_new_tokens 20", "--max_new_tokens 8");
-    let long = format!("{SMALL} --states_dtype f32");
+    let long = SMALL.replace("--max_new_tokens 20", "--max_new_tokens 60 --states_dtype f32");
     for (folder, small, parts) in [
         ("short", &*short, ["short/problem_0.safetensors: cannot write the file", "check the disk"]),
         ("long", &*long, ["long: cannot keep states in a temporary file of this folder", "check the disk"]),
@@ -231,14 +231,15 @@ fn a_file_that_cannot_grow_leaves_nothing_half_written() {
 fn a_full_disk_is_named() {
     let place = Workplace::new();
     std::fs::create_dir(place.path("small")).unwrap();
-    let line = format!("generate --model thinker {SMALL} --states_dtype f32 --output_dir small");
-    let one = line.replace("--max_new_tokens 20", "--max_new_tokens 4");
+    let long = SMALL.replace("--max_new_tokens 20", "--max_new_tokens 60");
+    let line = format!("generate --model thinker {long} --states_dtype f32 --output_dir small");
+    let one = line.replace("--max_new_tokens 60", "--max_new_tokens 4");
     let two = line.replace("--end_problem_index 1", "--end_problem_index 2");
     let many = line.replace("--end_problem_index 1", "--end_problem_index 8");
     for (size, before, line, parts, left) in [
         ("8k", "true", &one, "small/problem_0.safetensors: no space is left on the disk", "run.json\n"),
         (
-            "96k",
+            "224k",
             &*format!("\"$TPV\" {two} >&2"),
             &many,
             "error: small: no space is left on the disk",

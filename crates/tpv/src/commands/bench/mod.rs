@@ -123,7 +123,7 @@ fn bench(
         let step_secs = engine_step_secs(&mut *engine, batch, args.steps)?;
         let limits = DecodeLimits { max_batch: batch, ..DecodeLimits::default() };
         let mut decoder = Decoder::new(engine, Arc::new(NoText), limits);
-        let monitoring = monitoring::measure(&mut decoder, batch, args.steps)?;
+        let monitoring = monitoring::measure(&mut decoder, batch, args.steps, step_secs)?;
         engine = decoder.into_engine();
         decode.push(DecodeResult {
             batch,

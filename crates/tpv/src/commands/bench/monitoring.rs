@@ -1,8 +1,11 @@
 //! What reading, shift and state capture add to a step of the decode loop.
 //!
-//! One run, in which monitoring is switched on for every other step (off, on, on, off, ...): two neighbouring steps make a
-//! pair with the same sequences, caches and clock speed, and the cost is the median of the pairs' ratios. Tokens are
-//! chosen greedily, so that the flat distributions of random weights, the worst case of top-p sampling, hide nothing.
+//! One run, in which monitoring is switched on for every other step (off, on, on, off, and one that is not counted, so that
+//! what a sequence does every 32 steps, to begin a new page of its KV memory, meets all of them): neighbouring steps have the
+//! same sequences, caches and clock speed. Some steps, or many where they are short, make a round, so that what is done once in
+//! many steps (states are written to the disk when a buffer is full) is in nearly every round; its steps with monitoring
+//! over those without are its ratio, and the cost is the median of the rounds' ratios. Tokens are chosen greedily, so that
+//! the flat distributions of random weights, the worst case of top-p sampling, hide nothing.
 
 use super::{CONTEXT_TOKENS, made_up_tokens, median};
 use crate::reading_cost::made_up_reading;
@@ -21,34 +24,42 @@ use tpv_data::run::StatesDtype;
 use tpv_data::states::Spill;
 use tpv_engine::decode::{DecodeSink, Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 
-/// Pairs are collected for at least so long.
-const LEAST_SECS: f64 = 2.0;
-/// Steps before the first pair of a run.
+/// Rounds are collected for at least so long.
+const LEAST_SECS: f64 = 3.0;
+/// A round takes about so long, but at least four steps.
+const ROUND_SECS: f64 = 20e-3;
+/// Samples of a problem, which share a buffer of states.
+const SAMPLES_OF_A_PROBLEM: usize = 5;
+/// Steps before the first round of a run.
 const WARM_UP: usize = 4;
 /// Steps that a run may take until all its sequences generate.
 const MOST_PREFILL_STEPS: usize = 64;
 
-/// Steps of the loop, bare and monitored.
+/// Steps of the loop, bare and monitored: of each round the milliseconds of a step.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Monitoring {
     /// Median milliseconds of a bare step.
     pub bare_ms: f64,
     /// Median milliseconds of a monitored step.
     pub monitored_ms: f64,
-    /// Median of monitored over bare within pairs, minus 1.
+    /// Median of monitored over bare within rounds, minus 1.
     pub cost: f64,
-    /// Its interval of 95 %, from the ranks of the pairs.
+    /// Its interval of 95 %, from the ranks of the rounds.
     pub cost_interval: (f64, f64),
-    /// Pairs measured.
-    pub pairs: usize,
+    /// Rounds measured.
+    pub rounds: usize,
 }
 
-/// Measures at least `pairs` pairs of steps.
-pub fn measure(decoder: &mut Decoder, batch: usize, pairs: usize) -> Result<Monitoring> {
+/// Measures at least so many steps of either kind, which take `step_secs` each.
+pub fn measure(decoder: &mut Decoder, batch: usize, steps: usize, step_secs: f64) -> Result<Monitoring> {
     let start = Instant::now();
+    let fours = ((ROUND_SECS / step_secs) as usize).clamp(4, (2 * steps).max(4)) / 4;
+    let rounds = Rounds { fours, count: (2 * steps).div_ceil(4 * fours) };
     let (mut bare, mut monitored) = (Vec::new(), Vec::new());
-    while bare.len() < pairs || start.elapsed().as_secs_f64() < LEAST_SECS {
-        run(decoder, batch, pairs, &mut bare, &mut monitored)?;
+    // As in a run of many problems, whose temporary files are used again.
+    let spill = Spill::new(&std::env::temp_dir());
+    while bare.is_empty() || start.elapsed().as_secs_f64() < LEAST_SECS {
+        run(decoder, batch, rounds, &spill, &mut bare, &mut monitored)?;
     }
     let mut ratios: Vec<f64> = bare.iter().zip(&monitored).map(|(bare, monitored)| monitored / bare - 1.0).collect();
     let cost = median(&mut ratios);
@@ -57,7 +68,7 @@ pub fn measure(decoder: &mut Decoder, batch: usize, pairs: usize) -> Result<Moni
         monitored_ms: median(&mut monitored),
         cost,
         cost_interval: median_interval(&ratios),
-        pairs: ratios.len(),
+        rounds: ratios.len(),
     })
 }
 
@@ -68,32 +79,52 @@ fn median_interval(sorted: &[f64]) -> (f64, f64) {
     (at((middle - reach).floor()), at((middle + reach).ceil()))
 }
 
-fn run(decoder: &mut Decoder, batch: usize, pairs: usize, bare: &mut Vec<f64>, monitored: &mut Vec<f64>) -> Result<()> {
+/// How a run is divided.
+#[derive(Clone, Copy)]
+struct Rounds {
+    /// Fours of steps in a round.
+    fours: usize,
+    count: usize,
+}
+
+fn run(
+    decoder: &mut Decoder,
+    batch: usize,
+    rounds: Rounds,
+    spill: &Arc<Spill>,
+    bare: &mut Vec<f64>,
+    monitored: &mut Vec<f64>,
+) -> Result<()> {
     let switch = Arc::new(AtomicBool::new(false));
     let mut sink = Sink { switch: Arc::clone(&switch), with_states: Recorder::new(), without: Recorder::new() };
-    let samples = submit(decoder, batch, WARM_UP + 2 * pairs + MOST_PREFILL_STEPS, &switch)?;
-    // As in a run, but that there is no folder of a run: most states go to the system's folder of temporary files.
-    let spill = Spill::new(&std::env::temp_dir());
-    let width = decoder.spec().hidden_size;
-    for (number, &sample) in samples.iter().enumerate() {
-        let mut writer = spill.writer(StatesDtype::F16, width);
-        // Samples that began at different times do not fill their buffers in the same step.
-        (0..number).try_for_each(|_| writer.push(&vec![0.0; width]))?;
-        sink.with_states.start(sample, (), Some(KeptStates { writer, thinking_only: false }));
-        sink.without.start(sample, (), None);
+    let samples = submit(decoder, batch, WARM_UP + 5 * rounds.fours * rounds.count + MOST_PREFILL_STEPS, &switch)?;
+    for problem in samples.chunks(SAMPLES_OF_A_PROBLEM) {
+        let log = spill.log(StatesDtype::F16, decoder.spec().hidden_size);
+        for &sample in problem {
+            let states = KeptStates { writer: log.writer(), thinking_only: false };
+            sink.with_states.start(sample, (), Some(states));
+            sink.without.start(sample, (), None);
+        }
     }
     while sink.tokens_of(|sink| decoder.step(sink))? < batch as u64 {}
     for _ in 0..WARM_UP {
         decoder.step(&mut sink)?;
     }
-    for step in 0..2 * pairs {
-        let on = matches!(step % 4, 1 | 2);
-        switch.store(on, Ordering::Relaxed);
-        let start = Instant::now();
-        decoder.step(&mut sink)?;
-        let millis = start.elapsed().as_secs_f64() * 1e3;
-        sink.with_states.check()?;
-        if on { monitored.push(millis) } else { bare.push(millis) }
+    for _ in 0..rounds.count {
+        let mut millis = [0.0; 2];
+        for _ in 0..rounds.fours {
+            for on in [false, true, true, false] {
+                switch.store(on, Ordering::Relaxed);
+                let start = Instant::now();
+                decoder.step(&mut sink)?;
+                millis[usize::from(on)] += start.elapsed().as_secs_f64() * 1e3;
+                sink.with_states.check()?;
+            }
+            decoder.step(&mut sink)?;
+        }
+        let [off, on] = millis.map(|millis| millis / (2 * rounds.fours) as f64);
+        bare.push(off);
+        monitored.push(on);
     }
     samples.into_iter().for_each(|sample| decoder.cancel(sample));
     Ok(decoder.run(&mut sink)?)
