@@ -23,8 +23,8 @@ use crate::kv::{PAGE_TOKENS, PageCopy, PageLedger};
 const SERIAL_STEP: f64 = 2e6;
 
 /// Multiply-adds that take as long as it takes to read one number of the KV memory, which is used once or a few times where a
-/// weight is used for all rows (2 to 8 were measured, the more the less of the last cache was left).
-const NUMBER_READ: f64 = 4.0;
+/// weight is used for all rows (4 to 7 were measured, the more the less of the last cache was left).
+const NUMBER_READ: f64 = 5.0;
 
 /// Bytes of weights up to which each thread takes sequences of its own through all layers: every thread then reads all
 /// weights, which costs little where they stay in the last cache, and no thread waits for another within a step.
