@@ -121,7 +121,8 @@ fn an_intervention_goes_on_where_it_was_killed() {
     let mut command = place.command();
     let mut child = command.args(format!("{line} cut").split_whitespace()).stderr(Stdio::null()).spawn().unwrap();
     let log = place.path("cut/thinker/math500/results.jsonl");
-    while child.try_wait().unwrap().is_none() && !log.exists() {
+    let complete_line = || std::fs::read(&log).is_ok_and(|bytes| bytes.contains(&b'\n'));
+    while child.try_wait().unwrap().is_none() && !complete_line() {
         std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();
