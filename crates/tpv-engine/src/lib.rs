@@ -10,7 +10,7 @@ pub mod error;
 mod gguf;
 pub mod kv;
 pub mod load;
-
+pub mod memory;
 pub mod model;
 pub mod random;
 pub mod scripted;

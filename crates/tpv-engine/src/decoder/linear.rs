@@ -75,7 +75,7 @@ impl Linear {
     pub fn quantised(tensor: QTensor, bias: Option<Vec<f32>>) -> Result<Self> {
         let (outputs, inputs) = tensor.shape().dims2()?;
         let weights = if tensor.dtype() == GgmlDType::Q8_0 {
-            Weights::Quantised(QuantisedMatrix::from_blocks(outputs, inputs, &tensor.data()?))
+            Weights::Quantised(QuantisedMatrix::from_blocks(outputs, inputs, &tensor.data()?)?)
         } else {
             Weights::Library(QMatMul::from_qtensor(tensor)?)
         };

@@ -15,6 +15,8 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::linear::Workers;
+use crate::error::Result;
+use crate::memory::Memory;
 
 /// Vectors of outputs in one panel of weights.
 const VECTORS: usize = 2;
@@ -29,7 +31,7 @@ const STRETCH: usize = 256;
 const SERIAL_PRODUCTS: usize = 1 << 19;
 
 /// A weight matrix `[outputs, inputs]`, stored in panels.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct PackedMatrix {
     panels: Panels,
     outputs: usize,
@@ -39,24 +41,26 @@ pub(crate) struct PackedMatrix {
 }
 
 /// The weights, `[panel][in][output]`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Panels {
-    F32(Vec<f32>),
+    F32(Memory<f32>),
     /// Two weights in a word: the lower bits are of an output in the panel's first vector, the upper of the one in the same
     /// place of the second.
-    Bf16(Vec<u32>),
+    Bf16(Memory<u32>),
 }
 
 /// The bits of an f32 that a bf16 number has.
 const BF16_BITS: u32 = 0xffff_0000;
 
 impl Panels {
-    /// Replaces words by what they stand for; `lanes` words are one input.
-    fn to_f32(words: &[u32], lanes: usize) -> Vec<f32> {
-        let inputs = words.chunks_exact(lanes);
-        let low = |word: &u32| f32::from_bits(word << 16);
-        let high = |word: &u32| f32::from_bits(word & BF16_BITS);
-        inputs.flat_map(|words| words.iter().map(low).chain(words.iter().map(high))).collect()
+    /// Writes what words stand for; `lanes` words are one input.
+    fn to_f32(words: &[u32], lanes: usize, values: &mut [f32]) {
+        for (words, values) in words.chunks_exact(lanes).zip(values.chunks_exact_mut(2 * lanes)) {
+            let (low, high) = values.split_at_mut(lanes);
+            for ((word, low), high) in words.iter().zip(low).zip(high) {
+                (*low, *high) = (f32::from_bits(word << 16), f32::from_bits(word & BF16_BITS));
+            }
+        }
     }
 }
 
@@ -75,35 +79,41 @@ fn panel_outputs() -> usize {
 
 impl PackedMatrix {
     /// Packs a matrix whose rows from `first` on are written by `read_rows(first, rows)`, some at a time.
-    pub fn from_rows<E>(
+    pub fn from_rows(
         outputs: usize,
         inputs: usize,
-        mut read_rows: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
-    ) -> Result<Self, E> {
+        mut read_rows: impl FnMut(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
         let panel = panel_outputs();
         let (count, lanes) = (outputs.div_ceil(panel), panel / VECTORS);
-        let mut panels = Panels::Bf16(Vec::with_capacity(count * lanes * inputs));
+        let mut panels = Panels::Bf16(Memory::zeroed(count * lanes * inputs)?);
         let mut rows = vec![0.0; panel * inputs];
-        for first in (0..outputs).step_by(panel) {
+        for (index, first) in (0..outputs).step_by(panel).enumerate() {
             let values = &mut rows[..panel.min(outputs - first) * inputs];
             read_rows(first, values)?;
             rows[panel.min(outputs - first) * inputs..].fill(0.0);
             let bits = |output: usize, input: usize| rows[output * inputs + input].to_bits();
             if let Panels::Bf16(words) = &mut panels {
                 if rows.iter().all(|value| value.to_bits() & !BF16_BITS == 0) {
-                    let input =
-                        |input| (0..lanes).map(move |lane| (bits(lane, input) >> 16) | bits(lanes + lane, input));
-                    words.extend((0..inputs).flat_map(input));
+                    let words = words[index * lanes * inputs..].chunks_exact_mut(lanes).take(inputs);
+                    for (input, words) in words.enumerate() {
+                        for (lane, word) in words.iter_mut().enumerate() {
+                            *word = (bits(lane, input) >> 16) | bits(lanes + lane, input);
+                        }
+                    }
                     continue;
                 }
-                let mut values = Panels::to_f32(words, lanes);
-                values.reserve_exact(count * panel * inputs - values.len());
+                let mut values = Memory::zeroed(count * panel * inputs)?;
+                Panels::to_f32(&words[..index * lanes * inputs], lanes, &mut values);
                 panels = Panels::F32(values);
             }
             if let Panels::F32(values) = &mut panels {
-                values.extend(
-                    (0..inputs).flat_map(|input| (0..panel).map(move |output| f32::from_bits(bits(output, input)))),
-                );
+                let values = values[index * panel * inputs..].chunks_exact_mut(panel).take(inputs);
+                for (input, values) in values.enumerate() {
+                    for (output, value) in values.iter_mut().enumerate() {
+                        *value = f32::from_bits(bits(output, input));
+                    }
+                }
             }
         }
         Ok(Self { panels, outputs, inputs, panel })
@@ -296,7 +306,7 @@ mod tests {
             for (i, slot) in rows.iter_mut().enumerate() {
                 *slot = value(first * inputs + i);
             }
-            Ok::<_, std::convert::Infallible>(())
+            Ok(())
         };
         PackedMatrix::from_rows(outputs, inputs, read).unwrap()
     }
@@ -326,7 +336,7 @@ mod tests {
                 let bf16 = f32::from_bits(value(index).to_bits() & BF16_BITS);
                 *slot = last.filter(|_| index / inputs == outputs).unwrap_or(bf16);
             }
-            Ok::<_, std::convert::Infallible>(())
+            Ok(())
         };
         PackedMatrix::from_rows(outputs + usize::from(last.is_some()), inputs, read).unwrap()
     }

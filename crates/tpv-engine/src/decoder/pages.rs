@@ -4,15 +4,13 @@
 //! belong to one sequence each: for the time of the step they are apart from the others, so that sequences can be computed
 //! side by side while all of them read the pages that they share.
 //!
-//! Pages lie in slabs of zeroed memory that the system is asked to make of huge pages: a step reads all of it in small
-//! pieces, and to find so many pages of 4 KiB takes the processor a tenth of the step. Memory is taken up as it is written.
-
-use memmap2::MmapMut;
+//! Pages lie in slabs.
 
 use super::attention::HeadPage;
 use crate::config::DecoderConfig;
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::kv::{PAGE_TOKENS, Page, PageCopy};
+use crate::memory::Memory;
 
 /// A slab has room for as many pages as fit into so many bytes, but at least for one.
 const SLAB_BYTES: usize = 16 << 20;
@@ -20,7 +18,7 @@ const SLAB_BYTES: usize = 16 << 20;
 /// All pages.
 #[derive(Debug)]
 pub(crate) struct PageStore {
-    slabs: Vec<MmapMut>,
+    slabs: Vec<Memory<f32>>,
     pages_of_a_slab: usize,
     shape: PageShape,
 }
@@ -47,16 +45,6 @@ impl PageShape {
     }
 }
 
-/// Zeroed memory, in huge pages where the system has them.
-fn slab(bytes: usize) -> Result<MmapMut> {
-    let refused = |error| EngineError::Request(format!("{bytes} bytes for keys and values could not be had ({error})"));
-    let slab = MmapMut::map_anon(bytes).map_err(refused)?;
-    // A system without huge pages refuses; its ordinary ones are merely slower.
-    #[cfg(target_os = "linux")]
-    let _ = slab.advise(memmap2::Advice::HugePage);
-    Ok(slab)
-}
-
 impl PageStore {
     pub fn new(config: &DecoderConfig) -> Self {
         let shape = PageShape { layers: config.layers, kv_heads: config.kv_heads, head_dim: config.head_dim };
@@ -68,7 +56,7 @@ impl PageStore {
     pub fn provide(&mut self, pages: &[Page]) -> Result<()> {
         let wanted = pages.iter().max().map_or(0, |page| page / self.pages_of_a_slab + 1);
         while self.slabs.len() < wanted {
-            self.slabs.push(slab(self.pages_of_a_slab * self.shape.page() * size_of::<f32>())?);
+            self.slabs.push(Memory::zeroed(self.pages_of_a_slab * self.shape.page())?);
         }
         Ok(())
     }
@@ -84,7 +72,7 @@ impl PageStore {
     /// All pages, to be shared out.
     pub fn pages(&mut self) -> Pages<'_> {
         let size = self.shape.page();
-        let slabs = self.slabs.iter_mut().flat_map(|slab| bytemuck::cast_slice_mut(slab).chunks_exact_mut(size));
+        let slabs = self.slabs.iter_mut().flat_map(|slab| slab.chunks_exact_mut(size));
         Pages { pages: slabs.map(Some).collect(), shape: self.shape }
     }
 }

@@ -7,15 +7,26 @@
 //! ```
 //!
 //! The inner sums are whole numbers and exact; the outer one is a chain of fused multiply-adds in ascending order of the
-//! blocks, whatever the number of rows. So a row's result does not depend on its neighbours here either. Weights lie in
-//! panels of [`PANEL`] outputs, [panel][block][pair][output][2], rows are taken in tiles of 1 or [`TILE`], and panels are
-//! shared out between threads. Any contraction length that is a multiple of 32 runs at full speed.
+//! blocks, whatever the number of rows and the machine. So a row's result does not depend on its neighbours here either.
+//! Weights lie in panels of [`PANEL`] outputs, [panel][block][group][output][weights of a group], as the machine's
+//! [`Instructions`] take them; rows are taken in tiles, and panels are shared out between threads. Any contraction length
+//! that is a multiple of 32 runs at full speed.
+
+use std::mem::discriminant;
 
 use half::f16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::linear::Workers;
+use crate::error::Result;
+use crate::memory::Memory;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod plain;
 
 /// Weights that share a scale.
 pub(crate) const BLOCK: usize = 32;
@@ -23,11 +34,8 @@ pub(crate) const BLOCK: usize = 32;
 /// Outputs in one panel of weights.
 const PANEL: usize = 16;
 
-/// Rows in a tile that is not a single row.
-const TILE: usize = 4;
-
-/// A block is computed two weights at a time.
-const PAIRS: usize = BLOCK / 2;
+/// Rows in a tile at most, with any instructions.
+const MOST_ROWS: usize = 8;
 
 /// Multiply-adds below which a product stays on one thread.
 const SERIAL_PRODUCTS: usize = 1 << 18;
@@ -35,26 +43,97 @@ const SERIAL_PRODUCTS: usize = 1 << 18;
 /// Parts of a product for each thread, so that one that is held up does not hold up all.
 const PARTS_PER_THREAD: usize = 4;
 
-/// [pair][output][2] for one block of one panel.
-type PanelBlock = [[i8; 2 * PANEL]; PAIRS];
+/// Bytes of quantised rows that pass a panel before the next panel's turn: about what stays in the second cache.
+const ROWS_IN_CACHE: usize = 1 << 20;
+
+/// What the products are computed with.
+#[derive(Debug, Clone, Copy)]
+enum Instructions {
+    /// Whatever the compiler makes of plain loops.
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(pulp::x86::V3),
+    /// AVX-512 with VNNI, which multiplies and adds 8-bit numbers in one instruction.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Vnni),
+}
+
+impl Instructions {
+    /// All that this machine has, the fastest first.
+    fn available() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let vectors =
+            [avx512::Vnni::try_new().map(Self::Avx512), pulp::x86::V3::try_new().map(Self::Avx2)].into_iter().flatten();
+        #[cfg(not(target_arch = "x86_64"))]
+        let vectors = std::iter::empty();
+        vectors.chain([Self::Plain])
+    }
+
+    fn fastest() -> Self {
+        Self::available().next().expect("plain loops are always there")
+    }
+
+    /// Weights of an output that lie side by side: as many as one instruction adds up.
+    fn group(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => 4,
+            _ => 2,
+        }
+    }
+
+    /// Rows in a tile at most: as many sums as there are vectors for.
+    fn rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => MOST_ROWS,
+            _ => 4,
+        }
+    }
+
+    /// What is added to weights in memory, modulo 256.
+    fn weight_offset(self) -> u8 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => avx512::WEIGHT_OFFSET,
+            _ => 0,
+        }
+    }
+}
+
+/// What memory is read by.
+type Line = [u8; 64];
+
+/// [group][output][weights of a group] for one block of one panel.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct PanelBlock([u8; PANEL * BLOCK]);
+
+/// Lines of a block.
+const LINES: usize = size_of::<PanelBlock>() / size_of::<Line>();
 
 /// A weight matrix `[outputs, inputs]` in Q8_0.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct QuantisedMatrix {
-    quants: Vec<PanelBlock>,
-    scales: Vec<[f16; PANEL]>,
+    instructions: Instructions,
+    quants: Memory<PanelBlock>,
+    scales: Memory<[f16; PANEL]>,
     outputs: usize,
     inputs: usize,
 }
 
 impl QuantisedMatrix {
     /// Quantises a matrix whose rows from `first` on are written by `read_rows(first, rows)`, some at a time.
-    pub fn from_rows<E>(
+    pub fn from_rows(
         outputs: usize,
         inputs: usize,
-        mut read_rows: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
-    ) -> Result<Self, E> {
-        let mut matrix = Self::zeros(outputs, inputs);
+        read_rows: impl FnMut(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        Self::zeros(Instructions::fastest(), outputs, inputs)?.with_rows(read_rows)
+    }
+
+    fn with_rows(mut self, mut read_rows: impl FnMut(usize, &mut [f32]) -> Result<()>) -> Result<Self> {
+        let Self { outputs, inputs, .. } = self;
         let mut rows = vec![0.0; PANEL * inputs];
         for first in (0..outputs).step_by(PANEL) {
             let rows = &mut rows[..PANEL.min(outputs - first) * inputs];
@@ -62,16 +141,16 @@ impl QuantisedMatrix {
             for (row, output) in rows.chunks_exact(inputs).zip(first..) {
                 for (block, values) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
                     let (scale, quants) = quantise(values);
-                    matrix.put(output, block, f16::from_f32(scale), &quants.map(|q| q as i8));
+                    self.put(output, block, f16::from_f32(scale), &quants.map(|q| q as i8));
                 }
             }
         }
-        Ok(matrix)
+        Ok(self)
     }
 
     /// Takes blocks of a scale (f16) and 32 weights (i8), row after row, as GGUF files hold them.
-    pub fn from_blocks(outputs: usize, inputs: usize, bytes: &[u8]) -> Self {
-        let mut matrix = Self::zeros(outputs, inputs);
+    pub fn from_blocks(outputs: usize, inputs: usize, bytes: &[u8]) -> Result<Self> {
+        let mut matrix = Self::zeros(Instructions::fastest(), outputs, inputs)?;
         let blocks = inputs / BLOCK;
         for (index, bytes) in bytes.as_chunks::<{ BLOCK + 2 }>().0.iter().enumerate() {
             let scale = f16::from_le_bytes([bytes[0], bytes[1]]);
@@ -81,13 +160,13 @@ impl QuantisedMatrix {
                 if scale.is_sign_negative() { (-scale, quants.map(i8::saturating_neg)) } else { (scale, quants) };
             matrix.put(index / blocks, index % blocks, scale, &quants);
         }
-        matrix
+        Ok(matrix)
     }
 
-    fn zeros(outputs: usize, inputs: usize) -> Self {
+    fn zeros(instructions: Instructions, outputs: usize, inputs: usize) -> Result<Self> {
         let blocks = outputs.div_ceil(PANEL) * (inputs / BLOCK);
-        let (quants, scales) = (vec![[[0; 2 * PANEL]; PAIRS]; blocks], vec![[f16::ZERO; PANEL]; blocks]);
-        Self { quants, scales, outputs, inputs }
+        let (quants, scales) = (Memory::zeroed(blocks)?, Memory::zeroed(blocks)?);
+        Ok(Self { instructions, quants, scales, outputs, inputs })
     }
 
     /// Bytes that the weights take.
@@ -97,9 +176,13 @@ impl QuantisedMatrix {
 
     fn put(&mut self, output: usize, block: usize, scale: f16, quants: &[i8; BLOCK]) {
         let index = output / PANEL * (self.inputs / BLOCK) + block;
+        let (group, offset) = (self.instructions.group(), self.instructions.weight_offset());
         self.scales[index][output % PANEL] = scale;
-        for (pair, two) in self.quants[index].iter_mut().zip(quants.as_chunks::<2>().0) {
-            pair[output % PANEL * 2..][..2].copy_from_slice(two);
+        let groups = self.quants[index].0.chunks_exact_mut(group * PANEL);
+        for (slots, quants) in groups.zip(quants.chunks_exact(group)) {
+            for (slot, quant) in slots[output % PANEL * group..].iter_mut().zip(quants) {
+                *slot = (*quant as u8).wrapping_add(offset);
+            }
         }
     }
 
@@ -123,47 +206,65 @@ impl QuantisedMatrix {
 
     /// Outputs from panel `first` on; `y` holds that part of every row.
     fn multiply_part(&self, x: &QuantisedRows, first: usize, y: Vec<&mut [f32]>) {
+        debug_assert_eq!(discriminant(&x.instructions), discriminant(&self.instructions));
         let blocks = self.inputs / BLOCK;
         let part =
             Part { x, quants: &self.quants[first * blocks..], scales: &self.scales[first * blocks..], blocks, y };
-        #[cfg(target_arch = "x86_64")]
-        if let Some(simd) = pulp::x86::V3::try_new() {
-            return simd.vectorize(x86::OnAvx2 { simd, part });
+        match self.instructions {
+            Instructions::Plain => plain::run(part),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(simd) => avx2::run(simd, part),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(simd) => simd.run(part),
         }
-        part.run(tile_product, tile_product);
     }
 }
 
 /// Rows of x, quantised and regrouped in tiles.
 #[derive(Debug)]
 pub(crate) struct QuantisedRows {
+    instructions: Instructions,
     tiles: Vec<Tile>,
 }
 
-/// `height` rows: quants [block][pair][height], two i16 in an i32, and scales [block][height].
+/// `height` rows: quants [block][height][group], a group of two i16 or four i8 in an i32; starts [block][height], what takes
+/// back the weights' offset; and scales [block][height].
 #[derive(Debug)]
 struct Tile {
     height: usize,
     quants: Vec<i32>,
+    starts: Vec<i32>,
     scales: Vec<f32>,
 }
 
 impl QuantisedRows {
     /// Quantises x `[rows, inputs]`.
     pub fn new(x: &[f32], inputs: usize, workers: Workers) -> Self {
-        let tile = |rows: &[f32]| Arch::new().dispatch(QuantiseTile { rows, inputs });
-        let tiles = if workers == Workers::One || x.len() <= TILE * inputs {
-            x.chunks(TILE * inputs).map(tile).collect()
-        } else {
-            x.par_chunks(TILE * inputs).map(tile).collect()
+        Self::for_instructions(Instructions::fastest(), x, inputs, workers)
+    }
+
+    fn for_instructions(instructions: Instructions, x: &[f32], inputs: usize, workers: Workers) -> Self {
+        let rows = x.len() / inputs;
+        let count = rows.div_ceil(instructions.rows());
+        // Heights as even as possible.
+        let first = |index: usize| index * rows / count * inputs;
+        let tile = |index: usize| {
+            let rows = &x[first(index)..first(index + 1)];
+            Arch::new().dispatch(QuantiseTile { rows, inputs, instructions })
         };
-        Self { tiles }
+        let tiles = if workers == Workers::One || count < 2 {
+            (0..count).map(tile).collect()
+        } else {
+            (0..count).into_par_iter().map(tile).collect()
+        };
+        Self { instructions, tiles }
     }
 }
 
 struct QuantiseTile<'a> {
     rows: &'a [f32],
     inputs: usize,
+    instructions: Instructions,
 }
 
 impl WithSimd for QuantiseTile<'_> {
@@ -171,17 +272,26 @@ impl WithSimd for QuantiseTile<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Tile {
-        let Self { rows, inputs } = self;
-        let height = if rows.len() == inputs { 1 } else { TILE };
-        let mut tile =
-            Tile { height, quants: vec![0; inputs / 2 * height], scales: vec![0.0; inputs / BLOCK * height] };
+        let Self { rows, inputs, instructions } = self;
+        let (group, offset) = (instructions.group(), i32::from(instructions.weight_offset()));
+        let (height, blocks, groups) = (rows.len() / inputs, inputs / BLOCK, BLOCK / group);
+        let mut tile = Tile {
+            height,
+            quants: vec![0; inputs / group * height],
+            starts: vec![0; blocks * height],
+            scales: vec![0.0; blocks * height],
+        };
         for (r, row) in rows.chunks_exact(inputs).enumerate() {
             for (block, values) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
                 let (scale, quants) = quantise(values);
-                tile.scales[block * height + r] = scale;
-                let slots = tile.quants[block * PAIRS * height + r..].iter_mut().step_by(height);
-                for (slot, [low, high]) in slots.zip(quants.as_chunks::<2>().0) {
-                    *slot = (low & 0xffff) | (high << 16);
+                let at = block * height + r;
+                tile.scales[at] = scale;
+                tile.starts[at] = -offset * quants.iter().map(|&q| i32::from(q as i8)).sum::<i32>();
+                let slots = &mut tile.quants[at * groups..(at + 1) * groups];
+                if group == 2 {
+                    slots.copy_from_slice(&pulp::cast::<_, [i32; BLOCK / 2]>(quants.map(|q| q as i16)));
+                } else {
+                    slots.copy_from_slice(&pulp::cast::<_, [i32; BLOCK / 4]>(quants.map(|q| q as i8)));
                 }
             }
         }
@@ -220,147 +330,79 @@ struct Part<'a, 'y> {
 struct Weights<'a> {
     quants: &'a [PanelBlock],
     scales: &'a [[f16; PANEL]],
+    /// What of the next panel is to be fetched from memory meanwhile: as many lines for each block, or nothing.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "plain loops leave it to the processor"))]
+    next: &'a [Line],
 }
 
-/// A tile's quants and scales, block by block.
+/// A tile, block by block; a block of a row is `GROUPS` groups.
 #[derive(Clone, Copy)]
-struct Blocks<'a, const ROWS: usize> {
-    quants: &'a [[[i32; ROWS]; PAIRS]],
+struct Blocks<'a, const GROUPS: usize, const ROWS: usize> {
+    quants: &'a [[[i32; GROUPS]; ROWS]],
+    starts: &'a [[i32; ROWS]],
     scales: &'a [[f32; ROWS]],
 }
 
+/// The product of one tile and one panel for every row of the tile.
+type Products<const ROWS: usize> = [[f32; PANEL]; ROWS];
+
 impl Tile {
     #[inline(always)]
-    fn blocks<const ROWS: usize>(&self) -> Blocks<'_, ROWS> {
-        let (quants, _) = self.quants.as_chunks::<ROWS>();
-        Blocks { quants: quants.as_chunks::<PAIRS>().0, scales: self.scales.as_chunks::<ROWS>().0 }
+    fn blocks<const GROUPS: usize, const ROWS: usize>(&self) -> Blocks<'_, GROUPS, ROWS> {
+        let (quants, _) = self.quants.as_chunks::<GROUPS>();
+        Blocks {
+            quants: quants.as_chunks::<ROWS>().0,
+            starts: self.starts.as_chunks::<ROWS>().0,
+            scales: self.scales.as_chunks::<ROWS>().0,
+        }
     }
 }
 
 impl Part<'_, '_> {
-    /// Runs the products of a single row and of a tile with every panel.
+    /// Runs `product(tile, panel, out)`, which writes a row of outputs for each row of the tile, with all tiles and panels.
     #[inline(always)]
-    fn run(
-        mut self,
-        single: impl Fn(Blocks<'_, 1>, Weights<'_>) -> [[f32; PANEL]; 1],
-        tiled: impl Fn(Blocks<'_, TILE>, Weights<'_>) -> [[f32; PANEL]; TILE],
-    ) {
-        let width = self.y.first().map_or(0, |row| row.len());
-        let panels = self.quants.chunks_exact(self.blocks).zip(self.scales.chunks_exact(self.blocks));
-        for (start, (quants, scales)) in (0..width).step_by(PANEL).zip(panels) {
-            let (weights, end) = (Weights { quants, scales }, (start + PANEL).min(width));
-            for (tile, y) in self.x.tiles.iter().zip(self.y.chunks_mut(TILE)) {
-                if tile.height == 1 {
-                    y[0][start..end].copy_from_slice(&single(tile.blocks(), weights)[0][..end - start]);
-                } else {
-                    let sums = tiled(tile.blocks(), weights);
-                    let rows = y.iter_mut().zip(&sums);
-                    rows.for_each(|(row, sums)| row[start..end].copy_from_slice(&sums[..end - start]));
-                }
-            }
-        }
-    }
-}
-
-/// One tile times one panel in plain loops.
-fn tile_product<const ROWS: usize>(tile: Blocks<'_, ROWS>, weights: Weights<'_>) -> [[f32; PANEL]; ROWS] {
-    let mut sums = [[0.0; PANEL]; ROWS];
-    let inputs = tile.quants.iter().zip(tile.scales);
-    for ((quants, scales), (x, x_scales)) in weights.quants.iter().zip(weights.scales).zip(inputs) {
-        for row in 0..ROWS {
-            let mut whole = [0i32; PANEL];
-            for (pair, x) in quants.iter().zip(x) {
-                let (low, high) = (i32::from(x[row] as i16), x[row] >> 16);
-                for (sum, two) in whole.iter_mut().zip(pair.as_chunks::<2>().0) {
-                    *sum += low * i32::from(two[0]) + high * i32::from(two[1]);
-                }
-            }
-            for output in 0..PANEL {
-                let scale = scales[output].to_f32() * x_scales[row];
-                sums[row][output] = (whole[output] as f32).mul_add(scale, sums[row][output]);
-            }
-        }
-    }
-    sums
-}
-
-/// The same with AVX2: 16 multiply-adds an instruction.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use core::arch::x86_64::{__m256, __m256i};
-
-    use half::f16;
-    use pulp::NullaryFnOnce;
-    use pulp::x86::V3;
-
-    use super::{Blocks, PAIRS, PANEL, Part, Weights};
-
-    pub(super) struct OnAvx2<'a, 'y> {
-        pub simd: V3,
-        pub part: Part<'a, 'y>,
-    }
-
-    impl NullaryFnOnce for OnAvx2<'_, '_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let simd = self.simd;
-            self.part.run(
-                |tile, weights| tile_product(simd, tile, weights),
-                |tile, weights| tile_product(simd, tile, weights),
-            );
-        }
-    }
-
-    #[inline(always)]
-    fn tile_product<const ROWS: usize>(simd: V3, tile: Blocks<'_, ROWS>, weights: Weights<'_>) -> [[f32; PANEL]; ROWS] {
-        let mut sums = [[simd.avx._mm256_setzero_ps(); 2]; ROWS];
-        let inputs = tile.quants.iter().zip(tile.scales);
-        for ((quants, scales), (x, x_scales)) in weights.quants.iter().zip(weights.scales).zip(inputs) {
-            let mut whole = [[simd.avx._mm256_setzero_si256(); 2]; ROWS];
-            for pair in 0..PAIRS {
-                let weights = widen(simd, &quants[pair]);
-                for row in 0..ROWS {
-                    let x = simd.avx._mm256_set1_epi32(x[pair][row]);
-                    for half in 0..2 {
-                        let products = simd.avx2._mm256_madd_epi16(weights[half], x);
-                        whole[row][half] = simd.avx2._mm256_add_epi32(whole[row][half], products);
+    fn run(mut self, product: impl Fn(&Tile, Weights<'_>, &mut Products<MOST_ROWS>)) {
+        let Some(width) = self.y.first().map(|row| row.len()) else { return };
+        let rows_at_once = (ROWS_IN_CACHE / (self.blocks * BLOCK)).max(1);
+        let mut rest = &mut self.y[..];
+        for tiles in self.x.tiles.chunks(rows_at_once.div_ceil(self.x.instructions.rows())) {
+            let rows = tiles.iter().map(|tile| tile.height).sum();
+            let y = rest.split_off_mut(..rows).expect("there is a row for each of the tiles'");
+            let panels = self.quants.chunks_exact(self.blocks);
+            let lines = panels.clone().map(bytemuck::cast_slice);
+            let following = lines.skip(1).chain([&[] as &[Line]]);
+            // As many lines a block, 1, 2, 4 or 8, as it takes for the tiles to fetch a panel between them.
+            let share = self.blocks * (LINES >> tiles.len().min(LINES).ilog2());
+            let panels = panels.zip(self.scales.chunks_exact(self.blocks)).zip(following);
+            for (start, ((quants, scales), next)) in (0..width).step_by(PANEL).zip(panels) {
+                let end = (start + PANEL).min(width);
+                let mut y = y.iter_mut();
+                let mut products = [[0.0; PANEL]; MOST_ROWS];
+                for (index, tile) in tiles.iter().enumerate() {
+                    let next = next.chunks_exact(share).nth(index).unwrap_or_default();
+                    product(tile, Weights { quants, scales, next }, &mut products);
+                    for (products, y) in products[..tile.height].iter().zip(&mut y) {
+                        y[start..end].copy_from_slice(&products[..end - start]);
                     }
                 }
             }
-            let scales = widen_scales(simd, scales);
-            for row in 0..ROWS {
-                let x_scale = simd.avx._mm256_set1_ps(x_scales[row]);
-                for half in 0..2 {
-                    let scale = simd.avx._mm256_mul_ps(scales[half], x_scale);
-                    let whole = simd.avx._mm256_cvtepi32_ps(whole[row][half]);
-                    sums[row][half] = simd.fma._mm256_fmadd_ps(whole, scale, sums[row][half]);
-                }
-            }
         }
-        sums.map(pulp::cast)
-    }
-
-    /// 32 weights as i16, eight outputs in each half.
-    #[inline(always)]
-    fn widen(simd: V3, weights: &[i8; 2 * PANEL]) -> [__m256i; 2] {
-        let halves: [[i8; PANEL]; 2] = pulp::cast(*weights);
-        halves.map(|half| simd.avx2._mm256_cvtepi8_epi16(pulp::cast(half)))
-    }
-
-    /// Scales of at least 0 as f32: the bits of an f16 moved into place are the value times 2^-112.
-    #[inline(always)]
-    fn widen_scales(simd: V3, scales: &[f16; PANEL]) -> [__m256; 2] {
-        let unit = simd.avx._mm256_set1_ps(f32::from_bits((127 + 112) << 23));
-        let bits = scales.map(f16::to_bits);
-        let halves: [[u16; PANEL / 2]; 2] = pulp::cast(bits);
-        halves.map(|half| {
-            let wide = simd.avx2._mm256_cvtepu16_epi32(pulp::cast(half));
-            simd.avx._mm256_mul_ps(pulp::cast(simd.avx2._mm256_slli_epi32::<13>(wide)), unit)
-        })
     }
 }
+
+/// Writes `$products`, in which `$name` is the tile's height, to `$out`.
+macro_rules! for_height {
+    ($tile:expr, $out:expr, $name:ident in [$($rows:literal)*] => $products:expr) => {
+        match $tile.height {
+            $($rows => {
+                const $name: usize = $rows;
+                $out[..$name].copy_from_slice(&$products);
+            })*
+            height => unreachable!("no tile has {height} rows"),
+        }
+    };
+}
+use for_height;
 
 #[cfg(test)]
 mod tests {
@@ -370,12 +412,16 @@ mod tests {
         ((seed * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
     }
 
-    fn matrix(outputs: usize, inputs: usize) -> QuantisedMatrix {
+    fn matrix_for(instructions: Instructions, outputs: usize, inputs: usize) -> QuantisedMatrix {
         let read = |first: usize, rows: &mut [f32]| {
             rows.iter_mut().enumerate().for_each(|(i, slot)| *slot = value(first * inputs + i));
-            Ok::<_, std::convert::Infallible>(())
+            Ok(())
         };
-        QuantisedMatrix::from_rows(outputs, inputs, read).unwrap()
+        QuantisedMatrix::zeros(instructions, outputs, inputs).unwrap().with_rows(read).unwrap()
+    }
+
+    fn matrix(outputs: usize, inputs: usize) -> QuantisedMatrix {
+        matrix_for(Instructions::fastest(), outputs, inputs)
     }
 
     /// The weight as it is stored: rounded to 127ths of the greatest of its block, with a scale in f16.
@@ -388,7 +434,8 @@ mod tests {
 
     fn product(matrix: &QuantisedMatrix, x: &[f32], workers: Workers) -> Vec<f32> {
         let mut y = vec![f32::NAN; x.len() / matrix.inputs * matrix.outputs];
-        matrix.multiply(&QuantisedRows::new(x, matrix.inputs, workers), &mut y, workers);
+        let x = QuantisedRows::for_instructions(matrix.instructions, x, matrix.inputs, workers);
+        matrix.multiply(&x, &mut y, workers);
         y
     }
 
@@ -438,20 +485,43 @@ mod tests {
     #[test]
     fn a_row_is_the_same_bits_in_any_company_and_on_any_machine() {
         let (outputs, inputs) = (300, 96);
-        let matrix = matrix(outputs, inputs);
         let x: Vec<f32> = (0..70 * inputs).map(|i| value(i * 17)).collect();
-        let together = product(&matrix, &x, Workers::One);
+        let plain = product(&matrix_for(Instructions::Plain, outputs, inputs), &x, Workers::One);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        assert!(pool.install(|| product(&matrix, &x, Workers::All)) == together);
-        for rows in [1, 2, 3, 5, 8] {
-            let alone = product(&matrix, &x[6 * inputs..][..rows * inputs], Workers::One);
-            assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");
+        for instructions in Instructions::available() {
+            let matrix = matrix_for(instructions, outputs, inputs);
+            assert!(product(&matrix, &x, Workers::One) == plain, "{instructions:?}");
+            assert!(pool.install(|| product(&matrix, &x, Workers::All)) == plain, "{instructions:?}");
+            for rows in 1..=17 {
+                let alone = product(&matrix, &x[6 * inputs..][..rows * inputs], Workers::One);
+                assert!(alone == plain[6 * outputs..][..rows * outputs], "{rows} rows, {instructions:?}");
+            }
         }
-        let tile = QuantisedRows::new(&x[..4 * inputs], inputs, Workers::One);
-        let weights = Weights { quants: &matrix.quants[..inputs / BLOCK], scales: &matrix.scales[..inputs / BLOCK] };
-        let plain = tile_product::<TILE>(tile.tiles[0].blocks(), weights);
-        for (row, sums) in plain.iter().enumerate() {
-            assert_eq!(sums[..], together[row * outputs..][..PANEL], "plain loops and vectors");
+    }
+
+    /// Rows of more bytes than stay in the cache pass the panels in portions.
+    #[test]
+    fn many_long_rows_are_the_same_as_few() {
+        let (rows, outputs, inputs) = (50, 20, ROWS_IN_CACHE / BLOCK);
+        let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 17)).collect();
+        let matrix = matrix(outputs, inputs);
+        let together = product(&matrix, &x, Workers::One);
+        for (x, y) in x.chunks(inputs).zip(together.chunks(outputs)) {
+            assert!(product(&matrix, x, Workers::One) == y);
+        }
+    }
+
+    /// The greatest sum that a block can have, and the least weight, which only files hold.
+    #[test]
+    fn the_greatest_numbers_do_not_overflow() {
+        let inputs = 64;
+        for (weight, input) in [(-128, 1.0), (-128, -1.0), (127, 1.0), (127, -1.0)] {
+            for instructions in Instructions::available() {
+                let mut matrix = QuantisedMatrix::zeros(instructions, 1, inputs).unwrap();
+                (0..inputs / BLOCK).for_each(|block| matrix.put(0, block, f16::ONE, &[weight; BLOCK]));
+                let y = product(&matrix, &vec![127.0 * input; inputs], Workers::One);
+                assert_eq!(y, [f32::from(weight) * 127.0 * input * inputs as f32], "{instructions:?}");
+            }
         }
     }
 
@@ -467,14 +537,15 @@ mod tests {
                 let sign = if block == 1 { -1 } else { 1 };
                 let scale = expected.scales[index][output % PANEL];
                 bytes.extend((if sign < 0 { -scale } else { scale }).to_le_bytes());
-                let pairs = expected.quants[index].iter();
-                let quants = pairs.flat_map(|pair| pair[output % PANEL * 2..][..2].to_vec());
-                bytes.extend(quants.map(|quant| (quant * sign) as u8));
+                let (group, offset) = (expected.instructions.group(), expected.instructions.weight_offset());
+                let groups = expected.quants[index].0.chunks_exact(group * PANEL);
+                let quants = groups.flat_map(|quants| &quants[output % PANEL * group..][..group]);
+                bytes.extend(quants.map(|quant| (quant.wrapping_sub(offset) as i8 * sign) as u8));
             }
         }
         let x = whole_inputs(2 * inputs);
         assert_eq!(
-            product(&QuantisedMatrix::from_blocks(outputs, inputs, &bytes), &x, Workers::One),
+            product(&QuantisedMatrix::from_blocks(outputs, inputs, &bytes).unwrap(), &x, Workers::One),
             product(&expected, &x, Workers::One)
         );
     }

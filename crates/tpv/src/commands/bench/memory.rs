@@ -2,13 +2,17 @@
 
 use std::time::Instant;
 
+use tpv_engine::memory::Memory;
+
 /// Far more than any cache holds.
 const BUFFER_BYTES: usize = 1 << 29;
 const REPETITIONS: usize = 7;
 
-/// Bytes per second that this many threads read from memory: the best of several sums over one large buffer.
-pub fn read_bandwidth(threads: usize) -> f64 {
-    let numbers = vec![1u64; BUFFER_BYTES / size_of::<u64>()];
+/// Bytes per second that this many threads read from memory: the best of several sums over one large buffer, which lies in
+/// the same kind of memory as the weights.
+pub fn read_bandwidth(threads: usize) -> anyhow::Result<f64> {
+    let mut numbers = Memory::<u64>::zeroed(BUFFER_BYTES / size_of::<u64>())?;
+    numbers.fill(1);
     let part = numbers.len().div_ceil(threads);
     let read_all = || {
         let start = Instant::now();
@@ -20,7 +24,7 @@ pub fn read_bandwidth(threads: usize) -> f64 {
         start.elapsed().as_secs_f64()
     };
     let fastest = (0..REPETITIONS).map(|_| read_all()).fold(f64::INFINITY, f64::min);
-    BUFFER_BYTES as f64 / fastest
+    Ok(BUFFER_BYTES as f64 / fastest)
 }
 
 /// The largest resident size so far, in bytes, where the system tells.

@@ -113,7 +113,7 @@ fn bench(
     loaded.notices.iter().for_each(|notice| console.notice(notice));
     let spec = loaded.engine.spec().clone();
     let load_peak = before.zip(peak).map(|(before, peak)| (peak - before) as f64).filter(|_| is_first);
-    let memory_rate = (spec.device == "cpu").then(|| read_bandwidth(thread_count(options.threads)));
+    let memory_rate = (spec.device == "cpu").then(|| read_bandwidth(thread_count(options.threads))).transpose()?;
     let prefill_tokens_per_sec = prefill(&mut *loaded.engine, args.prompt_tokens)?;
     let weight_bytes = loaded.step_bytes as f64;
     let mut decode = Vec::new();
