@@ -382,7 +382,7 @@ impl Part<'_, '_> {
                     let next = next.chunks_exact(share).nth(index).unwrap_or_default();
                     product(tile, Weights { quants, scales, next }, &mut products);
                     for (products, y) in products[..tile.height].iter().zip(&mut y) {
-                        match y[start..end].as_mut_array() {
+                        match y[start..end].first_chunk_mut() {
                             Some(panel) => *panel = *products,
                             None => y[start..end].copy_from_slice(&products[..end - start]),
                         }
