@@ -141,14 +141,16 @@ impl PackedMatrix {
         let tiles = &x.tiles;
         let mut by_panel = vec![0.0; self.outputs.div_ceil(self.panel) * rows * self.panel];
         let arch = Arch::new();
-        let product = |(out, panel): (&mut [f32], &[W])| {
-            arch.dispatch(PanelProduct { tiles, panel, out });
-        };
         let (out_size, panel_size) = (rows * self.panel, width * self.inputs);
+        let product = |(index, out): (usize, &mut [f32])| {
+            let (panel, following) = panels[index * panel_size..].split_at(panel_size);
+            let next = &following[..panel_size.min(following.len())];
+            arch.dispatch(PanelProduct { tiles, panel, next, out });
+        };
         if workers == Workers::One || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
-            by_panel.chunks_mut(out_size).zip(panels.chunks(panel_size)).for_each(product);
+            by_panel.chunks_mut(out_size).enumerate().for_each(product);
         } else {
-            by_panel.par_chunks_mut(out_size).zip(panels.par_chunks(panel_size)).for_each(product);
+            by_panel.par_chunks_mut(out_size).enumerate().for_each(product);
         }
         self.scatter(&by_panel, rows, y);
     }
@@ -242,6 +244,8 @@ impl Weight for u32 {
 struct PanelProduct<'a, W> {
     tiles: &'a [Tile],
     panel: &'a [W],
+    /// The panel after it, or nothing.
+    next: &'a [W],
     out: &'a mut [f32],
 }
 
@@ -252,36 +256,58 @@ impl<W: Weight> WithSimd for PanelProduct<'_, W> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (out, _) = S::as_mut_simd_f32s(self.out);
         let (out, _) = out.as_chunks_mut::<VECTORS>();
+        let mut following = W::load::<S>(self.next).chunks(STRETCH);
         for (stretch, weights) in W::load::<S>(self.panel).chunks(STRETCH).enumerate() {
             let mut rest = &mut *out;
+            // The first tile fetches the next panel.
+            let mut next = following.next();
             for tile in self.tiles {
                 let out = rest.split_off_mut(..tile.height).expect("there is a row for each of the tile's");
                 let values = &tile.values[stretch * STRETCH * tile.height..];
                 match tile.height {
-                    1 => tile_product::<S, W, 1>(simd, values, weights, out),
-                    2 => tile_product::<S, W, 2>(simd, values, weights, out),
-                    3 => tile_product::<S, W, 3>(simd, values, weights, out),
-                    4 => tile_product::<S, W, 4>(simd, values, weights, out),
-                    5 => tile_product::<S, W, 5>(simd, values, weights, out),
-                    _ => tile_product::<S, W, TILE>(simd, values, weights, out),
+                    1 => tile_product::<S, W, 1>(simd, values, weights, next.take(), out),
+                    2 => tile_product::<S, W, 2>(simd, values, weights, next.take(), out),
+                    3 => tile_product::<S, W, 3>(simd, values, weights, next.take(), out),
+                    4 => tile_product::<S, W, 4>(simd, values, weights, next.take(), out),
+                    5 => tile_product::<S, W, 5>(simd, values, weights, next.take(), out),
+                    _ => tile_product::<S, W, TILE>(simd, values, weights, next.take(), out),
                 }
             }
         }
     }
 }
 
-/// Adds the product of `ROWS` rows, `[inputs, ROWS]`, and some inputs of a panel to `out`.
+/// Adds the product of `ROWS` rows, `[inputs, ROWS]`, and some inputs of a panel to `out`. Meanwhile the same inputs of the
+/// next panel are fetched.
 #[inline(always)]
 fn tile_product<S: Simd, W: Weight, const ROWS: usize>(
     simd: S,
     values: &[f32],
     weights: &[W::Loaded<S>],
+    next: Option<&[W::Loaded<S>]>,
+    out: &mut [[S::f32s; VECTORS]],
+) {
+    match next {
+        Some(next) => tile_sums::<S, W, true, ROWS>(simd, values, weights, next, out),
+        None => tile_sums::<S, W, false, ROWS>(simd, values, weights, weights, out),
+    }
+}
+
+#[inline(always)]
+fn tile_sums<S: Simd, W: Weight, const FETCH: bool, const ROWS: usize>(
+    simd: S,
+    values: &[f32],
+    weights: &[W::Loaded<S>],
+    next: &[W::Loaded<S>],
     out: &mut [[S::f32s; VECTORS]],
 ) {
     let (inputs, _) = values.as_chunks::<ROWS>();
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     sums.iter_mut().zip(&*out).for_each(|(sum, before)| *sum = *before);
-    for (x, loaded) in inputs.iter().zip(weights) {
+    for ((x, loaded), next) in inputs.iter().zip(weights).zip(next) {
+        if FETCH {
+            fetch(next);
+        }
         let w = W::weights(simd, *loaded);
         for row in 0..ROWS {
             let x = simd.splat_f32s(x[row]);
@@ -291,6 +317,21 @@ fn tile_product<S: Simd, W: Weight, const ROWS: usize>(
         }
     }
     out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
+}
+
+/// Asks for what lies at `wanted` to be brought into the second cache.
+#[inline(always)]
+fn fetch<T>(wanted: &T) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of::<T>()).step_by(64) {
+        use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let line = std::ptr::from_ref(wanted).cast::<i8>().wrapping_add(line);
+        #[expect(unsafe_code, reason = "the compiler wants to be told that the machine has the instruction")]
+        // SAFETY: every x86-64 machine has it, and what it asks for need not be there.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(line);
+        }
+    }
 }
 
 #[cfg(test)]
