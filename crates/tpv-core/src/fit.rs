@@ -26,6 +26,7 @@
 //! ```
 
 use crate::gram::{GramError, GramSums, Parallelism};
+use crate::registers::empty_upper_halves;
 use crate::vector::LinearHead;
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
@@ -186,6 +187,7 @@ impl Ridge {
             return Err(FitError::NoRows);
         }
         let solved = solve_system(|| self.system(sums), self.right_sides(sums), parallelism.par())?;
+        empty_upper_halves();
         let report = FitReport {
             method: solved.method,
             epsilon: self.epsilon,

@@ -20,6 +20,7 @@
 //! # Ok::<(), tpv_core::gram::GramError>(())
 //! ```
 
+use crate::registers::empty_upper_halves;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
@@ -278,6 +279,7 @@ impl GramSums {
         triangular::matmul(&mut self.gram, lower, Accum::Add, states, whole, states.transpose(), whole, 1.0, par);
         let mut cross = Mat::zeros(self.width(), labels.ncols());
         matmul(&mut cross, Accum::Replace, states, labels, 1.0, par);
+        empty_upper_halves();
         self.column_sums.iter_mut().zip(cross.col(0).iter()).for_each(|(sum, &value)| *sum += value);
         for (number, target) in self.targets.iter_mut().enumerate() {
             target.cross.iter_mut().zip(cross.col(number + 1).iter()).for_each(|(sum, &value)| *sum += value);

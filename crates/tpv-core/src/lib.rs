@@ -22,4 +22,5 @@ pub mod sampling;
 pub mod split;
 pub mod vector;
 
+mod registers;
 mod seed;

@@ -13,6 +13,7 @@
 //! eighth row alone: they only bring the last one near.
 
 use super::features::FEATURES;
+use crate::registers::empty_upper_halves;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::solvers::Solve;
 use faer::{Accum, Mat, MatRef, Par, Side};
@@ -79,6 +80,7 @@ impl<'a> Problem<'a> {
         for _ in 0..steps {
             let (gradient, curvature) = self.derivatives(band, &errors, &weights);
             let step = curvature.llt(Side::Lower).ok()?.solve(Mat::from_fn(FEATURES, 1, |a, _| -gradient[a]));
+            empty_upper_halves();
             let step: Row = std::array::from_fn(|a| step[(a, 0)]);
             let slope = dot(&gradient, &step);
             if -slope <= TOLERANCE * self.rows.len() as f64 {
@@ -138,6 +140,7 @@ fn add_squares(squares: &mut Mat<f64>, rows: &[Row], factor: f64) {
     let rows = MatRef::from_row_major_slice(rows.as_flattened(), rows.len(), FEATURES);
     let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
     triangular::matmul(squares, lower, Accum::Add, rows.transpose(), whole, rows, whole, factor, Par::Seq);
+    empty_upper_halves();
 }
 
 /// Where a rising function, negative at 0, is nearly zero: within a hundredth of its value there.

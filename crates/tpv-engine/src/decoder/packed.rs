@@ -14,6 +14,7 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::kernels::fetch;
 use super::linear::Workers;
 use crate::error::Result;
 use crate::memory::Memory;
@@ -317,21 +318,6 @@ fn tile_sums<S: Simd, W: Weight, const FETCH: bool, const ROWS: usize>(
         }
     }
     out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
-}
-
-/// Asks for what lies at `wanted` to be brought into the second cache.
-#[inline(always)]
-fn fetch<T>(wanted: &T) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of::<T>()).step_by(64) {
-        use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        let line = std::ptr::from_ref(wanted).cast::<i8>().wrapping_add(line);
-        #[expect(unsafe_code, reason = "the compiler wants to be told that the machine has the instruction")]
-        // SAFETY: every x86-64 machine has it, and what it asks for need not be there.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(line);
-        }
-    }
 }
 
 #[cfg(test)]
