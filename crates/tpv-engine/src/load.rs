@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::config::DecoderConfig;
 use crate::decode::DecodeLimits;
 use crate::decoder::{CpuDecoder, CpuOptions, TensorDecoder, WeightSource};
-use crate::device::{DeviceChoice, DtypeChoice, choose_dtype, open_device, thread_count};
+use crate::device::{DeviceChoice, DtypeChoice, choose_dtype, last_cache_bytes, open_device, thread_count};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::gguf::GgufFile;
@@ -56,11 +56,19 @@ impl LoadOptions {
     }
 }
 
-/// Samples in flight that suit a model. Of one that lies in the processor's cache fewer than usual are better, three for each
-/// thread: the keys and values of more would push each other and the weights out.
-fn suitable_batch(is_cached: bool, threads: usize) -> usize {
+/// Tokens whose keys and values a sample in flight is reckoned to hold.
+const TOKENS_IN_FLIGHT: usize = 1024;
+
+/// Samples in flight that suit a model. Of one that lies in the processor's last cache fewer than usual are better: keys and
+/// values of more than fit into half of that cache would push each other and the weights out. Three for each thread are worth
+/// it always, and are the answer where the cache's size is unknown.
+fn suitable_batch(is_cached: bool, threads: usize, kv_bytes_per_token: usize, last_cache: Option<usize>) -> usize {
     let usual = DecodeLimits::default().max_batch;
-    if is_cached { (3 * threads).clamp(6, usual) } else { usual }
+    if !is_cached {
+        return usual;
+    }
+    let fitting = last_cache.map_or(0, |bytes| bytes / 2 / (kv_bytes_per_token * TOKENS_IN_FLIGHT));
+    fitting.max(3 * threads).clamp(6, usual)
 }
 
 /// A model that is ready to be stepped.
@@ -172,7 +180,8 @@ fn build(
     let options = CpuOptions { dtype, dtype_name, kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
     let (step_bytes, weight_memory) = (engine.model().step_bytes(), Some(engine.model().weight_bytes()));
-    let max_batch = suitable_batch(engine.model().is_cached(), threads);
+    let max_batch =
+        suitable_batch(engine.model().is_cached(), threads, engine.kv_bytes_per_token(), last_cache_bytes());
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, max_batch })
 }
 
@@ -225,4 +234,17 @@ fn shape_text(config: &DecoderConfig) -> String {
         "{architecture} {hidden_size} {intermediate_size} {layers} {heads} {kv_heads} {} {}",
         config.head_dim, config.vocab_size
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_in_flight_fit_into_the_cache() {
+        let toy = |threads, cache| suitable_batch(true, threads, 6144, cache);
+        assert_eq!([toy(2, None), toy(2, Some(32 << 20)), toy(4, Some(32 << 20))], [6, 6, 12]);
+        assert_eq!([toy(2, Some(192 << 20)), toy(2, Some(480 << 20)), toy(64, None)], [16, 32, 32]);
+        assert_eq!(suitable_batch(false, 2, 6144, None), 32, "what comes from the memory is read once for all");
+    }
 }
