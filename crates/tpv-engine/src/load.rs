@@ -59,16 +59,20 @@ impl LoadOptions {
 /// Tokens whose keys and values a sample in flight is reckoned to hold.
 const TOKENS_IN_FLIGHT: usize = 1024;
 
+/// Rows that a thread multiplies with a weight at once.
+const ROWS_AT_ONCE: usize = 6;
+
 /// Samples in flight that suit a model. Of one that lies in the processor's last cache fewer than usual are better: keys and
 /// values of more than fit into half of that cache would push each other and the weights out. Three for each thread are worth
-/// it always, and are the answer where the cache's size is unknown.
+/// it always, and are the answer where the cache's size is unknown; more than [`ROWS_AT_ONCE`] gain little, and states of more
+/// problems wait in memory.
 fn suitable_batch(is_cached: bool, threads: usize, kv_bytes_per_token: usize, last_cache: Option<usize>) -> usize {
     let usual = DecodeLimits::default().max_batch;
     if !is_cached {
         return usual;
     }
     let fitting = last_cache.map_or(0, |bytes| bytes / 2 / (kv_bytes_per_token * TOKENS_IN_FLIGHT));
-    fitting.max(3 * threads).clamp(6, usual)
+    fitting.clamp(3 * threads, ROWS_AT_ONCE * threads).clamp(6, usual)
 }
 
 /// A model that is ready to be stepped.
@@ -244,7 +248,7 @@ mod tests {
     fn samples_in_flight_fit_into_the_cache() {
         let toy = |threads, cache| suitable_batch(true, threads, 6144, cache);
         assert_eq!([toy(2, None), toy(2, Some(32 << 20)), toy(4, Some(32 << 20))], [6, 6, 12]);
-        assert_eq!([toy(2, Some(192 << 20)), toy(2, Some(480 << 20)), toy(64, None)], [16, 32, 32]);
+        assert_eq!([toy(2, Some(96 << 20)), toy(2, Some(480 << 20)), toy(64, None)], [8, 12, 32]);
         assert_eq!(suitable_batch(false, 2, 6144, None), 32, "what comes from the memory is read once for all");
     }
 }
