@@ -97,11 +97,13 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// Asks for what lies at `wanted` to be brought into the second cache.
+/// Asks for what lies at `wanted` to be brought into the second cache, where the machine can be asked.
 #[inline(always)]
-pub(crate) fn fetch<T: ?Sized>(wanted: &T) {
+pub(crate) fn fetch<T>(wanted: &T) {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = wanted;
     #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(wanted)).step_by(64) {
+    for line in (0..size_of::<T>()).step_by(64) {
         use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         let line = std::ptr::from_ref(wanted).cast::<i8>().wrapping_add(line);
         #[expect(unsafe_code, reason = "the compiler wants to be told that the machine has the instruction")]

@@ -12,10 +12,10 @@ pub(super) fn run(part: Part<'_, '_>) {
 
 fn product<const ROWS: usize>(tile: Blocks<'_, PAIRS, ROWS>, weights: Weights<'_>) -> Products<ROWS> {
     let mut sums = [[0.0; PANEL]; ROWS];
-    let inputs = tile.quants.iter().zip(tile.scales);
-    for ((quants, scales), (x, x_scales)) in weights.quants.iter().zip(weights.scales).zip(inputs) {
+    let inputs = tile.quants.iter().zip(tile.starts).zip(tile.scales);
+    for ((quants, scales), ((x, starts), x_scales)) in weights.quants.iter().zip(weights.scales).zip(inputs) {
         for row in 0..ROWS {
-            let mut whole = [0i32; PANEL];
+            let mut whole = [starts[row]; PANEL];
             for (pairs, x) in quants.0.as_chunks::<{ 2 * PANEL }>().0.iter().zip(x[row]) {
                 let (low, high) = (i32::from(x as i16), x >> 16);
                 for (sum, two) in whole.iter_mut().zip(pairs.as_chunks::<2>().0) {
