@@ -1,7 +1,7 @@
 //! The processor's vector registers after the linear-algebra library.
 
 /// Empties the upper halves of the vector registers. faer's AVX-512 products leave numbers in them, and on Intel processors
-/// all later code of the thread that is compiled for any x86-64 machine, `exp` for one, then takes four times as long.
+/// what the thread does later in instructions of the older kind, `exp` for one, then takes several times as long.
 #[inline]
 pub(crate) fn empty_upper_halves() {
     #[cfg(target_arch = "x86_64")]

@@ -132,21 +132,16 @@ pub fn thread_count(wish: Option<usize>) -> usize {
         .clamp(1, cores)
 }
 
-/// Bytes of the processor's last cache, which all cores share, where the system tells (Linux).
+/// Bytes of the processor's last cache, which cores share, where the system tells (Linux).
 pub fn last_cache_bytes() -> Option<usize> {
     const CACHES: &str = "/sys/devices/system/cpu/cpu0/cache";
     let size = |index: usize| std::fs::read_to_string(format!("{CACHES}/index{index}/size")).ok();
-    cache_bytes((0..8).map_while(size).last()?.trim())
+    cache_bytes(&(0..).map_while(size).last()?)
 }
 
-/// The bytes of a size such as `32768K`.
+/// The bytes of a size as Linux writes it: `32768K`.
 fn cache_bytes(size: &str) -> Option<usize> {
-    let unit = |letter: char| [('K', 10), ('M', 20), ('G', 30)].into_iter().find(|(name, _)| *name == letter);
-    let (digits, shift) = match size.chars().last().and_then(unit) {
-        Some((_, shift)) => (&size[..size.len() - 1], shift),
-        None => (size, 0),
-    };
-    digits.parse::<usize>().ok()?.checked_mul(1 << shift)
+    size.trim().strip_suffix('K')?.parse::<usize>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -155,9 +150,8 @@ mod tests {
 
     #[test]
     fn sizes_of_caches_are_read() {
-        let read = |size| cache_bytes(size);
-        assert_eq!([read("32768K"), read("480M"), read("512")], [Some(32 << 20), Some(480 << 20), Some(512)]);
-        assert_eq!([read(""), read("K"), read("12 apples"), read("99999999999999999999G")], [None; 4]);
+        assert_eq!([cache_bytes("32768K\n"), cache_bytes("480K")], [Some(32 << 20), Some(480 << 10)]);
+        assert_eq!(["", "K", "12 apples", "99999999999999999999K"].map(cache_bytes), [None; 4]);
     }
 
     fn config(hidden_size: usize) -> DecoderConfig {

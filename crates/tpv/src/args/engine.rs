@@ -21,8 +21,8 @@ pub struct RunArgs {
     /// CPU threads; all cores by default.
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Most samples in flight at once; by default 32, and three for each thread (at least 6) where a model is so small that it
-    /// stays in the processor's cache. What a sample says does not depend on it (in f32).
+    /// Most samples in flight at once; by default 32, and three to six for each thread (at least 6), by the cache's size, where
+    /// a model is so small that it stays in the processor's cache. What a sample says does not depend on it (in f32).
     #[arg(long)]
     pub max_batch: Option<usize>,
     /// Memory for keys and values, e.g. 8GiB or 500MB; unbounded by default.

@@ -4,12 +4,13 @@
 //! [`WEIGHT_OFFSET`] added, so a block's sum begins with what that adds too much: `-128 sum_k q_k`.
 
 use core::arch::x86_64::{
-    __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512i, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_mul_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::{BLOCK, Blocks, LINES, PANEL, Part, Products, Weights, for_height};
+use crate::decoder::kernels::fetch;
 
 const QUADS: usize = BLOCK / 4;
 
@@ -17,7 +18,7 @@ const QUADS: usize = BLOCK / 4;
 pub(super) const WEIGHT_OFFSET: u8 = 128;
 
 /// Says that this machine has the instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Vnni(());
 
 impl Vnni {
@@ -66,7 +67,7 @@ fn product<const ROWS: usize, const FETCH: usize>(
         let mut whole = starts.map(|start| _mm512_set1_epi32(start));
         for quad in 0..QUADS {
             if FETCH > 0 && quad.is_multiple_of(QUADS / FETCH) {
-                _mm_prefetch::<_MM_HINT_T1>(next[quad * FETCH / QUADS].as_ptr().cast());
+                fetch(&next[quad * FETCH / QUADS]);
                 // One after the other and not all at the end, where the compiler would move them and they would wait in line.
                 compiler_fence(Ordering::SeqCst);
             }
