@@ -32,7 +32,7 @@ fn small(dtype: DtypeChoice) -> Box<dyn Engine> {
 fn step(engine: &mut dyn Engine, prompt: SequenceId, batch: usize, output: &mut StepOutput) {
     let forks: Vec<SequenceId> = (0..batch).map(|_| engine.fork(prompt).expect("the prompt is open")).collect();
     let inputs: Vec<_> =
-        forks.iter().map(|&sequence| StepInput { sequence, tokens: &[7], wants_output: true }).collect();
+        forks.iter().map(|&sequence| StepInput { sequence, tokens: &[7], outputs: 1 }).collect();
     engine.step(&inputs, output).expect("the step is possible");
     forks.into_iter().for_each(|fork| engine.close(fork));
 }
@@ -49,7 +49,7 @@ fn decode_step(criterion: &mut Criterion) {
         let mut output = StepOutput::default();
         let prompt = engine.open().expect("a sequence opens");
         let tokens: Vec<u32> = (0..CONTEXT_TOKENS as u32).collect();
-        let input = StepInput { sequence: prompt, tokens: &tokens, wants_output: false };
+        let input = StepInput { sequence: prompt, tokens: &tokens, outputs: 0 };
         engine.step(&[input], &mut output).expect("the prompt is read");
         for batch in [1, 8, 32] {
             group.throughput(Throughput::Elements(batch as u64));

@@ -21,6 +21,8 @@ pub fn check_engine(make: &mut dyn FnMut() -> Box<dyn Engine>, tokens: &[u32], t
     logits_are_the_projected_state(&mut *make(), tokens, tolerance.head);
     chunks_do_not_matter(&mut *make(), tokens, tolerance.chunk);
     neighbours_do_not_matter(&mut *make(), tokens, tolerance.batch);
+    every_token_may_have_its_output(&mut *make(), tokens, tolerance.chunk);
+    what_is_taken_back_was_never_there(&mut *make(), tokens, tolerance.chunk);
     forks_equal_their_source(&mut *make(), tokens, tolerance.batch);
     closed_sequences_free_their_memory(&mut *make(), tokens);
     errors_leave_sequences_alone(&mut *make(), tokens);
@@ -30,7 +32,7 @@ pub fn check_engine(make: &mut dyn FnMut() -> Box<dyn Engine>, tokens: &[u32], t
 /// One sequence, one step, one row.
 pub fn step_one(engine: &mut dyn Engine, sequence: SequenceId, tokens: &[u32]) -> StepOutput {
     let mut output = StepOutput::default();
-    engine.step(&[StepInput { sequence, tokens, wants_output: true }], &mut output).expect("a valid step");
+    engine.step(&[StepInput { sequence, tokens, outputs: 1 }], &mut output).expect("a valid step");
     output
 }
 
@@ -93,15 +95,62 @@ fn neighbours_do_not_matter(engine: &mut dyn Engine, tokens: &[u32], tolerance: 
     let (together, _) = open_with(engine, half);
     let others: Vec<SequenceId> = (0..7).map(|n| open_with(engine, &tokens[n..n + 3]).0).collect();
     let silent = engine.open().expect("room for a sequence");
-    let mut inputs = vec![StepInput { sequence: silent, tokens: rest, wants_output: false }];
+    let mut inputs = vec![StepInput { sequence: silent, tokens: rest, outputs: 0 }];
     for (n, &sequence) in others.iter().enumerate() {
-        inputs.push(StepInput { sequence, tokens: &rest[..1 + n % 3], wants_output: true });
+        inputs.push(StepInput { sequence, tokens: &rest[..1 + n % 3], outputs: 1 });
     }
-    inputs.insert(4, StepInput { sequence: together, tokens: &rest[..1], wants_output: true });
+    inputs.insert(4, StepInput { sequence: together, tokens: &rest[..1], outputs: 1 });
     let mut output = StepOutput::default();
     engine.step(&inputs, &mut output).expect("a valid ragged step");
     assert_eq!(output.logits.len(), 8 * engine.spec().vocab_size, "one row for each input that wants output");
     assert_same_output(&expected, &row(&output, 8, 3), tolerance, "alone against in a ragged batch");
+}
+
+/// The rows of several tokens of one step are those of the tokens one by one, beside other inputs too.
+fn every_token_may_have_its_output(engine: &mut dyn Engine, tokens: &[u32], tolerance: f32) {
+    let (prompt, rest) = tokens.split_at(6);
+    let (single, _) = open_with(engine, prompt);
+    let expected: Vec<StepOutput> = rest.iter().map(|token| step_one(engine, single, &[*token])).collect();
+    let (several, _) = open_with(engine, prompt);
+    let (before, _) = open_with(engine, &tokens[..3]);
+    let (after, _) = open_with(engine, &tokens[..4]);
+    let inputs = [
+        StepInput { sequence: before, tokens: &tokens[3..4], outputs: 1 },
+        StepInput { sequence: several, tokens: rest, outputs: rest.len() - 1 },
+        StepInput { sequence: after, tokens: &tokens[4..7], outputs: 2 },
+    ];
+    let mut output = StepOutput::default();
+    engine.step(&inputs, &mut output).expect("a valid step");
+    let rows = rest.len() + 2;
+    assert_eq!(output.logits.len(), rows * engine.spec().vocab_size, "one row for each output that is wanted");
+    for (place, expected) in expected.iter().enumerate().skip(1) {
+        assert_same_output(expected, &row(&output, rows, place), tolerance, "one by one against several outputs");
+    }
+    let too_many = StepInput { sequence: several, tokens: &tokens[..1], outputs: 2 };
+    assert!(engine.step(&[too_many], &mut output).is_err(), "no more outputs than tokens");
+}
+
+/// A sequence whose last tokens were taken back continues as if they had never come, and its forks keep theirs.
+fn what_is_taken_back_was_never_there(engine: &mut dyn Engine, tokens: &[u32], tolerance: f32) {
+    let (prompt, rest) = tokens.split_at(6);
+    let (plain, _) = open_with(engine, prompt);
+    let (changed, _) = open_with(engine, prompt);
+    step_one(engine, changed, &tokens[..5]);
+    let fork = engine.fork(changed).expect("a fork of an open sequence");
+    engine.truncate(changed, prompt.len());
+    assert_eq!((engine.length(changed), engine.length(fork)), (prompt.len(), prompt.len() + 5), "lengths");
+    for token in &rest[..3] {
+        let (expected, got) = (step_one(engine, plain, &[*token]), step_one(engine, changed, &[*token]));
+        assert_same_output(&expected, &got, tolerance, "after tokens were taken back");
+    }
+    let (reference, _) = open_with(engine, prompt);
+    step_one(engine, reference, &tokens[..5]);
+    let (expected, got) = (step_one(engine, reference, &rest[..1]), step_one(engine, fork, &rest[..1]));
+    assert_same_output(&expected, &got, tolerance, "a fork of what was taken back");
+    engine.truncate(changed, 1000);
+    assert_eq!(engine.length(changed), prompt.len() + 3, "a length that is not reached changes nothing");
+    engine.close(changed);
+    engine.truncate(changed, 0);
 }
 
 /// A fork continues like its source, and writing to one leaves the other alone.
@@ -141,8 +190,8 @@ fn errors_leave_sequences_alone(engine: &mut dyn Engine, tokens: &[u32]) {
     let beyond = [engine.spec().vocab_size as u32];
     let mut output = StepOutput::default();
     let inputs = [
-        StepInput { sequence, tokens: &tokens[5..6], wants_output: true },
-        StepInput { sequence: reference, tokens: &beyond, wants_output: true },
+        StepInput { sequence, tokens: &tokens[5..6], outputs: 1 },
+        StepInput { sequence: reference, tokens: &beyond, outputs: 1 },
     ];
     let error = engine.step(&inputs, &mut output).expect_err("a token outside the vocabulary");
     assert!(matches!(error, EngineError::Request(_)), "a token outside the vocabulary gives {error:?}");
@@ -151,7 +200,7 @@ fn errors_leave_sequences_alone(engine: &mut dyn Engine, tokens: &[u32]) {
     assert_same_output(&left, &right, 0.0, "after a failed step");
     let closed = engine.open().expect("room for a sequence");
     engine.close(closed);
-    let input = [StepInput { sequence: closed, tokens: &tokens[..1], wants_output: true }];
+    let input = [StepInput { sequence: closed, tokens: &tokens[..1], outputs: 1 }];
     assert!(engine.step(&input, &mut output).is_err(), "a closed sequence cannot be stepped");
     assert!(engine.fork(closed).is_err(), "a closed sequence cannot be forked");
 }

@@ -1,8 +1,9 @@
 //! The trait that every engine implements: steps over ragged batches that give final states and logits.
 //!
 //! An engine holds sequences (their KV caches) and nothing else: it does not sample, knows no text and no phase.
-//! A step mixes prefill and decode freely: each input appends any number of tokens to its sequence, and the sequences
-//! that ask for output get the final hidden state (after the last norm) and the logits of their last token.
+//! A step mixes prefill and decode freely: each input appends any number of tokens to its sequence, and gets the final
+//! hidden state (after the last norm) and the logits of as many of its last tokens as it asks for. Tokens that turn out to
+//! be wrong can be taken back.
 
 use crate::error::Result;
 
@@ -34,11 +35,12 @@ pub struct StepInput<'a> {
     pub sequence: SequenceId,
     /// One or more tokens that follow what the sequence holds.
     pub tokens: &'a [u32],
-    /// Whether the state and the logits after the last of these tokens are wanted.
-    pub wants_output: bool,
+    /// After how many of the last of these tokens the state and the logits are wanted: none, or up to all of them.
+    pub outputs: usize,
 }
 
-/// The outputs of a step, one row for each input that wanted output, in input order. Reused between steps.
+/// The outputs of a step, one row for each token whose output was wanted, in the order of inputs and tokens. Reused between
+/// steps.
 #[derive(Debug, Default, Clone)]
 pub struct StepOutput {
     /// `[rows, d]`, row-major.
@@ -68,6 +70,10 @@ pub trait Engine: Send {
     ///
     /// An error leaves every sequence as it was.
     fn step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()>;
+
+    /// Takes the tokens of a sequence from `length` on back, as if they had never been appended. Unknown sequences and
+    /// lengths that are not reached are ignored.
+    fn truncate(&mut self, sequence: SequenceId, length: usize);
 
     /// `W v` with the `lm_head` W, `[V]`: the logit shift that `h + v` means. `v` is `[d]`.
     fn project(&self, v: &[f32]) -> Result<Vec<f32>>;

@@ -93,6 +93,8 @@ impl PageLedger {
                 format!("sequence {} has two inputs in one step", id.0)
             } else if input.tokens.is_empty() {
                 format!("sequence {} has an input without tokens", id.0)
+            } else if input.outputs > input.tokens.len() {
+                format!("sequence {} wants {} outputs of {} tokens", id.0, input.outputs, input.tokens.len())
             } else if let Some(token) = foreign {
                 format!("token {token} is outside the vocabulary of {} tokens", spec.vocab_size)
             } else if length > spec.max_positions {
@@ -118,6 +120,16 @@ impl PageLedger {
     pub fn advance(&mut self, sequence: SequenceId, tokens: usize) {
         if let Some(sequence) = self.sequences.get_mut(&sequence) {
             sequence.length += tokens;
+        }
+    }
+
+    /// Takes the tokens from `length` on back, and the pages that are no longer needed.
+    pub fn truncate(&mut self, sequence: SequenceId, length: usize) {
+        let Some(found) = self.sequences.get_mut(&sequence).filter(|found| length < found.length) else { return };
+        found.length = length;
+        let kept = length.div_ceil(PAGE_TOKENS).min(found.pages.len());
+        for page in found.pages.split_off(kept) {
+            self.release(page);
         }
     }
 
@@ -250,6 +262,29 @@ mod tests {
         let b = ledger.fork(a).unwrap();
         assert_eq!(ledger.reserve(&[(a, 1), (b, 1)]).unwrap().len(), 1);
         assert_ne!(ledger.pages(a), ledger.pages(b));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_written_anew_and_never_into_shared_pages() {
+        let mut ledger = PageLedger::new(None);
+        let prompt = ledger.open();
+        append(&mut ledger, prompt, PAGE_TOKENS + 5).unwrap();
+        let fork = ledger.fork(prompt).unwrap();
+        append(&mut ledger, fork, PAGE_TOKENS).unwrap();
+        assert_eq!((ledger.length(fork), ledger.pages(fork).len()), (2 * PAGE_TOKENS + 5, 3));
+        ledger.truncate(fork, PAGE_TOKENS + 7);
+        assert_eq!((ledger.length(fork), ledger.pages(fork).len()), (PAGE_TOKENS + 7, 2));
+        assert_eq!(append(&mut ledger, fork, 1).unwrap(), vec![], "its own page is written in place");
+        ledger.truncate(fork, PAGE_TOKENS);
+        assert_eq!(ledger.pages(fork), &ledger.pages(prompt)[..1]);
+        ledger.truncate(fork, 3);
+        assert_eq!(append(&mut ledger, fork, 1).unwrap().len(), 1, "a shared page is copied before it is written");
+        ledger.truncate(fork, 100);
+        ledger.truncate(SequenceId(99), 0);
+        assert_eq!((ledger.length(fork), ledger.length(prompt)), (4, PAGE_TOKENS + 5));
+        ledger.close(prompt);
+        ledger.close(fork);
+        assert_eq!(ledger.tokens().0, 0);
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl TextModel {
             notices.push("no tokens write \"Wait\": deadlines with wait=yes do not wait".into());
         }
         let vocabulary = ModelVocabulary::new(Arc::clone(&tokenizer), eos, think_end.clone(), wait.unwrap_or_default());
-        let limits = DecodeLimits { max_batch: max_batch.unwrap_or(loaded.max_batch), ..DecodeLimits::default() };
+        let mut limits = DecodeLimits { max_batch: max_batch.unwrap_or(loaded.limits.max_batch), ..loaded.limits };
+        if let Ok(x) = std::env::var("DRAFT") { limits.drafts.tokens = x.parse().unwrap(); limits.drafts.shared = true; }
         let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
         let config = config.unwrap_or_default();
         let chat_template = ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)?;

@@ -68,12 +68,15 @@ impl ScriptedEngine {
         if input.tokens.is_empty() || input.tokens.iter().any(|&token| token as usize >= vocab_size) {
             return Err(EngineError::Request("a step needs one or more tokens of the vocabulary".into()));
         }
+        if input.outputs > input.tokens.len() {
+            return Err(EngineError::Request("a step has no more outputs than tokens".into()));
+        }
         tokens.extend_from_slice(input.tokens);
         Ok(())
     }
 
-    fn hidden(&self, sequence: SequenceId) -> Vec<f32> {
-        let step = (self.script)(&self.sequences[&sequence]);
+    fn hidden(&self, tokens: &[u32]) -> Vec<f32> {
+        let step = (self.script)(tokens);
         let mut hidden = vec![0.0; self.spec.hidden_size];
         hidden[step.next as usize] = SCRIPTED_LOGIT;
         hidden[self.spec.vocab_size] = step.progress;
@@ -121,12 +124,21 @@ impl Engine for ScriptedEngine {
         }
         output.hidden_post_norm.clear();
         output.logits.clear();
-        for input in inputs.iter().filter(|input| input.wants_output) {
-            let hidden = self.hidden(input.sequence);
-            output.logits.extend(self.project(&hidden)?);
-            output.hidden_post_norm.extend(hidden);
+        for input in inputs {
+            let length = self.length(input.sequence);
+            for length in length + 1 - input.outputs..=length {
+                let hidden = self.hidden(&self.sequences[&input.sequence][..length]);
+                output.logits.extend(self.project(&hidden)?);
+                output.hidden_post_norm.extend(hidden);
+            }
         }
         Ok(())
+    }
+
+    fn truncate(&mut self, sequence: SequenceId, length: usize) {
+        if let Some(tokens) = self.sequences.get_mut(&sequence) {
+            tokens.truncate(length);
+        }
     }
 
     fn project(&self, v: &[f32]) -> Result<Vec<f32>> {

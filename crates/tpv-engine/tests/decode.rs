@@ -38,6 +38,10 @@ fn engine() -> ScriptedEngine {
     ScriptedEngine::new(TEXTS.len(), THINK_END, script)
 }
 
+fn limits(max_batch: usize, prefill_chunk: usize) -> DecodeLimits {
+    DecodeLimits { max_batch, prefill_chunk, ..DecodeLimits::default() }
+}
+
 fn decoder(engine: ScriptedEngine, limits: DecodeLimits) -> Decoder {
     Decoder::new(Box::new(engine), Arc::new(ScriptedVocabulary::new(&TEXTS, END, &[THINK_END])), limits)
 }
@@ -204,7 +208,7 @@ fn a_sample_does_not_depend_on_its_neighbours_or_the_chunk_size() {
             record.tokens.remove(&ids[0]).unwrap().into_iter().map(without_times).collect()
         })
         .collect();
-    for limits in [DecodeLimits { max_batch: 3, prefill_chunk: 1 }, DecodeLimits { max_batch: 64, prefill_chunk: 4 }] {
+    for limits in [limits(3, 1), limits(64, 4)] {
         let mut decoder = decoder(engine(), limits);
         let ids: Vec<SampleId> =
             (0..12).map(|number| decoder.submit(prompt(number % 4, vec![sample(0.0)])).unwrap()[0]).collect();
@@ -221,7 +225,7 @@ fn a_sample_does_not_depend_on_its_neighbours_or_the_chunk_size() {
 
 #[test]
 fn samples_of_one_prompt_share_its_prefill_and_may_outnumber_the_batch() {
-    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 4, prefill_chunk: 512 });
+    let mut decoder = decoder(engine(), limits(4, 512));
     let (ids, record) = run(&mut decoder, prompt(1, (0..10).map(|_| sample(0.0)).collect()));
     assert_eq!((ids.len(), record.finishes.len()), (10, 10));
     assert_eq!(record.most_in_flight, 4);
@@ -230,7 +234,7 @@ fn samples_of_one_prompt_share_its_prefill_and_may_outnumber_the_batch() {
 
 #[test]
 fn samples_enter_one_by_one_as_slots_become_free() {
-    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 3, prefill_chunk: 512 });
+    let mut decoder = decoder(engine(), limits(3, 512));
     let mut record = Record::default();
     // Two prompts whose samples end at different times.
     let limited = |limit| SampleRequest { max_new_tokens: limit, ..sample(0.0) };
@@ -256,7 +260,7 @@ fn samples_enter_one_by_one_as_slots_become_free() {
 
 #[test]
 fn a_sample_that_waits_for_a_slot_can_be_cancelled_after_its_prompt_was_read() {
-    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 1, prefill_chunk: 512 });
+    let mut decoder = decoder(engine(), limits(1, 512));
     let mut record = Record::default();
     let ids = decoder.submit(prompt(5, (0..3).map(|_| sample(0.0)).collect())).unwrap();
     step_until(&mut decoder, &mut record, ids[0], 2);
@@ -271,7 +275,7 @@ fn a_sample_that_waits_for_a_slot_can_be_cancelled_after_its_prompt_was_read() {
 
 #[test]
 fn kv_memory_bounds_what_is_in_flight() {
-    let limits = DecodeLimits { max_batch: 64, prefill_chunk: 512 };
+    let limits = limits(64, 512);
     let small = |engine: ScriptedEngine| decoder(engine.with_capacity(260), limits);
     let (_, record) = run(&mut small(engine()), prompt(1, (0..6).map(|_| sample(0.0)).collect()));
     assert_eq!(
@@ -358,7 +362,7 @@ fn the_policy_can_be_replaced_in_flight() {
 
 #[test]
 fn samples_can_be_cancelled_while_they_run_and_while_they_wait() {
-    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 1, prefill_chunk: 512 });
+    let mut decoder = decoder(engine(), limits(1, 512));
     let mut record = Record::default();
     let ids: Vec<SampleId> = (0..3).map(|_| decoder.submit(prompt(5, vec![sample(0.0)])).unwrap()[0]).collect();
     step_until(&mut decoder, &mut record, ids[0], 3);
@@ -373,7 +377,7 @@ fn samples_can_be_cancelled_while_they_run_and_while_they_wait() {
 
 #[test]
 fn a_prompt_that_nobody_wants_any_more_is_not_read_to_its_end() {
-    let mut decoder = decoder(engine(), DecodeLimits { max_batch: 1, prefill_chunk: 4 });
+    let mut decoder = decoder(engine(), limits(1, 4));
     let mut record = Record::default();
     let tokens = vec![5; 40];
     let long = decoder.submit(PromptRequest { tokens, ..prompt(5, vec![sample(0.0)]) }).unwrap()[0];

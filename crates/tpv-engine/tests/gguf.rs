@@ -145,7 +145,7 @@ fn trace(engine: &mut dyn Engine, golden: &Golden) -> (f32, Vec<u32>) {
     let mut tokens = Vec::new();
     let mut error = 0.0;
     while tokens.len() < golden.plain[2].tokens.len() {
-        engine.step(&[StepInput { sequence, tokens: &portion, wants_output: true }], &mut output).unwrap();
+        engine.step(&[StepInput { sequence, tokens: &portion, outputs: 1 }], &mut output).unwrap();
         if tokens.is_empty() {
             error = largest_relative_error(&output.hidden_post_norm, &golden.plain[2].states[0]);
         }

@@ -25,7 +25,7 @@ fn tokens(seed: usize, length: usize) -> Vec<u32> {
 
 fn one_step(engine: &mut dyn Engine, sequence: SequenceId, tokens: &[u32]) -> StepOutput {
     let mut output = StepOutput::default();
-    engine.step(&[StepInput { sequence, tokens, wants_output: true }], &mut output).unwrap();
+    engine.step(&[StepInput { sequence, tokens, outputs: 1 }], &mut output).unwrap();
     output
 }
 
@@ -56,7 +56,7 @@ fn a_trace_is_the_same_alone_and_among_eight() {
         for step in 0..7 {
             let portion = |s: usize| if step == 0 { &prompts[s][..] } else { &further[s][step - 1..step] };
             let inputs: Vec<_> =
-                (0..8).map(|s| StepInput { sequence: sequences[s], tokens: portion(s), wants_output: true }).collect();
+                (0..8).map(|s| StepInput { sequence: sequences[s], tokens: portion(s), outputs: 1 }).collect();
             engine.step(&inputs, &mut output).unwrap();
             for (s, expected) in expected.iter().enumerate() {
                 let what = format!("{name}, sequence {s}, step {step}");
@@ -118,11 +118,11 @@ fn rows_come_only_for_inputs_that_want_output() {
     let sequences: Vec<_> = (0..3).map(|_| engine.open().unwrap()).collect();
     let parts: Vec<_> = (0..3).map(|s| tokens(s, 20)).collect();
     let inputs: Vec<_> =
-        (0..3).map(|s| StepInput { sequence: sequences[s], tokens: &parts[s], wants_output: s == 1 }).collect();
+        (0..3).map(|s| StepInput { sequence: sequences[s], tokens: &parts[s], outputs: usize::from(s == 1) }).collect();
     let mut output = StepOutput::default();
     engine.step(&inputs, &mut output).unwrap();
     assert_same_bits("the middle one", &output.logits, &expected[0].logits);
-    let silent = StepInput { sequence: sequences[0], tokens: &[4], wants_output: false };
+    let silent = StepInput { sequence: sequences[0], tokens: &[4], outputs: 0 };
     engine.step(&[silent], &mut output).unwrap();
     assert!(output.logits.is_empty() && output.hidden_post_norm.is_empty());
     assert_eq!(engine.length(sequences[0]), 21);
@@ -137,8 +137,8 @@ fn a_full_memory_is_an_error_that_changes_nothing() {
     one_step(engine.as_mut(), a, &tokens(0, PAGE_TOKENS));
     let too_much = tokens(1, PAGE_TOKENS + 1);
     let inputs = [
-        StepInput { sequence: a, tokens: &[5], wants_output: true },
-        StepInput { sequence: b, tokens: &too_much, wants_output: true },
+        StepInput { sequence: a, tokens: &[5], outputs: 1 },
+        StepInput { sequence: b, tokens: &too_much, outputs: 1 },
     ];
     let result = engine.step(&inputs, &mut StepOutput::default());
     assert!(matches!(result, Err(EngineError::KvMemoryFull { .. })));
@@ -206,7 +206,7 @@ fn impossible_steps_are_refused_in_words() {
     let a = engine.open().unwrap();
     let mut refused = |inputs: &[(SequenceId, &[u32])]| {
         let inputs: Vec<_> =
-            inputs.iter().map(|&(sequence, tokens)| StepInput { sequence, tokens, wants_output: true }).collect();
+            inputs.iter().map(|&(sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
         engine.step(&inputs, &mut StepOutput::default()).unwrap_err().to_string()
     };
     assert!(refused(&[(a, &[])]).contains("without tokens"));

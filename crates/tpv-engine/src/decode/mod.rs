@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! admit   waiting prompts while there is room (slots, KV memory)
-//! run     engine.step: prompt chunks and one token of every active sample -> (hidden_post_norm, logits)
+//! run     engine.step: prompt chunks, the last token of every active sample and what is guessed to follow it
+//!                      -> (hidden_post_norm, logits) after each
 //! read    reading = reader(hidden_post_norm)             before any shift, only while thinking
 //! control (alpha, ..) = policy(reading, logits)          only while thinking, unless asked otherwise
 //! sample  token = sampler(logits + alpha * shift)        one seed for each sample, whatever its neighbours do
 //! collect phase, text, end; one event for each token
+//!         while the next token had been guessed: read, control and sample after it
 //! ```
 //!
 //! Samples of one prompt share its prefill: the prompt is read once, and its sequence is forked. Samples enter and
 //! leave at any step, one by one. Alpha 0 takes the same path as no vector at all.
 
 mod admission;
+mod draft;
 mod queue;
 mod request;
 mod sample;
@@ -24,12 +27,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use tpv_core::event::{FinishReason, TokenEvent};
+use tpv_core::event::FinishReason;
 use tpv_core::policy::Policy;
 
 use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
 use crate::error::Result;
 use crate::vocabulary::Vocabulary;
+pub use draft::DraftLimits;
+use draft::{Drafter, Ngrams};
 use queue::{Group, Queued};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use sample::{Active, Start};
@@ -47,6 +52,8 @@ pub struct Decoder {
     /// Whether a sample that does not generate yet was cancelled since the last step.
     has_cancelled: bool,
     active: Vec<Active>,
+    /// What samples guess from, where they share that.
+    ngrams: Ngrams,
     output: StepOutput,
     next_id: u64,
 }
@@ -54,7 +61,8 @@ pub struct Decoder {
 impl Decoder {
     /// A loop that owns `engine`.
     pub fn new(engine: Box<dyn Engine>, vocabulary: Arc<dyn Vocabulary>, limits: DecodeLimits) -> Self {
-        let limits = DecodeLimits { max_batch: limits.max_batch.max(1), prefill_chunk: limits.prefill_chunk.max(1) };
+        let (max_batch, prefill_chunk) = (limits.max_batch.max(1), limits.prefill_chunk.max(1));
+        let limits = DecodeLimits { max_batch, prefill_chunk, ..limits };
         Self {
             engine,
             vocabulary,
@@ -62,6 +70,7 @@ impl Decoder {
             groups: VecDeque::new(),
             has_cancelled: false,
             active: Vec::new(),
+            ngrams: Ngrams::default(),
             output: StepOutput::default(),
             next_id: 0,
         }
@@ -182,25 +191,38 @@ impl Decoder {
             prefill.chunk = room.min(group.tokens.len() - prefill.tokens_read);
             room -= prefill.chunk;
         }
+        self.prepare_inputs();
         let decodes = self.active.iter().map(|active| StepInput {
             sequence: active.sequence,
-            tokens: std::slice::from_ref(&active.last_token),
-            wants_output: true,
+            tokens: &active.input,
+            outputs: active.input.len(),
         });
         let prefills = self.groups.iter().filter_map(|group| group.prefill.as_ref().map(|prefill| (group, prefill)));
         let prefills = prefills.filter(|(_, prefill)| prefill.chunk > 0).map(|(group, prefill)| {
             let end = prefill.tokens_read + prefill.chunk;
             let tokens = &group.tokens[prefill.tokens_read..end];
-            StepInput { sequence: prefill.sequence, tokens, wants_output: end == group.tokens.len() }
+            StepInput { sequence: prefill.sequence, tokens, outputs: usize::from(end == group.tokens.len()) }
         });
         let inputs: Vec<StepInput<'_>> = decodes.chain(prefills).collect();
         if inputs.is_empty() { Ok(()) } else { self.engine.step(&inputs, &mut self.output) }
     }
 
+    /// The last token of each sample, and guesses while there is room for rows, in equal shares.
+    fn prepare_inputs(&mut self) {
+        let (limits, max_positions) = (self.limits.drafts, self.engine.spec().max_positions);
+        let mut room = limits.rows.saturating_sub(self.active.len());
+        let count = self.active.len();
+        for (place, active) in self.active.iter_mut().enumerate() {
+            let share = room / (count - place);
+            active.prepare_input(&self.ngrams, limits.tokens.min(share), max_positions);
+            room -= active.input.len() - 1;
+        }
+    }
+
     /// Counts what was read of each prompt and keeps what its samples begin with.
     fn note_prompts(&mut self, sink: &mut dyn DecodeSink) {
         let (d, v) = (self.engine.spec().hidden_size, self.engine.spec().vocab_size);
-        let mut row = self.active.len();
+        let mut row = self.active.iter().map(|active| active.input.len()).sum::<usize>();
         for group in &mut self.groups {
             let Some(prefill) = group.prefill.as_mut().filter(|prefill| prefill.chunk > 0) else { continue };
             prefill.tokens_read += std::mem::take(&mut prefill.chunk);
@@ -218,46 +240,48 @@ impl Decoder {
     fn collect(&mut self, sink: &mut dyn DecodeSink) -> Result<()> {
         let now = Instant::now();
         self.note_prompts(sink);
-        let decoded = self.active.len();
+        let inputs: Vec<usize> = self.active.iter().map(|active| active.input.len()).collect();
         let beginnings = self.start_samples()?;
         let (d, v) = (self.engine.spec().hidden_size, self.engine.spec().vocab_size);
         let max_positions = self.engine.spec().max_positions;
-        let StepOutput { hidden_post_norm, logits } = &self.output;
-        let decoded =
-            (0..decoded).map(|row| (&hidden_post_norm[row * d..(row + 1) * d], &logits[row * v..(row + 1) * v]));
+        let (mut states, mut logits) = (&self.output.hidden_post_norm[..], &self.output.logits[..]);
+        let decoded = inputs.into_iter().map(|count| {
+            let rows = (states.split_off(..count * d), logits.split_off(..count * v));
+            (rows.0.expect("each token of an input has a state"), rows.1.expect("and logits"))
+        });
         let begun = beginnings.into_iter().filter_map(|place| self.groups[place].prefill.as_ref());
         let begun = begun.map(|prefill| (&prefill.hidden_post_norm[..], &prefill.logits[..]));
         let rows: Vec<(&[f32], &[f32])> = decoded.chain(begun).collect();
         let vocabulary = &*self.vocabulary;
-        let advance = |active: &mut Active, (state, logits): (&[f32], &[f32])| {
-            let advance = || active.advance(state, logits, vocabulary, max_positions, now);
+        let take_rows = |(active, &(states, logits)): (&mut Active, &(&[f32], &[f32]))| {
+            let rows = states.chunks_exact(d).zip(logits.chunks_exact(v));
+            let take_rows = || active.take_rows(rows, vocabulary, max_positions, now);
             // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
-            catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|_| {
+            if catch_unwind(AssertUnwindSafe(take_rows)).is_err() {
                 let why = "its reading, its policy or its sampling broke".to_owned();
                 active.finished = Some((FinishReason::Failed, Some(why)));
-                None
-            })
+            }
         };
-        let mut events: Vec<Option<TokenEvent>> = std::iter::repeat_with(|| None).take(rows.len()).collect();
         if rows.len() > 1 && rows.len() * v >= MANY_LOGITS {
-            let samples = self.active.par_iter_mut().zip(&rows).zip(&mut events);
-            samples.for_each(|((active, &row), event)| *event = advance(active, row));
+            self.active.par_iter_mut().zip(&rows).for_each(take_rows);
         } else {
             // Others are not woken for so little, but may be awake.
             let share = rows.len().div_ceil(self.engine.threads_awake()).max(1);
-            let shares = self.active.chunks_mut(share).zip(rows.chunks(share)).zip(events.chunks_mut(share));
-            let jobs = shares.map(|((active, rows), events)| {
-                let mut samples = active.iter_mut().zip(rows).zip(events);
-                move || samples.by_ref().for_each(|((active, &row), event)| *event = advance(active, row))
+            let jobs = self.active.chunks_mut(share).zip(rows.chunks(share)).map(|(active, rows)| {
+                let mut samples = active.iter_mut().zip(rows);
+                move || samples.by_ref().for_each(take_rows)
             });
             let mut jobs: Vec<_> = jobs.collect();
             let mut jobs: Vec<&mut (dyn FnMut() + Send)> = jobs.iter_mut().map(|job| job as _).collect();
             self.engine.side_by_side(&mut jobs);
         }
-        for ((active, (state, _)), event) in self.active.iter().zip(rows).zip(events) {
-            if let Some(event) = event {
+        for (active, (states, _)) in self.active.iter_mut().zip(rows) {
+            active.learn(&mut self.ngrams);
+            for (event, state) in active.events.drain(..).zip(states.chunks_exact(d)) {
                 sink.token(active.id, event, state);
             }
+            // What was guessed wrongly.
+            self.engine.truncate(active.sequence, active.tokens_held());
         }
         self.drop_empty_groups();
         Ok(())
@@ -285,7 +309,13 @@ impl Decoder {
         let Queued { id, request, .. } = group.samples.remove(0);
         let (tokens, phase, submitted) = (group.tokens.len(), group.phase.clone(), group.submitted);
         let reserved_tokens = self.reservation(tokens, &request);
-        let start = Start { sequence, prompt: &self.groups[place].tokens, phase, reserved_tokens, submitted };
+        let prompt = &self.groups[place].tokens;
+        let drafter = (self.limits.drafts.tokens > 0).then(|| {
+            let mut drafter = Drafter::new(self.limits.drafts);
+            drafter.learn(&mut self.ngrams, prompt.iter().copied());
+            drafter
+        });
+        let start = Start { sequence, prompt, phase, reserved_tokens, submitted, drafter };
         self.active.push(Active::new(id, request, start));
     }
 

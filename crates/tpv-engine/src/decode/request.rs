@@ -8,6 +8,8 @@ use tpv_core::policy::Policy;
 use tpv_core::reading::Reader;
 use tpv_core::sampling::SamplingParams;
 
+use super::draft::DraftLimits;
+
 /// When the control acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IntervenePhase {
@@ -73,10 +75,12 @@ pub struct DecodeLimits {
     pub max_batch: usize,
     /// Most prompt tokens read in one step, beside the decoding of the active samples.
     pub prefill_chunk: usize,
+    /// How much is guessed.
+    pub drafts: DraftLimits,
 }
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        Self { max_batch: 32, prefill_chunk: 512 }
+        Self { max_batch: 32, prefill_chunk: 512, drafts: DraftLimits::default() }
     }
 }

@@ -9,6 +9,7 @@ use tpv_core::policy::{Control, Observation};
 use tpv_core::reading::{Estimate, Reading, SpeedMeter, StateView, Verdict, remaining_secs};
 use tpv_core::sampling::{Sampler, SamplingError};
 
+use super::draft::{Drafter, Ngrams};
 use super::request::{IntervenePhase, SampleId, SampleRequest};
 use super::stop_texts::StopTexts;
 use crate::engine::SequenceId;
@@ -27,7 +28,12 @@ pub(super) struct Active {
     forced: VecDeque<u32>,
     /// Whether what is forced closes the thinking.
     closing: bool,
-    pub last_token: u32,
+    /// What the next step appends to its sequence: its last token and what is guessed to follow.
+    pub input: Vec<u32>,
+    drafter: Option<Drafter>,
+    /// The events of a step, until they are handed over.
+    pub events: Vec<TokenEvent>,
+    last_token: u32,
     prompt_tokens: usize,
     generated: usize,
     /// KV tokens set aside for it.
@@ -38,6 +44,8 @@ pub(super) struct Active {
     thinking_secs: f64,
     speed: SpeedMeter,
     last_step: Option<Instant>,
+    /// Tokens of the last step.
+    step_tokens: usize,
     /// Whether the thinking is to be closed with the next token.
     pub end_asked: bool,
     pub finished: Option<(FinishReason, Option<String>)>,
@@ -50,6 +58,8 @@ pub(super) struct Start<'a> {
     pub phase: PhaseTracker,
     pub reserved_tokens: usize,
     pub submitted: Instant,
+    /// Guesses its tokens; it has seen the prompt.
+    pub drafter: Option<Drafter>,
 }
 
 impl Active {
@@ -66,6 +76,9 @@ impl Active {
             text: TextStream::default(),
             forced: VecDeque::new(),
             closing: false,
+            input: Vec::new(),
+            drafter: start.drafter,
+            events: Vec::new(),
             last_token: *start.prompt.last().expect("the prompt was checked when it was submitted"),
             prompt_tokens: start.prompt.len(),
             generated: 0,
@@ -76,13 +89,67 @@ impl Active {
             thinking_secs: 0.0,
             speed: SpeedMeter::default(),
             last_step: None,
+            step_tokens: 0,
             end_asked: false,
             finished: None,
         }
     }
 
+    /// Tokens that its sequence holds: all but the last one.
+    pub fn tokens_held(&self) -> usize {
+        self.prompt_tokens + self.generated - 1
+    }
+
+    /// Fills [`Self::input`] with the last token and up to `most` draft tokens; the last token that it may write is not among
+    /// them.
+    pub fn prepare_input(&mut self, shared: &Ngrams, most: usize, max_positions: usize) {
+        self.input.clear();
+        self.input.push(self.last_token);
+        let room = (max_positions - self.prompt_tokens).min(self.request.max_new_tokens) - self.generated;
+        if let Some(drafter) = &self.drafter {
+            drafter.guess(shared, self.forced.iter().copied(), most.min(room.saturating_sub(1)), &mut self.input);
+        }
+    }
+
+    /// Learns from the last step's events: what was written, and how much of it had been guessed.
+    pub fn learn(&mut self, shared: &mut Ngrams) {
+        if let Some(drafter) = &mut self.drafter {
+            drafter.learn(shared, self.events.iter().map(|event| event.token));
+            drafter.note(self.input.len().saturating_sub(1), self.events.len().saturating_sub(1));
+        }
+    }
+
+    /// Takes the rows of a step: the state `[d]` and the logits `[V]` after each token of the input, or those after the prompt.
+    /// Each makes a token, as long as what was guessed to come there is what came.
+    pub fn take_rows<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+        vocabulary: &dyn Vocabulary,
+        max_positions: usize,
+        now: Instant,
+    ) {
+        self.note_speed(now);
+        for (place, (hidden_post_norm, logits)) in rows.enumerate() {
+            let Some(event) = self.advance(hidden_post_norm, logits, vocabulary, max_positions, now) else { break };
+            self.events.push(event);
+            self.step_tokens += 1;
+            if self.finished.is_some() || self.input.get(place + 1) != Some(&self.last_token) {
+                break;
+            }
+        }
+    }
+
+    /// The time since the last step is that of its tokens, in equal shares.
+    fn note_speed(&mut self, now: Instant) {
+        let tokens = std::mem::take(&mut self.step_tokens);
+        if let Some(before) = self.last_step.replace(now) {
+            let secs = (now - before).as_secs_f64() / tokens.max(1) as f64;
+            (0..tokens).for_each(|_| self.speed.push(secs));
+        }
+    }
+
     /// Reads the state, chooses the next token and returns its event; `None` once the sample has ended.
-    pub fn advance(
+    fn advance(
         &mut self,
         hidden_post_norm: &[f32],
         logits: &[f32],
@@ -111,9 +178,6 @@ impl Active {
         self.generated += 1;
         self.last_token = token;
         self.first_token.get_or_insert(now);
-        if let Some(before) = self.last_step.replace(now) {
-            self.speed.push((now - before).as_secs_f64());
-        }
         if phase == Phase::Thinking {
             self.thinking_secs = self.thinking_started.map_or(0.0, |started| (now - started).as_secs_f64());
         }

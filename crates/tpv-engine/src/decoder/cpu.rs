@@ -200,7 +200,7 @@ fn rows(ledger: &PageLedger, inputs: &[&StepInput<'_>]) -> Vec<Row> {
         (0..input.tokens.len()).map(move |offset| Row {
             sequence,
             position: start + offset,
-            wants_output: input.wants_output && offset + 1 == input.tokens.len(),
+            wants_output: offset + input.outputs >= input.tokens.len(),
         })
     });
     rows.collect()
@@ -242,16 +242,18 @@ impl CpuDecoder {
 
     /// Puts the rows of the parts, whose inputs are at these places, into the order of the inputs.
     fn join(&self, inputs: &[StepInput<'_>], places: &[Vec<usize>], output: &mut StepOutput) {
-        let wants_output = |place: usize| inputs[place].wants_output;
-        let row_of = |place: usize| (0..place).filter(|&before| wants_output(before)).count();
+        let rows_of = |place: usize| {
+            let first = inputs[..place].iter().map(|input| input.outputs).sum::<usize>();
+            first..first + inputs[place].outputs
+        };
         let (d, v) = (self.model.config.hidden_size, self.model.config.vocab_size);
-        let rows = row_of(inputs.len());
+        let rows = inputs.iter().map(|input| input.outputs).sum::<usize>();
         output.hidden_post_norm.resize(rows * d, 0.0);
         output.logits.resize(rows * v, 0.0);
         for (places, Workspace { output: part, .. }) in places.iter().zip(&self.workspaces) {
-            let places = places.iter().copied().filter(|&place| wants_output(place));
+            let rows = places.iter().copied().flat_map(rows_of);
             for ((row, state), logits) in
-                places.map(row_of).zip(part.hidden_post_norm.chunks_exact(d)).zip(part.logits.chunks_exact(v))
+                rows.zip(part.hidden_post_norm.chunks_exact(d)).zip(part.logits.chunks_exact(v))
             {
                 output.hidden_post_norm[row * d..(row + 1) * d].copy_from_slice(state);
                 output.logits[row * v..(row + 1) * v].copy_from_slice(logits);

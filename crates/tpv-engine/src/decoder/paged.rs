@@ -97,6 +97,10 @@ impl<M: PagedModel> Engine for Paged<M> {
         result
     }
 
+    fn truncate(&mut self, sequence: SequenceId, length: usize) {
+        self.ledger.truncate(sequence, length);
+    }
+
     fn project(&self, v: &[f32]) -> Result<Vec<f32>> {
         if v.len() != self.spec.hidden_size {
             let problem = format!("a vector of width {} for a model of width {}", v.len(), self.spec.hidden_size);

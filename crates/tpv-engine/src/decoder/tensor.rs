@@ -300,7 +300,7 @@ impl TensorDecoder {
             group(0, 1, &order[..singles])?;
         }
         let mut row = 0;
-        let mut wanted = vec![None; inputs.len()];
+        let mut wanted = vec![0..0; inputs.len()];
         let (mut tokens, mut positions, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         for &index in &order {
             let (input, (pages, length)) = (&inputs[index], member(index));
@@ -312,7 +312,7 @@ impl TensorDecoder {
             positions.extend(own);
             tokens.extend_from_slice(input.tokens);
             row += input.tokens.len();
-            wanted[index] = input.wants_output.then_some(row as u32 - 1);
+            wanted[index] = (row - input.outputs) as u32..row as u32;
         }
         let (cos, sin) = self.angles(&positions)?;
         let tokens = Tensor::new(tokens, &self.device)?;
@@ -501,14 +501,14 @@ mod tests {
         let mut all = Vec::new();
         let prompt = engine.open().unwrap();
         let whole = tokens(1, 45);
-        engine.step(&[StepInput { sequence: prompt, tokens: &whole, wants_output: true }], &mut output).unwrap();
+        engine.step(&[StepInput { sequence: prompt, tokens: &whole, outputs: 1 }], &mut output).unwrap();
         all.append(&mut output.logits);
         let (fork, other) = (engine.fork(prompt).unwrap(), engine.open().unwrap());
         let parts = [tokens(2, 70), tokens(3, 1), tokens(4, 1)];
         for _ in 0..3 {
             let sequences = [other, prompt, fork].into_iter().zip(&parts);
             let inputs: Vec<_> =
-                sequences.map(|(sequence, tokens)| StepInput { sequence, tokens, wants_output: true }).collect();
+                sequences.map(|(sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
             engine.step(&inputs, &mut output).unwrap();
             all.append(&mut output.logits);
             all.append(&mut output.hidden_post_norm);

@@ -94,7 +94,7 @@ fn pushing_the_state_is_a_constant_bias_on_the_logits() {
         let mut output = StepOutput::default();
         let mut changed = 0;
         for _ in 0..40 {
-            let input = StepInput { sequence, tokens: &tokens, wants_output: true };
+            let input = StepInput { sequence, tokens: &tokens, outputs: 1 };
             engine.step(&[input], &mut output).unwrap();
             let pushed: Vec<f32> =
                 output.hidden_post_norm.iter().zip(&theta).map(|(state, theta)| state + alpha * theta).collect();

@@ -177,7 +177,7 @@ fn prefill(engine: &mut dyn Engine, tokens: usize) -> Result<f64> {
     for _ in 0..4 {
         let sequence = engine.open()?;
         let start = Instant::now();
-        engine.step(&[StepInput { sequence, tokens: &tokens, wants_output: true }], &mut StepOutput::default())?;
+        engine.step(&[StepInput { sequence, tokens: &tokens, outputs: 1 }], &mut StepOutput::default())?;
         secs.push(start.elapsed().as_secs_f64());
         engine.close(sequence);
     }
@@ -190,7 +190,7 @@ fn engine_step_secs(engine: &mut dyn Engine, batch: usize, steps: usize) -> Resu
     for seed in 0..batch {
         let sequence = engine.open()?;
         let tokens = made_up_tokens(engine.spec(), seed, CONTEXT_TOKENS);
-        engine.step(&[StepInput { sequence, tokens: &tokens, wants_output: false }], &mut output)?;
+        engine.step(&[StepInput { sequence, tokens: &tokens, outputs: 0 }], &mut output)?;
         sequences.push(sequence);
     }
     let mut secs = Vec::new();
@@ -198,7 +198,7 @@ fn engine_step_secs(engine: &mut dyn Engine, batch: usize, steps: usize) -> Resu
         let tokens = made_up_tokens(engine.spec(), step, batch);
         let inputs = sequences.iter().zip(&tokens);
         let inputs: Vec<StepInput<'_>> = inputs
-            .map(|(&sequence, token)| StepInput { sequence, tokens: std::slice::from_ref(token), wants_output: true })
+            .map(|(&sequence, token)| StepInput { sequence, tokens: std::slice::from_ref(token), outputs: 1 })
             .collect();
         let start = Instant::now();
         engine.step(&inputs, &mut output)?;
