@@ -18,8 +18,8 @@ const RUN_PAGES: usize = 2;
 /// Positions in a run.
 const RUN: usize = RUN_PAGES * PAGE_TOKENS;
 
-/// Query heads that read a run of keys one after the other, while it is in the cache.
-const HEADS: usize = 8;
+/// Queries that read a run of keys one after the other, while it is in the cache.
+const QUERIES: usize = 8;
 
 /// Keys [head_dim, PAGE_TOKENS] and values [PAGE_TOKENS, head_dim] of one head in one page.
 pub(crate) struct HeadPage<'a> {
@@ -27,26 +27,37 @@ pub(crate) struct HeadPage<'a> {
     pub values: &'a [f32],
 }
 
-/// One query row's heads that share a key/value head.
-pub(crate) struct HeadGroup<'a> {
-    /// `[group, head_dim]`, already scaled by `1 / sqrt(head_dim)`.
-    pub queries: &'a [f32],
-    pub head_dim: usize,
+/// One head of one query row, and where its result goes.
+pub(crate) struct Query<'a> {
+    /// `[head_dim]`, already scaled by `1 / sqrt(head_dim)`.
+    pub query: &'a [f32],
+    /// `[head_dim]`.
+    pub out: &'a mut [f32],
     /// Positions that the row sees.
-    pub first: usize,
-    /// One past the last position that the row sees.
-    pub end: usize,
+    pub seen: Range<usize>,
 }
 
-/// Attends and writes `[group, head_dim]`; `page(i)` is the sequence's i-th page.
-pub(crate) fn attend<'a>(group: &HeadGroup<'_>, page: impl Fn(usize) -> HeadPage<'a>, out: &mut [f32]) {
-    Arch::new().dispatch(Attend { group, page, out });
+impl Query<'_> {
+    /// What the row sees of a run, from the run's start on.
+    fn seen_of_run(&self, run: usize) -> Range<usize> {
+        let place = |position: usize| position.saturating_sub(run * RUN).min(RUN);
+        place(self.seen.start)..place(self.seen.end)
+    }
 }
 
-struct Attend<'a, 'o, P> {
-    group: &'a HeadGroup<'a>,
+/// The pages of a run in which something is seen.
+fn pages_of(seen: &Range<usize>) -> Range<usize> {
+    if seen.is_empty() { 0..0 } else { seen.start / PAGE_TOKENS..seen.end.div_ceil(PAGE_TOKENS) }
+}
+
+/// Attends with queries of one sequence that share a key/value head; `page(i)` is the sequence's i-th page.
+pub(crate) fn attend<'a>(queries: &mut [Query<'_>], page: impl Fn(usize) -> HeadPage<'a>) {
+    Arch::new().dispatch(Attend { queries, page });
+}
+
+struct Attend<'a, 'q, P> {
+    queries: &'a mut [Query<'q>],
     page: P,
-    out: &'o mut [f32],
 }
 
 impl<'p, P: Fn(usize) -> HeadPage<'p>> WithSimd for Attend<'_, '_, P> {
@@ -54,57 +65,57 @@ impl<'p, P: Fn(usize) -> HeadPage<'p>> WithSimd for Attend<'_, '_, P> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let HeadGroup { queries, head_dim, .. } = *self.group;
-        if queries.len() == head_dim {
-            return self.group.attend::<S, _, 1>(simd, queries, &self.page, self.out);
+        if self.queries.len() == 1 {
+            return attend_some::<S, _, 1>(simd, self.queries, &self.page);
         }
-        let width = HEADS * head_dim;
-        for (queries, out) in queries.chunks(width).zip(self.out.chunks_mut(width)) {
-            self.group.attend::<S, _, HEADS>(simd, queries, &self.page, out);
+        for queries in self.queries.chunks_mut(QUERIES) {
+            attend_some::<S, _, QUERIES>(simd, queries, &self.page);
         }
     }
 }
 
-impl HeadGroup<'_> {
-    /// Attends with some of the heads, `MOST` at most.
-    #[inline(always)]
-    fn attend<'p, S: Simd, P: Fn(usize) -> HeadPage<'p>, const MOST: usize>(
-        &self,
-        simd: S,
-        queries: &[f32],
-        page: P,
-        out: &mut [f32],
-    ) {
-        let Self { head_dim, first, end, .. } = *self;
-        let mut softmax = [Softmax { maximum: f32::NEG_INFINITY, sum: 0.0 }; MOST];
-        let mut scores = [[[0.0; PAGE_TOKENS]; RUN_PAGES]; MOST];
-        out.fill(0.0);
-        for run in first / RUN..end.div_ceil(RUN) {
-            let start = run * RUN;
-            let seen = first.saturating_sub(start)..(end - start).min(RUN);
-            let touched = seen.start / PAGE_TOKENS..seen.end.div_ceil(PAGE_TOKENS);
-            for index in touched.clone() {
-                let keys = page(run * RUN_PAGES + index).keys;
-                for (query, scores) in queries.chunks_exact(head_dim).zip(&mut scores) {
-                    score(simd, query, keys, &mut scores[index]);
-                }
-            }
-            let heads = out.chunks_exact_mut(head_dim).zip(&mut scores).zip(&mut softmax);
-            for ((out, scores), softmax) in heads {
-                softmax.take_run::<S>(scores, touched.clone(), seen.clone(), out);
-                let pages = touched.clone().map(|index| {
-                    // What lies behind the last position is another sequence's past.
-                    let slots = (seen.end - index * PAGE_TOKENS).min(PAGE_TOKENS);
-                    let values = page(run * RUN_PAGES + index).values;
-                    (&values[..slots * head_dim], &scores[index])
-                });
-                add_values(simd, pages, out);
+/// Attends with some queries, `MOST` at most.
+#[inline(always)]
+fn attend_some<'p, S: Simd, P: Fn(usize) -> HeadPage<'p>, const MOST: usize>(
+    simd: S,
+    queries: &mut [Query<'_>],
+    page: P,
+) {
+    let mut softmax = [Softmax { maximum: f32::NEG_INFINITY, sum: 0.0 }; MOST];
+    let mut scores = [[[0.0; PAGE_TOKENS]; RUN_PAGES]; MOST];
+    queries.iter_mut().for_each(|query| query.out.fill(0.0));
+    let first = queries.iter().map(|query| query.seen.start / RUN).min().unwrap_or(0);
+    let end = queries.iter().map(|query| query.seen.end.div_ceil(RUN)).max().unwrap_or(0);
+    for run in first..end {
+        for index in 0..RUN_PAGES {
+            let seeing = queries.iter().zip(&mut scores);
+            let mut seeing = seeing.filter(|(query, _)| pages_of(&query.seen_of_run(run)).contains(&index)).peekable();
+            // A page that nobody sees may not exist.
+            let Some(_) = seeing.peek() else { continue };
+            let keys = page(run * RUN_PAGES + index).keys;
+            for (query, scores) in seeing {
+                score(simd, query.query, keys, &mut scores[index]);
             }
         }
-        for (out, softmax) in out.chunks_exact_mut(head_dim).zip(softmax) {
-            let scale = 1.0 / softmax.sum;
-            out.iter_mut().for_each(|x| *x *= scale);
+        for ((query, scores), softmax) in queries.iter_mut().zip(&mut scores).zip(&mut softmax) {
+            let seen = query.seen_of_run(run);
+            if seen.is_empty() {
+                continue;
+            }
+            let touched = pages_of(&seen);
+            softmax.take_run::<S>(scores, touched.clone(), seen.clone(), query.out);
+            let width = query.out.len();
+            let pages = touched.map(|index| {
+                // What lies behind the last position is another sequence's past.
+                let slots = (seen.end - index * PAGE_TOKENS).min(PAGE_TOKENS);
+                (&page(run * RUN_PAGES + index).values[..slots * width], &scores[index])
+            });
+            add_values(simd, pages, query.out);
         }
+    }
+    for (query, softmax) in queries.iter_mut().zip(softmax) {
+        let scale = 1.0 / softmax.sum;
+        query.out.iter_mut().for_each(|x| *x *= scale);
     }
 }
 
@@ -318,9 +329,8 @@ mod tests {
                 .collect();
             let query: Vec<f32> = (0..width).map(|i| value(i * 3 + 1) / 4.0).collect();
             for (first, end) in [(0, 1), (0, 32), (0, 33), (0, 100), (70, 100), (31, 97), (63, 64)] {
-                let group = HeadGroup { queries: &query, head_dim: width, first, end };
                 let mut out = vec![f32::NAN; width];
-                attend(&group, |i| HeadPage { keys: &pages[i].0, values: &pages[i].1 }, &mut out);
+                attend(&mut [Query { query: &query, out: &mut out, seen: first..end }], |i| HeadPage { keys: &pages[i].0, values: &pages[i].1 });
                 for (got, expected) in out.iter().zip(expected(&query, first, end)) {
                     assert!((f64::from(*got) - expected).abs() < 2e-5, "{width} {first}..{end}: {got} {expected}");
                 }
@@ -329,20 +339,28 @@ mod tests {
     }
 
     #[test]
-    fn heads_that_share_keys_attend_as_they_would_alone() {
-        let (width, heads, end) = (20, 2 * HEADS + 3, RUN + 41);
+    fn queries_that_share_keys_attend_as_they_would_alone() {
+        let (width, count, end) = (20, 2 * QUERIES + 3, RUN + 41);
         let page = |seed: usize| -> Vec<f32> { (0..width * PAGE_TOKENS).map(|i| value(seed + i)).collect() };
         let pages: Vec<_> = (0..end.div_ceil(PAGE_TOKENS)).map(|i| (page(i * 700), page(i * 700 + 90_000))).collect();
         let page = |i: usize| HeadPage { keys: &pages[i].0, values: &pages[i].1 };
-        let queries: Vec<f32> = (0..heads * width).map(|i| value(i * 3 + 1) / 4.0).collect();
-        let attended = |queries: &[f32]| {
-            let mut out = vec![f32::NAN; queries.len()];
-            attend(&HeadGroup { queries, head_dim: width, first: 5, end }, page, &mut out);
-            out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
-        };
-        let alone: Vec<u32> = queries.chunks_exact(width).flat_map(attended).collect();
-        assert!(alone.iter().all(|&bits| f32::from_bits(bits).is_finite()));
-        assert_eq!(attended(&queries), alone);
+        let queries: Vec<f32> = (0..count * width).map(|i| value(i * 3 + 1) / 4.0).collect();
+        for step in [0, 1, 7] {
+            // Each row sees as much as the one before and some positions more, or a window of them.
+            let seen = |place: usize| (place * step)..(end - (count - 1 - place) * step.min(5));
+            let attended = |places: Range<usize>| {
+                let mut out = vec![f32::NAN; places.len() * width];
+                let mut queries: Vec<Query<'_>> = places
+                    .zip(out.chunks_exact_mut(width))
+                    .map(|(place, out)| Query { query: &queries[place * width..][..width], out, seen: seen(place) })
+                    .collect();
+                attend(&mut queries, page);
+                out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            let alone: Vec<u32> = (0..count).flat_map(|place| attended(place..place + 1)).collect();
+            assert!(alone.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+            assert_eq!(attended(0..count), alone);
+        }
     }
 
     #[test]
@@ -362,8 +380,8 @@ mod tests {
             let attended = |last: &(Vec<f32>, Vec<f32>)| {
                 let (full, mut out) = (filled(0.0), vec![0.0; width]);
                 let page = |i: usize| if i == (end - 1) / PAGE_TOKENS { last } else { &full };
-                let group = HeadGroup { queries: &[0.5; 8], head_dim: width, first: 0, end };
-                attend(&group, |i| HeadPage { keys: &page(i).0, values: &page(i).1 }, &mut out);
+                let query = Query { query: &[0.5; 8], out: &mut out, seen: 0..end };
+                attend(&mut [query], |i| HeadPage { keys: &page(i).0, values: &page(i).1 });
                 out
             };
             let clean = attended(&filled(0.0));

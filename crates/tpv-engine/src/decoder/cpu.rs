@@ -3,9 +3,11 @@
 //! In f32 every row is computed in an order that does not depend on the rest of the batch, so states and logits of a
 //! sequence are the same bits alone, among others, and after its tokens were fed in other portions.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::attention::{HeadGroup, attend};
+use super::attention::{Query, attend};
 use super::crew::Crew;
 use super::kernels::{add, gate, normalise};
 use super::linear::{Inputs, Linear, Workers};
@@ -471,26 +473,29 @@ impl Model {
     fn attend(&self, index: usize, part: &Part<'_>, scratch: &mut Scratch) {
         let (Scratch { attended, queries, .. }, Part { rows, sequences, .. }) = (scratch, part);
         let (head_dim, kv_heads) = (self.config.head_dim, self.config.kv_heads);
-        let width = self.config.group() * head_dim;
+        let (group, window) = (self.config.group(), self.layers[index].window);
+        let width = group * head_dim;
         attended.resize(queries.len(), 0.0);
-        let attend_one = |(item, (queries, out)): (usize, (&[f32], &mut [f32]))| {
-            let (row, head) = (&rows[item / kv_heads], item % kv_heads);
-            let end = row.position + 1;
-            let first = self.layers[index].window.map_or(0, |window| end.saturating_sub(window));
-            let group = HeadGroup { queries, head_dim, first, end };
-            attend(&group, |page| sequences[row.sequence].head(page, index, head), out);
-        };
+        let seen = |row: &Row| window.map_or(0, |window| (row.position + 1).saturating_sub(window))..row.position + 1;
         match part.workers {
             Workers::All => {
                 let items = queries.par_chunks_exact(width).zip(attended.par_chunks_exact_mut(width));
-                items.enumerate().with_min_len(8).for_each(attend_one);
+                items.enumerate().with_min_len(8).for_each(|(place, item)| {
+                    let (row, head) = (&rows[place / kv_heads], place % kv_heads);
+                    let mut queries: Vec<Query<'_>> = heads(head_dim, seen(row), item).collect();
+                    attend(&mut queries, |page| sequences[row.sequence].head(page, index, head));
+                });
             }
             Workers::One => {
                 // Head by head, so that rows that share pages find them in the cache.
                 for head in 0..kv_heads {
-                    for item in (head..rows.len() * kv_heads).step_by(kv_heads) {
-                        let at = item * width..(item + 1) * width;
-                        attend_one((item, (&queries[at.clone()], &mut attended[at])));
+                    let items = queries.chunks_exact(width).zip(attended.chunks_exact_mut(width));
+                    let of_head = rows.iter().zip(items.skip(head).step_by(kv_heads));
+                    let mut queries: Vec<Query<'_>> = of_head.flat_map(|(row, item)| heads(head_dim, seen(row), item)).collect();
+                    let mut rest = &mut queries[..];
+                    for rows in rows.chunk_by(|a, b| a.sequence == b.sequence) {
+                        let queries = rest.split_off_mut(..rows.len() * group).expect("each row has a group of queries");
+                        attend(queries, |page| sequences[rows[0].sequence].head(page, index, head));
                     }
                 }
             }
@@ -520,6 +525,16 @@ impl Part<'_> {
             self.sequences[row.sequence].write(row.position, layer, keys, values);
         }
     }
+}
+
+/// The queries of a row that share a key/value head, and their results: `[group, head_dim]` each.
+fn heads<'a>(
+    head_dim: usize,
+    seen: Range<usize>,
+    (queries, out): (&'a [f32], &'a mut [f32]),
+) -> impl Iterator<Item = Query<'a>> {
+    let heads = queries.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim));
+    heads.map(move |(query, out)| Query { query, out, seen: seen.clone() })
 }
 
 /// Keeps the wanted rows of a matrix with `wanted.len()` rows.
