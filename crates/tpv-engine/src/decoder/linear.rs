@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 
-use super::packed::{PackedMatrix, PackedRows};
+use super::packed::PackedMatrix;
 use super::quantised::{QuantisedMatrix, QuantisedRows};
 use crate::device::DtypeChoice;
 use crate::error::Result;
@@ -41,13 +41,12 @@ pub(crate) struct Inputs<'a> {
     x: &'a [f32],
     width: usize,
     workers: Workers,
-    packed: OnceCell<PackedRows>,
     quantised: OnceCell<QuantisedRows>,
 }
 
 impl<'a> Inputs<'a> {
     pub fn new(x: &'a [f32], width: usize, workers: Workers) -> Self {
-        Self { x, width, workers, packed: OnceCell::new(), quantised: OnceCell::new() }
+        Self { x, width, workers, quantised: OnceCell::new() }
     }
 
     fn rows(&self) -> usize {
@@ -96,12 +95,10 @@ impl Linear {
 
     /// Replaces `y` with `x W^T + b`.
     pub fn apply(&self, inputs: &Inputs<'_>, y: &mut Vec<f32>) -> Result<()> {
-        let Inputs { x, width, workers, packed, quantised } = inputs;
+        let Inputs { x, width, workers, quantised } = inputs;
         y.resize(inputs.rows() * self.outputs, 0.0);
         match &self.weights {
-            Weights::Packed(matrix) => {
-                matrix.multiply(packed.get_or_init(|| PackedRows::new(x, *width)), y, *workers);
-            }
+            Weights::Packed(matrix) => matrix.multiply(x, y, *workers),
             Weights::Quantised(matrix) => {
                 matrix.multiply(quantised.get_or_init(|| QuantisedRows::new(x, *width, *workers)), y, *workers);
             }

@@ -3,8 +3,7 @@
 //! Every output is one chain of fused multiply-adds over the contraction index in ascending order, whatever the number
 //! of rows, so a row's result does not depend on its neighbours: this is what makes a trace the same alone and in a
 //! batch, bit for bit. The weights lie in panels of as many outputs as two of the machine's vectors hold,
-//! [panel][in][output], rows are taken in tiles of up to
-//! [`TILE`], and panels are shared out between threads. A panel is
+//! [panel][in][output], rows are taken in tiles, and panels are shared out between threads. A panel is
 //! multiplied in stretches of [`STRETCH`] inputs, which stay in the first cache while all tiles pass; the sums wait in the
 //! result meanwhile, which changes no bit.
 //!
@@ -22,8 +21,11 @@ use crate::memory::Memory;
 /// Vectors of outputs in one panel of weights.
 const VECTORS: usize = 2;
 
-/// Rows that one tile holds at most: as many sums as a machine with 16 vectors has room for.
+/// Rows that one tile holds at most on a machine with 16 vectors: as many sums as it has room for.
 const TILE: usize = 6;
+
+/// And on one with 32 vectors. There would be room for more, but not for the places of their rows.
+const HIGH_TILE: usize = 8;
 
 /// Inputs of a panel that are multiplied with all tiles before the next ones.
 const STRETCH: usize = 256;
@@ -128,8 +130,8 @@ impl PackedMatrix {
         }
     }
 
-    /// `y = x W^T` for y `[rows, outputs]`.
-    pub fn multiply(&self, x: &PackedRows, y: &mut [f32], workers: Workers) {
+    /// `y = x W^T` for x `[rows, inputs]` and y `[rows, outputs]`.
+    pub fn multiply(&self, x: &[f32], y: &mut [f32], workers: Workers) {
         match &self.panels {
             Panels::F32(values) => self.multiply_panels(values, self.panel, x, y, workers),
             Panels::Bf16(words) => self.multiply_panels(words, self.panel / VECTORS, x, y, workers),
@@ -137,65 +139,49 @@ impl PackedMatrix {
     }
 
     /// `width` stored numbers are one input of a panel.
-    fn multiply_panels<W: Weight>(&self, panels: &[W], width: usize, x: &PackedRows, y: &mut [f32], workers: Workers) {
-        let rows = y.len() / self.outputs;
-        let tiles = &x.tiles;
+    fn multiply_panels<W: Weight>(&self, panels: &[W], width: usize, x: &[f32], y: &mut [f32], workers: Workers) {
+        let (rows, inputs) = (y.len() / self.outputs, self.inputs);
         let mut by_panel = vec![0.0; self.outputs.div_ceil(self.panel) * rows * self.panel];
         let arch = Arch::new();
         let (out_size, panel_size) = (rows * self.panel, width * self.inputs);
         let product = |(index, out): (usize, &mut [f32])| {
             let (panel, following) = panels[index * panel_size..].split_at(panel_size);
             let next = &following[..panel_size.min(following.len())];
-            arch.dispatch(PanelProduct { tiles, panel, next, out });
+            arch.dispatch(PanelProduct { x, inputs, panel, next, out });
         };
         if workers == Workers::One || rows * self.outputs * self.inputs < SERIAL_PRODUCTS {
             by_panel.chunks_mut(out_size).enumerate().for_each(product);
         } else {
             by_panel.par_chunks_mut(out_size).enumerate().for_each(product);
         }
-        self.scatter(&by_panel, rows, y);
+        arch.dispatch(Scatter { by_panel: &by_panel, outputs: self.outputs, y });
     }
+}
 
-    fn scatter(&self, by_panel: &[f32], rows: usize, y: &mut [f32]) {
-        for (row, y) in y.chunks_exact_mut(self.outputs).enumerate() {
-            for (panel, y) in y.chunks_mut(self.panel).enumerate() {
-                y.copy_from_slice(&by_panel[(panel * rows + row) * self.panel..][..y.len()]);
+/// Copies `[panel][row][output of the panel]` to `y`, `[rows, outputs]`.
+struct Scatter<'a> {
+    by_panel: &'a [f32],
+    outputs: usize,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Scatter<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { by_panel, outputs, y } = self;
+        let (rows, panel_outputs) = (y.len() / outputs, VECTORS * S::F32_LANES);
+        let by_panel = S::as_simd_f32s(by_panel).0.as_chunks::<VECTORS>().0;
+        for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
+            let (whole, rest) = y.split_at_mut(outputs / panel_outputs * panel_outputs);
+            let whole = S::as_mut_simd_f32s(whole).0.as_chunks_mut::<VECTORS>().0;
+            let mut values = by_panel[row..].iter().step_by(rows);
+            whole.iter_mut().zip(&mut values).for_each(|(y, value)| *y = *value);
+            if let Some(last) = values.next() {
+                rest.copy_from_slice(&pulp::bytemuck::cast_slice(last)[..rest.len()]);
             }
         }
-    }
-}
-
-/// Rows of x, regrouped in tiles.
-#[derive(Debug)]
-pub(crate) struct PackedRows {
-    tiles: Vec<Tile>,
-}
-
-/// `height` rows as [in][height].
-#[derive(Debug)]
-struct Tile {
-    height: usize,
-    values: Vec<f32>,
-}
-
-impl PackedRows {
-    /// Regroups x `[rows, inputs]` in tiles of heights as even as possible.
-    pub fn new(x: &[f32], inputs: usize) -> Self {
-        let rows = x.len() / inputs;
-        let count = rows.div_ceil(TILE);
-        let mut rest = x;
-        let tile = |index: usize| {
-            let height = rows / count + usize::from(index < rows % count);
-            let rows = rest.split_off(..height * inputs).expect("the heights add up to the rows");
-            let mut values = vec![0.0; height * inputs];
-            for (r, row) in rows.chunks_exact(inputs).enumerate() {
-                for (slot, &value) in values[r..].iter_mut().step_by(height).zip(row) {
-                    *slot = value;
-                }
-            }
-            Tile { height, values }
-        };
-        Self { tiles: (0..count).map(tile).collect() }
     }
 }
 
@@ -241,9 +227,11 @@ impl Weight for u32 {
     }
 }
 
-/// The product of all tiles with one panel: `out` is `[rows, panel]` and holds zeros before.
+/// The product of all rows with one panel: `out` is `[rows, panel]` and holds zeros before.
 struct PanelProduct<'a, W> {
-    tiles: &'a [Tile],
+    /// `[rows, inputs]`.
+    x: &'a [f32],
+    inputs: usize,
     panel: &'a [W],
     /// The panel after it, or nothing.
     next: &'a [W],
@@ -255,63 +243,80 @@ impl<W: Weight> WithSimd for PanelProduct<'_, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (out, _) = S::as_mut_simd_f32s(self.out);
+        let Self { x, inputs, panel, next, out } = self;
+        let (out, _) = S::as_mut_simd_f32s(out);
         let (out, _) = out.as_chunks_mut::<VECTORS>();
-        let mut following = W::load::<S>(self.next).chunks(STRETCH);
-        for (stretch, weights) in W::load::<S>(self.panel).chunks(STRETCH).enumerate() {
-            let mut rest = &mut *out;
+        let count = out.len().div_ceil(if S::REGISTER_COUNT < 32 { TILE } else { HIGH_TILE });
+        let mut following = W::load::<S>(next).chunks(STRETCH);
+        for (stretch, weights) in W::load::<S>(panel).chunks(STRETCH).enumerate() {
+            let (rows, mut rest, mut x) = (out.len(), &mut *out, x);
             // The first tile fetches the next panel.
             let mut next = following.next();
-            for tile in self.tiles {
-                let out = rest.split_off_mut(..tile.height).expect("there is a row for each of the tile's");
-                let values = &tile.values[stretch * STRETCH * tile.height..];
-                match tile.height {
-                    1 => tile_product::<S, W, 1>(simd, values, weights, next.take(), out),
-                    2 => tile_product::<S, W, 2>(simd, values, weights, next.take(), out),
-                    3 => tile_product::<S, W, 3>(simd, values, weights, next.take(), out),
-                    4 => tile_product::<S, W, 4>(simd, values, weights, next.take(), out),
-                    5 => tile_product::<S, W, 5>(simd, values, weights, next.take(), out),
-                    _ => tile_product::<S, W, TILE>(simd, values, weights, next.take(), out),
+            // Tiles of heights as even as possible.
+            for tile in 0..count {
+                let height = rows / count + usize::from(tile < rows % count);
+                let out = rest.split_off_mut(..height).expect("there is a row for each of the tile's");
+                let x = x.split_off(..height * inputs).expect("and of x");
+                let rows = Rows { x, inputs, first: stretch * STRETCH };
+                let next = next.take();
+                match height {
+                    1 => tile_product::<S, W, 1>(simd, rows, weights, next, out),
+                    2 => tile_product::<S, W, 2>(simd, rows, weights, next, out),
+                    3 => tile_product::<S, W, 3>(simd, rows, weights, next, out),
+                    4 => tile_product::<S, W, 4>(simd, rows, weights, next, out),
+                    5 => tile_product::<S, W, 5>(simd, rows, weights, next, out),
+                    6 => tile_product::<S, W, TILE>(simd, rows, weights, next, out),
+                    7 => tile_product::<S, W, 7>(simd, rows, weights, next, out),
+                    _ => tile_product::<S, W, HIGH_TILE>(simd, rows, weights, next, out),
                 }
             }
         }
     }
 }
 
-/// Adds the product of `ROWS` rows, `[inputs, ROWS]`, and some inputs of a panel to `out`. Meanwhile the same inputs of the
-/// next panel are fetched.
+/// Rows of a tile, `[height, inputs]`, from an input on.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    x: &'a [f32],
+    inputs: usize,
+    first: usize,
+}
+
+/// Adds the product of `ROWS` rows and some inputs of a panel to `out`. Meanwhile the same inputs of the next panel are
+/// fetched.
 #[inline(always)]
 fn tile_product<S: Simd, W: Weight, const ROWS: usize>(
     simd: S,
-    values: &[f32],
+    rows: Rows<'_>,
     weights: &[W::Loaded<S>],
     next: Option<&[W::Loaded<S>]>,
     out: &mut [[S::f32s; VECTORS]],
 ) {
     match next {
-        Some(next) => tile_sums::<S, W, true, ROWS>(simd, values, weights, next, out),
-        None => tile_sums::<S, W, false, ROWS>(simd, values, weights, weights, out),
+        Some(next) => tile_sums::<S, W, true, ROWS>(simd, rows, weights, next, out),
+        None => tile_sums::<S, W, false, ROWS>(simd, rows, weights, weights, out),
     }
 }
 
 #[inline(always)]
 fn tile_sums<S: Simd, W: Weight, const FETCH: bool, const ROWS: usize>(
     simd: S,
-    values: &[f32],
+    rows: Rows<'_>,
     weights: &[W::Loaded<S>],
     next: &[W::Loaded<S>],
     out: &mut [[S::f32s; VECTORS]],
 ) {
-    let (inputs, _) = values.as_chunks::<ROWS>();
+    let count = weights.len();
+    let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &rows.x[row * rows.inputs + rows.first..][..count]);
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     sums.iter_mut().zip(&*out).for_each(|(sum, before)| *sum = *before);
-    for ((x, loaded), next) in inputs.iter().zip(weights).zip(next) {
+    for (input, (loaded, next)) in weights.iter().zip(next).enumerate() {
         if FETCH {
             fetch(next);
         }
         let w = W::weights(simd, *loaded);
         for row in 0..ROWS {
-            let x = simd.splat_f32s(x[row]);
+            let x = simd.splat_f32s(rows[row][input]);
             for vector in 0..VECTORS {
                 sums[row][vector] = simd.mul_add_e_f32s(x, w[vector], sums[row][vector]);
             }
@@ -345,7 +350,7 @@ mod tests {
             let matrix = packed(outputs, inputs);
             let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 31 + 7)).collect();
             let mut y = vec![f32::NAN; rows * outputs];
-            matrix.multiply(&PackedRows::new(&x, inputs), &mut y, Workers::One);
+            matrix.multiply(&x, &mut y, Workers::One);
             for (index, &got) in y.iter().enumerate() {
                 let (row, output) = (index / outputs, index % outputs);
                 let term = |i| f64::from(x[row * inputs + i]) * f64::from(value(output * inputs + i));
@@ -380,8 +385,8 @@ mod tests {
             assert_eq!((short.bytes(), long.bytes()), (2 * panels(&short), 4 * panels(&long)));
             let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 31 + 7)).collect();
             let (mut y, mut z) = (vec![0.0; rows * outputs], vec![0.0; rows * (outputs + 1)]);
-            short.multiply(&PackedRows::new(&x, inputs), &mut y, Workers::One);
-            long.multiply(&PackedRows::new(&x, inputs), &mut z, Workers::One);
+            short.multiply(&x, &mut y, Workers::One);
+            long.multiply(&x, &mut z, Workers::One);
             for (y, z) in y.chunks_exact(outputs).zip(z.chunks_exact(outputs + 1)) {
                 assert_eq!(
                     y.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
@@ -397,14 +402,14 @@ mod tests {
         let matrix = packed(outputs, inputs);
         let x: Vec<f32> = (0..150 * inputs).map(|i| value(i * 17)).collect();
         let mut together = vec![0.0; 150 * outputs];
-        matrix.multiply(&PackedRows::new(&x, inputs), &mut together, Workers::One);
+        matrix.multiply(&x, &mut together, Workers::One);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let mut on_threads = vec![0.0; 150 * outputs];
-        pool.install(|| matrix.multiply(&PackedRows::new(&x, inputs), &mut on_threads, Workers::All));
+        pool.install(|| matrix.multiply(&x, &mut on_threads, Workers::All));
         assert!(on_threads == together);
         for rows in [1, 2, 3, 5, 8] {
             let mut alone = vec![0.0; rows * outputs];
-            matrix.multiply(&PackedRows::new(&x[6 * inputs..][..rows * inputs], inputs), &mut alone, Workers::One);
+            matrix.multiply(&x[6 * inputs..][..rows * inputs], &mut alone, Workers::One);
             assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");
         }
     }
