@@ -31,8 +31,7 @@ fn small(dtype: DtypeChoice) -> Box<dyn Engine> {
 /// Forks of one prompt take a step and are closed again.
 fn step(engine: &mut dyn Engine, prompt: SequenceId, batch: usize, output: &mut StepOutput) {
     let forks: Vec<SequenceId> = (0..batch).map(|_| engine.fork(prompt).expect("the prompt is open")).collect();
-    let inputs: Vec<_> =
-        forks.iter().map(|&sequence| StepInput { sequence, tokens: &[7], outputs: 1 }).collect();
+    let inputs: Vec<_> = forks.iter().map(|&sequence| StepInput { sequence, tokens: &[7], outputs: 1 }).collect();
     engine.step(&inputs, output).expect("the step is possible");
     forks.into_iter().for_each(|fork| engine.close(fork));
 }

@@ -75,18 +75,19 @@ fn suitable_batch(is_cached: bool, threads: usize, kv_bytes_per_token: usize, la
     fitting.clamp(3 * threads, ROWS_AT_ONCE * threads).clamp(6, usual)
 }
 
-/// Most tokens that are guessed for a sample in one step.
-const DRAFT_TOKENS: usize = 8;
-
-/// Rows up to which a step that reads its weights from the memory takes hardly longer: with 8 a third longer than with one.
+/// Rows up to which a step that reads its weights from the memory takes hardly longer: 8 take a third longer than one.
 const ROWS_FOR_LITTLE: usize = 8;
 
-/// Drafts that suit a model. Where weights lie in the cache, most of the time goes to keys and values, which all rows of a
-/// sequence read together. On GPUs nothing is guessed: rows there depend on their neighbours in the last bits.
+/// Drafts that suit a model on a CPU. Where weights come from the memory, rows cost little until there are too many. Where
+/// they lie in the cache, half of the time goes to keys and values, which the rows of a sequence read together: there two
+/// guesses for each sample were best.
 fn suitable_drafts(is_cached: bool) -> DraftLimits {
-    let rows = if is_cached { usize::MAX } else { ROWS_FOR_LITTLE };
-    DraftLimits { tokens: DRAFT_TOKENS, rows, shared: false }
+    let (tokens, rows) = if is_cached { (2, usize::MAX) } else { (ROWS_FOR_LITTLE - 1, ROWS_FOR_LITTLE) };
+    DraftLimits { tokens, rows, shared: false }
 }
+
+/// On GPUs nothing is guessed unless it is asked for: there a row depends on its neighbours in the last bits.
+const DRAFTS_ON_GPUS: DraftLimits = DraftLimits { tokens: 0, rows: 32, shared: false };
 
 /// A model that is ready to be stepped.
 pub struct Loaded {
@@ -220,7 +221,8 @@ fn build_on_gpu(
     let step_bytes = config.weights_per_step() * dtype.size_in_bytes();
     let kv_tokens = options.kv_bound(&config, dtype.size_in_bytes());
     let engine = TensorDecoder::load(config, source, device, dtype, kv_tokens)?;
-    let (weight_memory, limits) = (None, DecodeLimits::default());
+    let limits = DecodeLimits { drafts: DRAFTS_ON_GPUS, ..DecodeLimits::default() };
+    let weight_memory = None;
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, limits })
 }
 

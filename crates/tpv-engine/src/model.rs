@@ -1,6 +1,6 @@
 //! A model as people meet it: text in, text out, with the decode loop between.
 
-use crate::decode::{DecodeLimits, Decoder};
+use crate::decode::{DecodeLimits, Decoder, DraftLimits};
 use crate::error::{EngineError, Result};
 use crate::load::{LoadOptions, ModelSource, load_model};
 use crate::template::{ChatMessage, ChatOptions, ChatTemplate, PromptTemplate};
@@ -70,6 +70,17 @@ pub struct Prompter {
     chat_template: Option<ChatTemplate>,
 }
 
+/// Limits of the decode loop that are asked for; what is not asked for suits the model and the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LimitWishes {
+    /// Most samples in flight at once.
+    pub max_batch: Option<usize>,
+    /// Most tokens guessed for a sample in one step.
+    pub draft_tokens: Option<usize>,
+    /// Whether each sample guesses from its own text alone.
+    pub drafts_apart: bool,
+}
+
 impl TextModel {
     /// Loads a model; `name` and `revision` go into its identity.
     pub fn load(
@@ -78,7 +89,7 @@ impl TextModel {
         source: &ModelSource,
         text: &TextFiles,
         options: &LoadOptions,
-        max_batch: Option<usize>,
+        wishes: LimitWishes,
     ) -> Result<Self> {
         let config = text.tokenizer_config.as_deref().map(TokenizerConfig::from_bytes).transpose()?;
         let tokenizer = Tokenizer::from_bytes(&text.tokenizer)?;
@@ -114,8 +125,14 @@ impl TextModel {
             notices.push("no tokens write \"Wait\": deadlines with wait=yes do not wait".into());
         }
         let vocabulary = ModelVocabulary::new(Arc::clone(&tokenizer), eos, think_end.clone(), wait.unwrap_or_default());
-        let mut limits = DecodeLimits { max_batch: max_batch.unwrap_or(loaded.limits.max_batch), ..loaded.limits };
-        if let Ok(x) = std::env::var("DRAFT") { limits.drafts.tokens = x.parse().unwrap(); limits.drafts.shared = true; }
+        let suitable = loaded.limits;
+        let drafts = DraftLimits {
+            tokens: wishes.draft_tokens.unwrap_or(suitable.drafts.tokens),
+            shared: !wishes.drafts_apart,
+            ..suitable.drafts
+        };
+        let max_batch = wishes.max_batch.unwrap_or(suitable.max_batch);
+        let limits = DecodeLimits { max_batch, drafts, ..suitable };
         let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
         let config = config.unwrap_or_default();
         let chat_template = ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)?;

@@ -136,10 +136,8 @@ fn a_full_memory_is_an_error_that_changes_nothing() {
     let (a, b) = (engine.open().unwrap(), engine.open().unwrap());
     one_step(engine.as_mut(), a, &tokens(0, PAGE_TOKENS));
     let too_much = tokens(1, PAGE_TOKENS + 1);
-    let inputs = [
-        StepInput { sequence: a, tokens: &[5], outputs: 1 },
-        StepInput { sequence: b, tokens: &too_much, outputs: 1 },
-    ];
+    let inputs =
+        [StepInput { sequence: a, tokens: &[5], outputs: 1 }, StepInput { sequence: b, tokens: &too_much, outputs: 1 }];
     let result = engine.step(&inputs, &mut StepOutput::default());
     assert!(matches!(result, Err(EngineError::KvMemoryFull { .. })));
     assert_eq!((engine.length(a), engine.length(b)), (PAGE_TOKENS, 0));

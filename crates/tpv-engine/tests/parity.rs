@@ -20,8 +20,7 @@ fn check_traces(name: &str, engine: &mut dyn Engine, golden: &Golden, steered: b
     let mut output = StepOutput::default();
     for step in 0..traces[0].tokens.len() {
         let inputs = sequences.iter().zip(&portions);
-        let inputs: Vec<_> =
-            inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
+        let inputs: Vec<_> = inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
         engine.step(&inputs, &mut output).unwrap();
         let states = output.hidden_post_norm.chunks(spec.hidden_size);
         let logits = output.logits.chunks(spec.vocab_size);
@@ -76,8 +75,7 @@ fn quantised_weights_stay_close() {
         let mut output = StepOutput::default();
         let sequences: Vec<SequenceId> = golden.prompts.iter().map(|_| engine.open().unwrap()).collect();
         let inputs = sequences.iter().zip(&golden.prompts);
-        let inputs: Vec<_> =
-            inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
+        let inputs: Vec<_> = inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
         engine.step(&inputs, &mut output).unwrap();
         let expected: Vec<f32> = golden.plain.iter().flat_map(|trace| trace.states[0].clone()).collect();
         let square = |sum: f32, x: f32| sum + x * x;

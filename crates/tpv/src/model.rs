@@ -12,7 +12,7 @@ use tpv_data::model_files::{ModelForm, resolve_model, resolve_text};
 use tpv_data::problems::{DatasetSpec, Fields, ProblemSet};
 use tpv_engine::device::{DeviceChoice, DtypeChoice};
 use tpv_engine::load::{LoadOptions, ModelSource};
-use tpv_engine::model::{PromptStyle, TextFiles, TextModel};
+use tpv_engine::model::{LimitWishes, PromptStyle, TextFiles, TextModel};
 use tpv_engine::template::PromptTemplate;
 
 /// The name of the bundled toy model and of its problems.
@@ -25,7 +25,9 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
         drop(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global());
     }
     let (source, text, revision) = locate(name, args, console)?;
-    let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, args.max_batch)
+    let wishes =
+        LimitWishes { max_batch: args.max_batch, draft_tokens: args.draft_tokens, drafts_apart: args.drafts_apart };
+    let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, wishes)
         .with_context(|| format!("model {name} cannot be used"))?;
     model.notices.iter().for_each(|notice| console.notice(notice));
     Ok(model)

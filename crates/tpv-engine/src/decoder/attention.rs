@@ -330,7 +330,10 @@ mod tests {
             let query: Vec<f32> = (0..width).map(|i| value(i * 3 + 1) / 4.0).collect();
             for (first, end) in [(0, 1), (0, 32), (0, 33), (0, 100), (70, 100), (31, 97), (63, 64)] {
                 let mut out = vec![f32::NAN; width];
-                attend(&mut [Query { query: &query, out: &mut out, seen: first..end }], |i| HeadPage { keys: &pages[i].0, values: &pages[i].1 });
+                attend(&mut [Query { query: &query, out: &mut out, seen: first..end }], |i| HeadPage {
+                    keys: &pages[i].0,
+                    values: &pages[i].1,
+                });
                 for (got, expected) in out.iter().zip(expected(&query, first, end)) {
                     assert!((f64::from(*got) - expected).abs() < 2e-5, "{width} {first}..{end}: {got} {expected}");
                 }

@@ -491,10 +491,12 @@ impl Model {
                 for head in 0..kv_heads {
                     let items = queries.chunks_exact(width).zip(attended.chunks_exact_mut(width));
                     let of_head = rows.iter().zip(items.skip(head).step_by(kv_heads));
-                    let mut queries: Vec<Query<'_>> = of_head.flat_map(|(row, item)| heads(head_dim, seen(row), item)).collect();
+                    let mut queries: Vec<Query<'_>> =
+                        of_head.flat_map(|(row, item)| heads(head_dim, seen(row), item)).collect();
                     let mut rest = &mut queries[..];
                     for rows in rows.chunk_by(|a, b| a.sequence == b.sequence) {
-                        let queries = rest.split_off_mut(..rows.len() * group).expect("each row has a group of queries");
+                        let queries =
+                            rest.split_off_mut(..rows.len() * group).expect("each row has a group of queries");
                         attend(queries, |page| sequences[rows[0].sequence].head(page, index, head));
                     }
                 }

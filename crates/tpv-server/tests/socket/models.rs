@@ -5,7 +5,7 @@ use tpv_core::reading::Calibration;
 use tpv_core::vector::{LinearHead, ProgressVector};
 use tpv_engine::decode::{DecodeLimits, Decoder};
 use tpv_engine::load::{LoadOptions, ModelSource};
-use tpv_engine::model::{TextFiles, TextModel};
+use tpv_engine::model::{LimitWishes, TextFiles, TextModel};
 use tpv_engine::scripted::{ScriptedEngine, ScriptedStep};
 use tpv_engine::vocabulary::{ModelVocabulary, Vocabulary};
 use tpv_server::{Served, ServedVector};
@@ -19,7 +19,8 @@ pub fn thinker() -> TextModel {
         config: Some(tpv_thinker::CONFIG.into()),
         chat_template: None,
     };
-    TextModel::load("thinker", None, &source, &text, &LoadOptions::default(), Some(32)).unwrap()
+    let wishes = LimitWishes { max_batch: Some(32), drafts_apart: true, ..LimitWishes::default() };
+    TextModel::load("thinker", None, &source, &text, &LoadOptions::default(), wishes).unwrap()
 }
 
 /// A vector that reads something and, pushed, ends the thinking: the row of `</think>` itself.

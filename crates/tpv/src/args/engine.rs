@@ -25,9 +25,17 @@ pub struct RunArgs {
     /// a model is so small that it stays in the processor's cache. What a sample says does not depend on it (in f32).
     #[arg(long)]
     pub max_batch: Option<usize>,
+    /// Most tokens guessed ahead for a sample in one step, from what was written before; 0 guesses none. What a sample says
+    /// does not depend on it (in f32 and q8_0 on CPUs), only how long it takes. By default up to 7 where a step has room for
+    /// more rows, 2 for a model in the processor's cache, none on GPUs.
+    #[arg(long)]
+    pub draft_tokens: Option<usize>,
     /// Memory for keys and values, e.g. 8GiB or 500MB; unbounded by default.
     #[arg(long, value_parser = parse_bytes)]
     pub kv_memory: Option<u64>,
+    /// Whether each sample guesses from its own text alone.
+    #[arg(skip)]
+    pub drafts_apart: bool,
 }
 
 impl Default for RunArgs {
@@ -40,7 +48,9 @@ impl Default for RunArgs {
             dtype: Dtype::Auto,
             threads: None,
             max_batch: None,
+            draft_tokens: None,
             kv_memory: None,
+            drafts_apart: false,
         }
     }
 }

@@ -118,8 +118,7 @@ impl Batch {
 
     fn step(&mut self, engine: &mut dyn Engine, portions: &[Vec<u32>]) -> Result<()> {
         let inputs = self.sequences.iter().zip(portions);
-        let inputs: Vec<_> =
-            inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
+        let inputs: Vec<_> = inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
         Ok(engine.step(&inputs, &mut self.output)?)
     }
 
