@@ -10,7 +10,9 @@ use tpv_core::reading::{Reader, Reading, StateView};
 use tpv_core::sampling::SamplingParams;
 use tpv_core::vector::dot;
 use tpv_engine::conformance::{Tolerance, check_engine};
-use tpv_engine::decode::{DecodeLimits, DecodeSink, Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use tpv_engine::decode::{
+    DecodeLimits, DecodeSink, Decoder, DraftLimits, IntervenePhase, PromptRequest, SampleId, SampleRequest,
+};
 use tpv_engine::engine::Engine;
 use tpv_engine::error::EngineError;
 use tpv_engine::scripted::{ScriptedEngine, ScriptedStep, ScriptedVocabulary};
@@ -42,7 +44,15 @@ fn limits(max_batch: usize, prefill_chunk: usize) -> DecodeLimits {
     DecodeLimits { max_batch, prefill_chunk, ..DecodeLimits::default() }
 }
 
+/// With drafts, so that all that is said of the loop here holds with them.
 fn decoder(engine: ScriptedEngine, limits: DecodeLimits) -> Decoder {
+    let limits = DecodeLimits { drafts: DRAFTS, ..limits };
+    with_limits(engine, limits)
+}
+
+const DRAFTS: DraftLimits = DraftLimits { tokens: 4, rows: usize::MAX, shared: true };
+
+fn with_limits(engine: ScriptedEngine, limits: DecodeLimits) -> Decoder {
     Decoder::new(Box::new(engine), Arc::new(ScriptedVocabulary::new(&TEXTS, END, &[THINK_END])), limits)
 }
 
@@ -234,7 +244,7 @@ fn samples_of_one_prompt_share_its_prefill_and_may_outnumber_the_batch() {
 
 #[test]
 fn samples_enter_one_by_one_as_slots_become_free() {
-    let mut decoder = decoder(engine(), limits(3, 512));
+    let mut decoder = with_limits(engine(), limits(3, 512));
     let mut record = Record::default();
     // Two prompts whose samples end at different times.
     let limited = |limit| SampleRequest { max_new_tokens: limit, ..sample(0.0) };
@@ -427,4 +437,70 @@ fn a_policy_can_make_a_thought_wait_and_closing_comes_first() {
     let forced: Vec<(u32, u32)> = tokens.iter().filter(|it| it.forced).map(|it| (it.index + 1, it.token)).collect();
     assert_eq!(forced, [(3, WAIT), (6, WAIT), (9, THINK_END)]);
     assert_eq!(record.finishes[&ids[0]].thinking_tokens, 9);
+}
+
+/// Samples that end, are cut, wait, are closed and break, greedily and by chance.
+fn all_sorts() -> Vec<SampleRequest> {
+    let chance = |seed| SampleRequest {
+        sampling: SamplingParams { temperature: 8.0, ..SamplingParams::GREEDY },
+        seed,
+        max_new_tokens: 60,
+        ..sample(0.0)
+    };
+    let mut samples: Vec<SampleRequest> = (0..6).map(chance).collect();
+    samples.extend((1..9).map(|max_new_tokens| SampleRequest { max_new_tokens, ..sample(0.0) }));
+    samples.extend([sample(0.0), sample(10.0), sample(17.0)]);
+    samples.push(SampleRequest { intervene: IntervenePhase::All, ..sample(17.0) });
+    samples.push(SampleRequest { policy: Box::new(Waiting), ..sample(0.0) });
+    samples.push(SampleRequest { policy: Box::new(Reckless), ..sample(0.0) });
+    samples.push(SampleRequest { stop_texts: vec!["42".into()], ..sample(0.0) });
+    samples.push(SampleRequest { policy: Box::new(BreaksLater), ..sample(0.0) });
+    samples
+}
+
+/// Breaks in the midst of a thought.
+struct BreaksLater;
+
+impl Policy for BreaksLater {
+    fn control(&mut self, observation: &Observation<'_>) -> Control {
+        assert!(observation.reading.position < 6, "it breaks, as it should");
+        Control::default()
+    }
+}
+
+/// What all sorts of samples say, how they end, and in how many steps.
+fn outcome(limits: DecodeLimits) -> (Vec<Vec<TokenEvent>>, Vec<FinishEvent>, usize) {
+    let mut decoder = with_limits(engine().with_capacity(4000), limits);
+    let (mut record, mut steps) = (Record::default(), 0);
+    for first in [0, 2, 5] {
+        decoder.submit(prompt(first, all_sorts())).unwrap();
+    }
+    while decoder.step(&mut record).unwrap() {
+        steps += 1;
+    }
+    assert_eq!(decoder.kv_tokens().0, 0, "everything is given back");
+    let timeless = |event| FinishEvent { elapsed_secs: 0.0, thinking_secs: 0.0, ..event };
+    let tokens = record.tokens.into_values().map(|events| events.into_iter().map(without_times).collect()).collect();
+    (tokens, record.finishes.into_values().map(timeless).collect(), steps)
+}
+
+#[test]
+fn drafts_change_the_number_of_steps_and_nothing_else() {
+    for max_batch in [1, 5, 64] {
+        let limits = |drafts| DecodeLimits { max_batch, drafts, ..DecodeLimits::default() };
+        let (tokens, finishes, steps) = outcome(limits(DraftLimits::default()));
+        for drafts in [
+            DRAFTS,
+            DraftLimits { tokens: 1, ..DRAFTS },
+            DraftLimits { tokens: 9, shared: false, ..DRAFTS },
+            DraftLimits { tokens: 9, rows: 7, shared: true },
+        ] {
+            let got = outcome(limits(drafts));
+            assert_eq!(got.0, tokens, "{max_batch} {drafts:?}");
+            assert_eq!(got.1, finishes, "{max_batch} {drafts:?}");
+            // A batch that is larger than the rows leaves no room.
+            let has_room = drafts.rows > max_batch;
+            assert!(if has_room { got.2 < steps } else { got.2 <= steps }, "{max_batch} {drafts:?}: {} {steps}", got.2);
+        }
+    }
 }

@@ -10,7 +10,9 @@ use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
 use tpv_core::policy::Constant;
 use tpv_core::reading::{Reader, Reading, StateView};
 use tpv_core::sampling::SamplingParams;
-use tpv_engine::decode::{DecodeLimits, DecodeSink, Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use tpv_engine::decode::{
+    DecodeLimits, DecodeSink, Decoder, DraftLimits, IntervenePhase, PromptRequest, SampleId, SampleRequest,
+};
 use tpv_engine::device::DtypeChoice;
 use tpv_engine::engine::{Engine, SequenceId, StepInput, StepOutput};
 use tpv_engine::error::EngineError;
@@ -154,8 +156,9 @@ fn what_was_admitted_never_runs_out_of_memory() {
     let kv_tokens = Some(4 * PAGE_TOKENS);
     let options = LoadOptions { dtype: Some(DtypeChoice::F32), kv_tokens, ..LoadOptions::default() };
     let vocabulary = ScriptedVocabulary::new(&["x"; 96], 96, &[1]);
-    let mut decoder =
-        Decoder::new(with_options("llama", &options).engine, Arc::new(vocabulary), DecodeLimits::default());
+    let drafts = DraftLimits { tokens: 9, rows: usize::MAX, shared: true };
+    let limits = DecodeLimits { drafts, ..DecodeLimits::default() };
+    let mut decoder = Decoder::new(with_options("llama", &options).engine, Arc::new(vocabulary), limits);
     for seed in 0..3 {
         let sample = SampleRequest {
             sampling: SamplingParams::GREEDY,

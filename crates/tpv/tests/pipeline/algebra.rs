@@ -53,14 +53,24 @@ fn a_trace_is_the_same_alone_in_a_batch_and_after_a_resume() {
     let place = Workplace::new();
     let line = "generate --model thinker --dataset thinker --dtype f32 --max_new_tokens 100 \
                 --generations_per_problem 2 --states_dtype f32 --output_dir";
-    place.ok(&format!("{line} alone --end_problem_index 4 --max_batch 1"));
-    place.ok(&format!("{line} batch --end_problem_index 4 --max_batch 8"));
+    place.ok(&format!("{line} alone --end_problem_index 4 --max_batch 1 --draft_tokens 0"));
+    place.ok(&format!("{line} batch --end_problem_index 4 --max_batch 8 --draft_tokens 7"));
     place.ok(&format!("{line} resumed --start_problem_index 2 --end_problem_index 4 --max_batch 3"));
     place.ok(&format!("{line} resumed --end_problem_index 4 --max_batch 5"));
     let alone = place.run_files("alone");
     assert_eq!(alone.len(), 5);
     assert!(place.run_files("batch") == alone, "a batch of 8 differs from one after the other");
     assert!(place.run_files("resumed") == alone, "a resumed run differs");
+}
+
+#[test]
+fn guessing_changes_no_trace_in_q8_0_either() {
+    let place = Workplace::new();
+    let line = "generate --model thinker --dataset thinker --dtype q8_0 --max_new_tokens 100 --end_problem_index 3 \
+                --generations_per_problem 2 --states_dtype f32 --output_dir";
+    place.ok(&format!("{line} plain --draft_tokens 0"));
+    place.ok(&format!("{line} guessed --draft_tokens 5"));
+    assert!(place.run_files("guessed") == place.run_files("plain"), "drafts change what is written");
 }
 
 fn engine() -> Box<dyn Engine> {
