@@ -77,8 +77,8 @@ pub struct LimitWishes {
     pub max_batch: Option<usize>,
     /// Most tokens guessed for a sample in one step.
     pub draft_tokens: Option<usize>,
-    /// Whether each sample guesses from its own text alone.
-    pub drafts_apart: bool,
+    /// Whether samples guess from what others wrote, and not from their own text alone.
+    pub share_drafts: bool,
 }
 
 impl TextModel {
@@ -128,7 +128,7 @@ impl TextModel {
         let suitable = loaded.limits;
         let drafts = DraftLimits {
             tokens: wishes.draft_tokens.unwrap_or(suitable.drafts.tokens),
-            shared: !wishes.drafts_apart,
+            shared: wishes.share_drafts,
             ..suitable.drafts
         };
         let max_batch = wishes.max_batch.unwrap_or(suitable.max_batch);

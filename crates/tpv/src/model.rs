@@ -26,7 +26,7 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
     }
     let (source, text, revision) = locate(name, args, console)?;
     let wishes =
-        LimitWishes { max_batch: args.max_batch, draft_tokens: args.draft_tokens, drafts_apart: args.drafts_apart };
+        LimitWishes { max_batch: args.max_batch, draft_tokens: args.draft_tokens, share_drafts: args.share_drafts };
     let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, wishes)
         .with_context(|| format!("model {name} cannot be used"))?;
     model.notices.iter().for_each(|notice| console.notice(notice));

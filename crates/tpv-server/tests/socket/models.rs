@@ -19,7 +19,7 @@ pub fn thinker() -> TextModel {
         config: Some(tpv_thinker::CONFIG.into()),
         chat_template: None,
     };
-    let wishes = LimitWishes { max_batch: Some(32), drafts_apart: true, ..LimitWishes::default() };
+    let wishes = LimitWishes { max_batch: Some(32), ..LimitWishes::default() };
     TextModel::load("thinker", None, &source, &text, &LoadOptions::default(), wishes).unwrap()
 }
 

@@ -33,9 +33,9 @@ pub struct RunArgs {
     /// Memory for keys and values, e.g. 8GiB or 500MB; unbounded by default.
     #[arg(long, value_parser = parse_bytes)]
     pub kv_memory: Option<u64>,
-    /// Whether each sample guesses from its own text alone.
+    /// Whether samples guess from what others wrote, and not from their own text alone.
     #[arg(skip)]
-    pub drafts_apart: bool,
+    pub share_drafts: bool,
 }
 
 impl Default for RunArgs {
@@ -50,7 +50,7 @@ impl Default for RunArgs {
             max_batch: None,
             draft_tokens: None,
             kv_memory: None,
-            drafts_apart: false,
+            share_drafts: false,
         }
     }
 }

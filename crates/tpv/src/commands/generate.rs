@@ -5,7 +5,7 @@
 //! `tpv train` are made on the way (see [`crate::streaming_fit`]).
 
 use crate::answers::judge;
-use crate::args::{GenerateArgs, KeepStates};
+use crate::args::{GenerateArgs, KeepStates, RunArgs};
 use crate::console::Console;
 use crate::model::{open_dataset, open_model, prompt_style};
 use crate::recorder::{KeptStates, Recorder, Recording};
@@ -90,7 +90,9 @@ pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
     check(args)?;
     let problems = open_dataset(&args.dataset, console)?;
     problems.select(args.start_problem_index, args.end_problem_index)?;
-    let mut model = open_model(&args.model, &args.run, console)?;
+    // Elsewhere times are compared, or texts are not one person's.
+    let run = RunArgs { share_drafts: true, ..args.run.clone() };
+    let mut model = open_model(&args.model, &run, console)?;
     run_with(args, &problems, &mut model, console)
 }
 

@@ -23,8 +23,8 @@ pub fn run(args: &ServeArgs, console: &Console) -> Result<()> {
     let server = Server::start(config(args)?)?;
     let url = format!("http://{}", server.address());
     console.say(format!("loading {} ...", args.model));
-    // As many as the limits admit: what is admitted should not wait for a slot. And nobody's text shows in the speed of others.
-    let run = RunArgs { max_batch: Some(max_batch(args)), drafts_apart: true, ..args.run.clone() };
+    // As many as the limits admit: what is admitted should not wait for a slot.
+    let run = RunArgs { max_batch: Some(max_batch(args)), ..args.run.clone() };
     let model = open_model(&args.model, &run, console)?;
     let vector = served_vector(args, &model, console)?;
     let server = server.load(Served { model, vector })?;
