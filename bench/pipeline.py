@@ -9,7 +9,8 @@ states; `train` loads them and solves the normal equations in float32. Ours: `tp
 `tpv generate --fit --keep_states none` with `tpv train`.
 
 The two draw from different generators, so the peer is made to choose the tokens that we drew (all its sampling still runs):
-both sides write the same texts over the same number of tokens. Sides take turns; the last lines are medians and ratios.
+both sides write the same texts over the same number of tokens. (Ours guesses tokens ahead, which changes no token; the
+peer's `generate` cannot for several samples at once. `--draft_tokens 0` shows it without.) Sides take turns; the last lines are medians and ratios.
 Of the peer the work alone is timed, without starting Python, importing torch and loading the model; of ours whole
 processes. Memory is the peak of the resident set above that of the loaded model; of it `held` are the states that generating
 keeps (the scripts' states of all layers and steps, our samples' buffers) and, with `--fit`, the sums.
@@ -190,7 +191,8 @@ def ours(args, line):
 def generate_line(args, out, more=""):
     return (f"generate --model {args.model} --dataset thinker --dtype f32 --end_problem_index {args.problems} "
             f"--generations_per_problem {args.generations} --max_new_tokens {args.max_new_tokens} --threads {args.threads} "
-            f"--output_dir {out} {more}" + (f" --max_batch {args.max_batch}" if args.max_batch else ""))
+            f"--output_dir {out} {more}" + (f" --max_batch {args.max_batch}" if args.max_batch else "")
+            + (f" --draft_tokens {args.draft_tokens}" if args.draft_tokens is not None else ""))
 
 
 def write_drawn(args, out):
@@ -298,6 +300,7 @@ def main():
     parser.add_argument("--generations", type=int, default=5)
     parser.add_argument("--max_new_tokens", type=int, default=1024)
     parser.add_argument("--max_batch", type=int, help="of ours; its own default if not given")
+    parser.add_argument("--draft_tokens", type=int, help="of ours; its own default if not given")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--role", choices=["generate", "prepare", "train"], help=argparse.SUPPRESS)

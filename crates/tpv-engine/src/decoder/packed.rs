@@ -27,6 +27,9 @@ const TILE: usize = 6;
 /// And on one with 32 vectors. There would be room for more, but not for the places of their rows.
 const HIGH_TILE: usize = 8;
 
+/// Rows that all panels are multiplied with before the next ones take so many bytes, which stay in the second cache.
+const BLOCK_BYTES: usize = 1 << 20;
+
 /// Inputs of a panel that are multiplied with all tiles before the next ones.
 const STRETCH: usize = 256;
 
@@ -132,9 +135,12 @@ impl PackedMatrix {
 
     /// `y = x W^T` for x `[rows, inputs]` and y `[rows, outputs]`.
     pub fn multiply(&self, x: &[f32], y: &mut [f32], workers: Workers) {
-        match &self.panels {
-            Panels::F32(values) => self.multiply_panels(values, self.panel, x, y, workers),
-            Panels::Bf16(words) => self.multiply_panels(words, self.panel / VECTORS, x, y, workers),
+        let rows = (BLOCK_BYTES / size_of::<f32>() / self.inputs).next_multiple_of(HIGH_TILE);
+        for (x, y) in x.chunks(rows * self.inputs).zip(y.chunks_mut(rows * self.outputs)) {
+            match &self.panels {
+                Panels::F32(values) => self.multiply_panels(values, self.panel, x, y, workers),
+                Panels::Bf16(words) => self.multiply_panels(words, self.panel / VECTORS, x, y, workers),
+            }
         }
     }
 
