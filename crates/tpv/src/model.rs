@@ -25,8 +25,8 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
         drop(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global());
     }
     let (source, text, revision) = locate(name, args, console)?;
-    let wishes =
-        LimitWishes { max_batch: args.max_batch, draft_tokens: args.draft_tokens, share_drafts: args.share_drafts };
+    let draft_tokens = args.draft_tokens.or((!args.collects_traces).then_some(0));
+    let wishes = LimitWishes { max_batch: args.max_batch, draft_tokens, share_drafts: args.collects_traces };
     let model = TextModel::load(name, revision, &source, &text, &load_options(args)?, wishes)
         .with_context(|| format!("model {name} cannot be used"))?;
     model.notices.iter().for_each(|notice| console.notice(notice));

@@ -14,7 +14,7 @@ const SHORTEST: usize = 3;
 /// And so many at most; of longer matches these last ones count.
 const LONGEST: usize = 5;
 
-/// N-grams after which a table begins anew (about 10 MB).
+/// N-grams after which a table begins anew (some 13 MB).
 const MOST_NGRAMS: usize = 1 << 18;
 
 /// Stands in an n-gram where it is shorter than the longest.
@@ -33,6 +33,15 @@ pub struct DraftLimits {
     pub rows: usize,
     /// Whether samples guess from what others wrote, of other prompts too. Their speed then tells something about that.
     pub shared: bool,
+}
+
+/// How many tokens were guessed, and how many of them came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DraftCounts {
+    /// Guesses.
+    pub guessed: u64,
+    /// Guesses that were right.
+    pub right: u64,
 }
 
 /// The last tokens of a text.

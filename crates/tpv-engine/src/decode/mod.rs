@@ -33,7 +33,7 @@ use tpv_core::policy::Policy;
 use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
 use crate::error::Result;
 use crate::vocabulary::Vocabulary;
-pub use draft::DraftLimits;
+pub use draft::{DraftCounts, DraftLimits};
 use draft::{Drafter, Ngrams};
 use queue::{Group, Queued};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
@@ -54,6 +54,7 @@ pub struct Decoder {
     active: Vec<Active>,
     /// What samples guess from, where they share that.
     ngrams: Ngrams,
+    draft_counts: DraftCounts,
     output: StepOutput,
     next_id: u64,
 }
@@ -71,6 +72,7 @@ impl Decoder {
             has_cancelled: false,
             active: Vec::new(),
             ngrams: Ngrams::default(),
+            draft_counts: DraftCounts::default(),
             output: StepOutput::default(),
             next_id: 0,
         }
@@ -102,6 +104,11 @@ impl Decoder {
     /// Tokens of KV memory in use and in all; see [`Engine::kv_tokens`].
     pub fn kv_tokens(&self) -> (usize, Option<usize>) {
         self.engine.kv_tokens()
+    }
+
+    /// Guesses since the loop began.
+    pub fn draft_counts(&self) -> DraftCounts {
+        self.draft_counts
     }
 
     /// Most samples in flight at once.
@@ -276,7 +283,7 @@ impl Decoder {
             self.engine.side_by_side(&mut jobs);
         }
         for (active, (states, _)) in self.active.iter_mut().zip(rows) {
-            active.learn(&mut self.ngrams);
+            active.learn(&mut self.ngrams, &mut self.draft_counts);
             for (event, state) in active.events.drain(..).zip(states.chunks_exact(d)) {
                 sink.token(active.id, event, state);
             }

@@ -9,7 +9,7 @@ use tpv_core::policy::{Control, Observation};
 use tpv_core::reading::{Estimate, Reading, SpeedMeter, StateView, Verdict, remaining_secs};
 use tpv_core::sampling::{Sampler, SamplingError};
 
-use super::draft::{Drafter, Ngrams};
+use super::draft::{DraftCounts, Drafter, Ngrams};
 use super::request::{IntervenePhase, SampleId, SampleRequest};
 use super::stop_texts::StopTexts;
 use crate::engine::SequenceId;
@@ -105,17 +105,21 @@ impl Active {
     pub fn prepare_input(&mut self, shared: &Ngrams, most: usize, max_positions: usize) {
         self.input.clear();
         self.input.push(self.last_token);
-        let room = (max_positions - self.prompt_tokens).min(self.request.max_new_tokens) - self.generated;
+        let most_tokens = self.request.max_new_tokens.min(max_positions - self.prompt_tokens);
+        let most = most.min(most_tokens.saturating_sub(self.generated + 1));
         if let Some(drafter) = &self.drafter {
-            drafter.guess(shared, self.forced.iter().copied(), most.min(room.saturating_sub(1)), &mut self.input);
+            drafter.guess(shared, self.forced.iter().copied(), most, &mut self.input);
         }
     }
 
     /// Learns from the last step's events: what was written, and how much of it had been guessed.
-    pub fn learn(&mut self, shared: &mut Ngrams) {
+    pub fn learn(&mut self, shared: &mut Ngrams, counts: &mut DraftCounts) {
+        let (guessed, right) = (self.input.len().saturating_sub(1), self.events.len().saturating_sub(1));
+        counts.guessed += guessed as u64;
+        counts.right += right as u64;
         if let Some(drafter) = &mut self.drafter {
             drafter.learn(shared, self.events.iter().map(|event| event.token));
-            drafter.note(self.input.len().saturating_sub(1), self.events.len().saturating_sub(1));
+            drafter.note(guessed, right);
         }
     }
 

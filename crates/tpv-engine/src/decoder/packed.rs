@@ -135,7 +135,7 @@ impl PackedMatrix {
 
     /// `y = x W^T` for x `[rows, inputs]` and y `[rows, outputs]`.
     pub fn multiply(&self, x: &[f32], y: &mut [f32], workers: Workers) {
-        let rows = (BLOCK_BYTES / size_of::<f32>() / self.inputs).next_multiple_of(HIGH_TILE);
+        let rows = (BLOCK_BYTES / size_of::<f32>() / self.inputs).max(1).next_multiple_of(HIGH_TILE);
         for (x, y) in x.chunks(rows * self.inputs).zip(y.chunks_mut(rows * self.outputs)) {
             match &self.panels {
                 Panels::F32(values) => self.multiply_panels(values, self.panel, x, y, workers),

@@ -26,16 +26,18 @@ pub struct RunArgs {
     #[arg(long)]
     pub max_batch: Option<usize>,
     /// Most tokens guessed ahead for a sample in one step, from what was written before; 0 guesses none. What a sample says
-    /// does not depend on it (in f32 and q8_0 on CPUs), only how long it takes. By default up to 7 where a step has room for
-    /// more rows, 2 for a model in the processor's cache, none on GPUs.
+    /// does not depend on it (in f32 and q8_0 on CPUs), only how long it takes. By default `generate` guesses on CPUs: up to 7
+    /// where a step has room for more rows, 2 for a model in the processor's cache. Others guess only when asked: the speed
+    /// then varies with the text, and the seconds left are less certain.
     #[arg(long)]
     pub draft_tokens: Option<usize>,
     /// Memory for keys and values, e.g. 8GiB or 500MB; unbounded by default.
     #[arg(long, value_parser = parse_bytes)]
     pub kv_memory: Option<u64>,
-    /// Whether samples guess from what others wrote, and not from their own text alone.
+    /// Whether it is about traces alone, and not about time: then tokens are guessed without being asked for, from what any
+    /// sample wrote.
     #[arg(skip)]
-    pub share_drafts: bool,
+    pub collects_traces: bool,
 }
 
 impl Default for RunArgs {
@@ -50,7 +52,7 @@ impl Default for RunArgs {
             max_batch: None,
             draft_tokens: None,
             kv_memory: None,
-            share_drafts: false,
+            collects_traces: false,
         }
     }
 }

@@ -45,6 +45,10 @@ pub struct GenerateSummary {
     pub correct: usize,
     /// Tokens generated in this run.
     pub tokens: u64,
+    /// Tokens that were guessed ahead in this run.
+    pub tokens_guessed: u64,
+    /// Guesses that were right.
+    pub guesses_right: u64,
     /// Seconds that the sampling took.
     pub elapsed_secs: f64,
     /// The most bytes of states that were in memory at a time: a buffer for each problem in flight, and where each state is.
@@ -90,8 +94,7 @@ pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
     check(args)?;
     let problems = open_dataset(&args.dataset, console)?;
     problems.select(args.start_problem_index, args.end_problem_index)?;
-    // Elsewhere times are compared, or texts are not one person's.
-    let run = RunArgs { share_drafts: true, ..args.run.clone() };
+    let run = RunArgs { collects_traces: true, ..args.run.clone() };
     let mut model = open_model(&args.model, &run, console)?;
     run_with(args, &problems, &mut model, console)
 }
@@ -182,7 +185,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn sample_all(&mut self, problems: &[&'a Problem], model: &mut TextModel, console: &Console) -> Result<()> {
-        let started = Instant::now();
+        let (started, drafts_before) = (Instant::now(), model.decoder.draft_counts());
         let bar = console.bar((problems.len() * self.args.generations_per_problem) as u64, "generate");
         let mut waiting = problems.iter();
         loop {
@@ -210,6 +213,9 @@ impl<'a> Run<'a> {
         bar.finish_and_clear();
         self.summary.tokens = self.recorder.tokens;
         self.summary.elapsed_secs = started.elapsed().as_secs_f64();
+        let drafts = model.decoder.draft_counts();
+        self.summary.tokens_guessed = drafts.guessed - drafts_before.guessed;
+        self.summary.guesses_right = drafts.right - drafts_before.right;
         Ok(())
     }
 
@@ -325,6 +331,10 @@ fn report(summary: &GenerateSummary, args: &GenerateArgs, console: &Console) {
         "{samples} samples of {} problems, {thinking_ended} ended their thinking, {tokens} tokens in {elapsed_secs:.1} s ({speed:.0} tok/s)",
         summary.problems - summary.skipped,
     ));
+    if summary.tokens_guessed > 0 {
+        let GenerateSummary { tokens_guessed, guesses_right, .. } = summary;
+        console.print(format!("{guesses_right} of {tokens_guessed} tokens guessed ahead were right"));
+    }
     let folder = args.output_dir.display();
     if let Some(fit) = &summary.fit {
         let FitSummary { problems, thoughts, states, .. } = fit;
