@@ -10,8 +10,8 @@ states; `train` loads them and solves the normal equations in float32. Ours: `tp
 
 The two draw from different generators, so the peer is made to choose the tokens that we drew (all its sampling still runs):
 both sides write the same texts over the same number of tokens. (Ours guesses tokens ahead, which changes no token; the
-peer's `generate` cannot for several samples at once. `--draft_tokens 0` shows it without.) Sides take turns; the last lines are medians and ratios.
-Of the peer the work alone is timed, without starting Python, importing torch and loading the model; of ours whole
+peer's `generate` cannot for several samples at once. `--draft_tokens 0` shows it without.) Sides take turns; the last lines
+are medians and ratios. Of the peer the work alone is timed, without starting Python, importing torch and loading the model; of ours whole
 processes. Memory is the peak of the resident set above that of the loaded model; of it `held` are the states that generating
 keeps (the scripts' states of all layers and steps, our samples' buffers) and, with `--fit`, the sums.
 """

@@ -127,8 +127,7 @@ impl PageLedger {
     pub fn truncate(&mut self, sequence: SequenceId, length: usize) {
         let Some(found) = self.sequences.get_mut(&sequence).filter(|found| length < found.length) else { return };
         found.length = length;
-        let kept = length.div_ceil(PAGE_TOKENS).min(found.pages.len());
-        for page in found.pages.split_off(kept) {
+        for page in found.pages.split_off(length.div_ceil(PAGE_TOKENS)) {
             self.release(page);
         }
     }

@@ -59,20 +59,20 @@ impl LoadOptions {
 /// Tokens whose keys and values a sample in flight is reckoned to hold.
 const TOKENS_IN_FLIGHT: usize = 1024;
 
-/// Rows that a thread multiplies with a weight at once.
-const ROWS_AT_ONCE: usize = 6;
+/// Samples for each thread beyond which more gain little.
+const MOST_FOR_A_THREAD: usize = 6;
 
 /// Samples in flight that suit a model. Of one that lies in the processor's last cache fewer than usual are better: keys and
 /// values of more than fit into half of that cache would push each other and the weights out. Three for each thread are worth
-/// it always, and are the answer where the cache's size is unknown; more than [`ROWS_AT_ONCE`] gain little, and states of more
-/// problems wait in memory.
+/// it always, and are the answer where the cache's size is unknown; beyond [`MOST_FOR_A_THREAD`] states of more problems wait in
+/// memory for little.
 fn suitable_batch(is_cached: bool, threads: usize, kv_bytes_per_token: usize, last_cache: Option<usize>) -> usize {
     let usual = DecodeLimits::default().max_batch;
     if !is_cached {
         return usual;
     }
     let fitting = last_cache.map_or(0, |bytes| bytes / 2 / (kv_bytes_per_token * TOKENS_IN_FLIGHT));
-    fitting.clamp(3 * threads, ROWS_AT_ONCE * threads).clamp(6, usual)
+    fitting.clamp(3 * threads, MOST_FOR_A_THREAD * threads).clamp(6, usual)
 }
 
 /// Rows up to which a step that reads its weights from the memory takes hardly longer: 8 take a third longer than one.
@@ -80,13 +80,15 @@ const ROWS_FOR_LITTLE: usize = 8;
 
 /// Drafts that suit a model on a CPU. Where weights come from the memory, rows cost little until there are too many. Where
 /// they lie in the cache, half of the time goes to keys and values, which the rows of a sequence read together: there two
-/// guesses for each sample were best.
-fn suitable_drafts(is_cached: bool) -> DraftLimits {
+/// guesses for each sample were best. What rows cost in formats that the tensor library computes was not measured, so
+/// nothing is guessed there unless it is asked for.
+fn suitable_drafts(is_cached: bool, dtype: &str) -> DraftLimits {
     let (tokens, rows) = if is_cached { (2, usize::MAX) } else { (ROWS_FOR_LITTLE - 1, ROWS_FOR_LITTLE) };
-    DraftLimits { tokens, rows, shared: false }
+    let is_measured = [DtypeChoice::F32, DtypeChoice::Q8_0].iter().any(|measured| measured.name() == dtype);
+    DraftLimits { tokens: if is_measured { tokens } else { 0 }, rows, shared: false }
 }
 
-/// On GPUs nothing is guessed unless it is asked for: there a row depends on its neighbours in the last bits.
+/// On GPUs nothing is guessed unless it is asked for: there a row may depend on its neighbours in the last bits.
 const DRAFTS_ON_GPUS: DraftLimits = DraftLimits { tokens: 0, rows: 32, shared: false };
 
 /// A model that is ready to be stepped.
@@ -200,7 +202,8 @@ fn build(
     let (step_bytes, weight_memory) = (engine.model().step_bytes(), Some(engine.model().weight_bytes()));
     let is_cached = engine.model().is_cached();
     let max_batch = suitable_batch(is_cached, threads, engine.kv_bytes_per_token(), last_cache_bytes());
-    let limits = DecodeLimits { max_batch, drafts: suitable_drafts(is_cached), ..DecodeLimits::default() };
+    let limits =
+        DecodeLimits { max_batch, drafts: suitable_drafts(is_cached, &engine.spec().dtype), ..DecodeLimits::default() };
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, limits })
 }
 
@@ -259,6 +262,12 @@ fn shape_text(config: &DecoderConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn guesses_are_made_where_rows_were_measured_to_cost_little() {
+        let tokens = |is_cached| ["f32", "q8_0", "q4_k"].map(|dtype| suitable_drafts(is_cached, dtype).tokens);
+        assert_eq!([tokens(true), tokens(false)], [[2, 2, 0], [7, 7, 0]]);
+    }
 
     #[test]
     fn samples_in_flight_fit_into_the_cache() {

@@ -271,9 +271,9 @@ impl<W: Weight> WithSimd for PanelProduct<'_, W> {
                     3 => tile_product::<S, W, 3>(simd, rows, weights, next, out),
                     4 => tile_product::<S, W, 4>(simd, rows, weights, next, out),
                     5 => tile_product::<S, W, 5>(simd, rows, weights, next, out),
-                    6 => tile_product::<S, W, TILE>(simd, rows, weights, next, out),
+                    6 => tile_product::<S, W, 6>(simd, rows, weights, next, out),
                     7 => tile_product::<S, W, 7>(simd, rows, weights, next, out),
-                    _ => tile_product::<S, W, HIGH_TILE>(simd, rows, weights, next, out),
+                    _ => tile_product::<S, W, 8>(simd, rows, weights, next, out),
                 }
             }
         }
@@ -404,16 +404,21 @@ mod tests {
 
     #[test]
     fn a_row_is_the_same_bits_in_any_company() {
-        let (outputs, inputs) = (300, 597);
+        same_bits_in_any_company(150, 300, 597);
+        // More than one block of rows.
+        same_bits_in_any_company(40, 33, 20_011);
+    }
+
+    fn same_bits_in_any_company(rows: usize, outputs: usize, inputs: usize) {
         let matrix = packed(outputs, inputs);
-        let x: Vec<f32> = (0..150 * inputs).map(|i| value(i * 17)).collect();
-        let mut together = vec![0.0; 150 * outputs];
+        let x: Vec<f32> = (0..rows * inputs).map(|i| value(i * 17)).collect();
+        let mut together = vec![0.0; rows * outputs];
         matrix.multiply(&x, &mut together, Workers::One);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let mut on_threads = vec![0.0; 150 * outputs];
+        let mut on_threads = vec![0.0; rows * outputs];
         pool.install(|| matrix.multiply(&x, &mut on_threads, Workers::All));
         assert!(on_threads == together);
-        for rows in [1, 2, 3, 5, 8] {
+        for rows in [1, 2, 3, 4, 5, 6, 7, 8, 13, 15] {
             let mut alone = vec![0.0; rows * outputs];
             matrix.multiply(&x[6 * inputs..][..rows * inputs], &mut alone, Workers::One);
             assert!(alone.iter().zip(&together[6 * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows}");

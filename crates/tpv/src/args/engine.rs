@@ -26,9 +26,9 @@ pub struct RunArgs {
     #[arg(long)]
     pub max_batch: Option<usize>,
     /// Most tokens guessed ahead for a sample in one step, from what was written before; 0 guesses none. What a sample says
-    /// does not depend on it (in f32 and q8_0 on CPUs), only how long it takes. By default `generate` guesses on CPUs: up to 7
-    /// where a step has room for more rows, 2 for a model in the processor's cache. Others guess only when asked: the speed
-    /// then varies with the text, and the seconds left are less certain.
+    /// does not depend on it (in f32 and q8_0 on CPUs), only how long it takes. By default `generate` guesses, on CPUs in f32
+    /// and q8_0: up to 7 where a step has room for more rows, 2 for a model in the processor's cache. Others guess only when
+    /// asked: the speed then varies with the text, and the seconds left are less certain.
     #[arg(long)]
     pub draft_tokens: Option<usize>,
     /// Memory for keys and values, e.g. 8GiB or 500MB; unbounded by default.

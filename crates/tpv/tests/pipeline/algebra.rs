@@ -69,7 +69,8 @@ fn guessing_changes_no_trace_in_q8_0_either() {
     let line = "generate --model thinker --dataset thinker --dtype q8_0 --max_new_tokens 100 --end_problem_index 3 \
                 --generations_per_problem 2 --states_dtype f32 --output_dir";
     place.ok(&format!("{line} plain --draft_tokens 0"));
-    place.ok(&format!("{line} guessed --draft_tokens 5"));
+    let guessed = place.ok(&format!("{line} guessed --draft_tokens 5"));
+    assert!(guessed.stdout.contains("tokens guessed ahead were right"), "{}", guessed.stdout);
     assert!(place.run_files("guessed") == place.run_files("plain"), "drafts change what is written");
 }
 
