@@ -9,7 +9,7 @@ use tpv_core::reading::conformal::{BINS, Margins};
 use tpv_core::reading::features::{FEATURES, FeatureFilter};
 use tpv_core::reading::repetition::RepetitionDetector;
 use tpv_core::reading::{
-    Calibration, HeadTrace, HeadValues, ProgressReader, Reader, ReadingModel, StateView, calibrate,
+    Calibration, HeadTrace, HeadValues, ProgressReader, Reader, ReadingModel, StateView, TokenTimes, calibrate,
 };
 use tpv_core::vector::{LinearHead, ProgressVector};
 
@@ -51,7 +51,7 @@ fn calibration() -> Calibration {
             progress: j as f32 / thinking_tokens as f32 + 0.1 * noise,
             log_remaining: ((thinking_tokens - j) as f32).ln_1p() + 0.3 * noise,
         });
-        HeadTrace { problem, values: values.collect(), thinking_tokens, elapsed_secs: Vec::new() }
+        HeadTrace { problem, values: values.collect(), thinking_tokens, times: TokenTimes::default() }
     };
     calibrate(&(0..20).map(thought).collect::<Vec<_>>()).expect("enough problems")
 }

@@ -71,6 +71,10 @@ pub struct FinishEvent {
     pub elapsed_secs: f64,
     /// Seconds from the first to the last thinking token.
     pub thinking_secs: f64,
+    /// By what share of a step over no positions each position of this sequence made a step longer, as the bytes that a step
+    /// reads tell: the mean over the steps.
+    #[serde(default)]
+    pub step_growth: f64,
 }
 
 impl FinishEvent {
@@ -85,6 +89,7 @@ impl FinishEvent {
             thinking_ended: false,
             elapsed_secs: 0.0,
             thinking_secs: 0.0,
+            step_growth: 0.0,
         }
     }
 }

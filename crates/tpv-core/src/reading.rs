@@ -24,7 +24,7 @@ pub mod verdict;
 pub use calibration::{Calibration, CalibrationError, calibrate};
 pub use heads::{HeadTrace, HeadValues};
 pub use reader::{ProgressReader, ReadingModel};
-pub use speed::{SpeedMeter, remaining_secs};
+pub use speed::{SpeedMeter, TokenTimes};
 
 use serde::{Deserialize, Serialize};
 

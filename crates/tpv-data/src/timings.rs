@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 use tpv_core::event::FinishEvent;
+use tpv_core::reading::TokenTimes;
 
 /// The log's name in a folder of traces.
 pub const TIMINGS_FILE: &str = "timings.jsonl";
@@ -56,7 +57,7 @@ impl ProblemTimes {
 }
 
 /// When the tokens of each thought came, as far as the folder's log says; of a problem that was made again, the last time.
-pub fn thinking_token_secs(folder: &Path) -> Result<BTreeMap<TraceId, Vec<f64>>> {
+pub fn token_times(folder: &Path) -> Result<BTreeMap<TraceId, TokenTimes>> {
     let path = folder.join(TIMINGS_FILE);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -65,10 +66,14 @@ pub fn thinking_token_secs(folder: &Path) -> Result<BTreeMap<TraceId, Vec<f64>>>
     };
     let problems = text.lines().filter_map(|line| serde_json::from_str::<ProblemTimes>(line).ok());
     let times = problems.flat_map(|ProblemTimes { problem, generations }| {
-        let of = move |it: TraceTimes| (TraceId { problem, generation: it.generation }, it.thinking_token_secs);
+        let of = move |it: TraceTimes| {
+            let TraceTimes { generation, finish, thinking_token_secs: elapsed_secs } = it;
+            let (prompt_tokens, step_growth) = (finish.prompt_tokens as usize, finish.step_growth);
+            (TraceId { problem, generation }, TokenTimes { elapsed_secs, prompt_tokens, step_growth })
+        };
         generations.into_iter().map(of)
     });
-    Ok(times.filter(|(_, secs)| !secs.is_empty()).collect())
+    Ok(times.filter(|(_, times)| !times.elapsed_secs.is_empty()).collect())
 }
 
 #[cfg(test)]
@@ -77,7 +82,7 @@ mod tests {
     use tpv_core::event::FinishReason;
 
     fn times(problem: usize, secs: &[&[f64]]) -> ProblemTimes {
-        let finish = FinishEvent::empty(FinishReason::Stop);
+        let finish = FinishEvent { prompt_tokens: 7, step_growth: 0.5, ..FinishEvent::empty(FinishReason::Stop) };
         let of = |(generation, secs): (usize, &&[f64])| TraceTimes::new(generation, finish.clone(), secs.to_vec());
         ProblemTimes { problem, generations: secs.iter().enumerate().map(of).collect() }
     }
@@ -85,13 +90,15 @@ mod tests {
     #[test]
     fn what_is_logged_is_read_and_torn_lines_are_skipped() {
         let folder = tempfile::tempdir().expect("a folder");
-        let read = || thinking_token_secs(folder.path()).expect("readable");
+        let read = || token_times(folder.path()).expect("readable");
         assert_eq!(read(), BTreeMap::new(), "no log, no times");
         times(3, &[&[0.1, 0.2000004], &[]]).append(folder.path()).expect("a line");
         append_line(&folder.path().join(TIMINGS_FILE), "{\"problem\": 4, \"gener").expect("a line");
         times(5, &[&[9.0]]).append(folder.path()).expect("a line");
         times(5, &[&[0.5]]).append(folder.path()).expect("a line");
-        let id = |problem| TraceId { problem, generation: 0 };
-        assert_eq!(read(), BTreeMap::from([(id(3), vec![0.1, 0.2]), (id(5), vec![0.5])]));
+        let of = |problem, elapsed_secs| {
+            (TraceId { problem, generation: 0 }, TokenTimes { elapsed_secs, prompt_tokens: 7, step_growth: 0.5 })
+        };
+        assert_eq!(read(), BTreeMap::from([of(3, vec![0.1, 0.2]), of(5, vec![0.5])]));
     }
 }

@@ -81,6 +81,11 @@ pub trait Engine: Send {
     /// Bytes of KV memory that one token of one sequence takes.
     fn kv_bytes_per_token(&self) -> usize;
 
+    /// Bytes of weights that one decode step reads: all but the embedding, of which it reads rows. `None` if unknown.
+    fn step_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Tokens of KV memory in use and in all (`None`: bounded by the machine only). Tokens shared by forks count once.
     fn kv_tokens(&self) -> (usize, Option<usize>);
 

@@ -100,8 +100,6 @@ pub struct Loaded {
     /// SHA-256 in hexadecimal of the model's shape and of some of its weights: the same for the same weights under any
     /// name and in any safetensors layout.
     pub fingerprint: String,
-    /// Bytes of weights that one decode step reads: all but the embedding, of which it reads rows.
-    pub step_bytes: usize,
     /// Bytes that the weights take in memory; `None` when they lie on a device.
     pub weight_memory: Option<usize>,
     /// Samples in flight, and drafts, that suit the model and the machine, where nothing else is asked for.
@@ -199,12 +197,12 @@ fn build(
     let kv_tokens = options.kv_bound(&config, size_of::<f32>());
     let options = CpuOptions { dtype, dtype_name, kv_tokens, threads };
     let engine = CpuDecoder::load(config, source, options)?;
-    let (step_bytes, weight_memory) = (engine.model().step_bytes(), Some(engine.model().weight_bytes()));
+    let weight_memory = Some(engine.model().weight_bytes());
     let is_cached = engine.model().is_cached();
     let max_batch = suitable_batch(is_cached, threads, engine.kv_bytes_per_token(), last_cache_bytes());
     let limits =
         DecodeLimits { max_batch, drafts: suitable_drafts(is_cached, &engine.spec().dtype), ..DecodeLimits::default() };
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, limits })
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits })
 }
 
 /// On GPUs weights are floats, whatever the file holds.
@@ -221,12 +219,11 @@ fn build_on_gpu(
         DtypeChoice::F16 => DType::F16,
         DtypeChoice::Bf16 | DtypeChoice::Q8_0 => DType::BF16,
     };
-    let step_bytes = config.weights_per_step() * dtype.size_in_bytes();
     let kv_tokens = options.kv_bound(&config, dtype.size_in_bytes());
     let engine = TensorDecoder::load(config, source, device, dtype, kv_tokens)?;
     let limits = DecodeLimits { drafts: DRAFTS_ON_GPUS, ..DecodeLimits::default() };
     let weight_memory = None;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, step_bytes, weight_memory, limits })
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits })
 }
 
 /// Hashes the shape, the norms at both ends and some rows of the embedding.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use tpv_core::gram::{GramAccumulator, log_remaining_labels, progress_labels};
-use tpv_core::reading::{HeadTrace, HeadValues};
+use tpv_core::reading::{HeadTrace, HeadValues, TokenTimes};
 use tpv_core::vector::ProgressVector;
 use tpv_data::source::{TraceId, TraceSource};
 
@@ -29,7 +29,7 @@ pub fn head_traces(source: &dyn TraceSource, id: TraceId, vectors: &[&ProgressVe
         problem: id.problem,
         values: vec![nothing; header.first_position.saturating_sub(1)],
         thinking_tokens: header.thinking_tokens,
-        elapsed_secs: Vec::new(),
+        times: TokenTimes::default(),
     };
     let mut traces = vec![empty; vectors.len()];
     source.read_thinking(id, &mut |block| {

@@ -1,5 +1,6 @@
 //! What the vector's heads say about single states, and along whole thoughts.
 
+use super::speed::TokenTimes;
 use crate::vector::{ProgressVector, dots};
 
 /// The heads' values at one state, before any smoothing or clamping.
@@ -47,8 +48,8 @@ pub struct HeadTrace {
     pub values: Vec<HeadValues>,
     /// N: thinking tokens up to and including `</think>`.
     pub thinking_tokens: usize,
-    /// Seconds at which the tokens came, `[N]`, from any beginning; empty where they were not recorded.
-    pub elapsed_secs: Vec<f64>,
+    /// When the tokens came; no times where they were not recorded.
+    pub times: TokenTimes,
 }
 
 impl HeadTrace {
@@ -60,7 +61,7 @@ impl HeadTrace {
         thinking_tokens: usize,
     ) -> Self {
         let values = states.take(thinking_tokens).map(|state| HeadValues::of_state(vector, state)).collect();
-        Self { problem, values, thinking_tokens, elapsed_secs: Vec::new() }
+        Self { problem, values, thinking_tokens, times: TokenTimes::default() }
     }
 
     /// The positions, from 1, with their values.

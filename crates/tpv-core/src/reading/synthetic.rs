@@ -1,6 +1,7 @@
 //! Made-up thoughts for tests: the heads see the truth through noise that lasts, as real ones do.
 
 use super::heads::{HeadTrace, HeadValues};
+use super::speed::TokenTimes;
 use crate::vector::{LinearHead, ProgressVector};
 
 /// Pseudo-random numbers in [0, 1) (a linear congruential generator, upper bits).
@@ -38,7 +39,7 @@ fn trace(problem: usize, noise: &mut Noise) -> HeadTrace {
         let log_remaining = remaining + constant + 0.2 * slow + 0.3 * noise.normal();
         HeadValues { theta: progress as f32, progress: progress as f32, log_remaining: log_remaining as f32 }
     });
-    HeadTrace { problem, values: values.collect(), thinking_tokens, elapsed_secs: Vec::new() }
+    HeadTrace { problem, values: values.collect(), thinking_tokens, times: TokenTimes::default() }
 }
 
 /// A vector of width 3 whose heads read the first two components.

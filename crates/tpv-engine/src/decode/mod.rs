@@ -37,7 +37,7 @@ pub use draft::{DraftCounts, DraftLimits};
 use draft::{Drafter, Ngrams};
 use queue::{Group, Queued};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
-use sample::{Active, Start};
+use sample::{Active, Start, StepLoad};
 
 /// Logits of a step from which on threads are woken to choose the tokens.
 const MANY_LOGITS: usize = 1 << 16;
@@ -243,9 +243,19 @@ impl Decoder {
         }
     }
 
+    /// What the next step reads of its active samples.
+    fn step_load(&self) -> StepLoad {
+        StepLoad {
+            positions: self.active.iter().map(Active::tokens_held).sum(),
+            position_bytes: self.engine.kv_bytes_per_token() as f64,
+            weight_bytes: self.engine.step_bytes().map(|bytes| bytes as f64),
+        }
+    }
+
     /// Turns the rows of the last engine step into tokens.
     fn collect(&mut self, sink: &mut dyn DecodeSink) -> Result<()> {
         let now = Instant::now();
+        let load = self.step_load();
         self.note_prompts(sink);
         let inputs: Vec<usize> = self.active.iter().map(|active| active.input.len()).collect();
         let beginnings = self.start_samples()?;
@@ -262,7 +272,7 @@ impl Decoder {
         let vocabulary = &*self.vocabulary;
         let take_rows = |(active, &(states, logits)): (&mut Active, &(&[f32], &[f32]))| {
             let rows = states.chunks_exact(d).zip(logits.chunks_exact(v));
-            let take_rows = || active.take_rows(rows, vocabulary, max_positions, now);
+            let take_rows = || active.take_rows(rows, vocabulary, max_positions, now, load);
             // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
             if catch_unwind(AssertUnwindSafe(take_rows)).is_err() {
                 let why = "its reading, its policy or its sampling broke".to_owned();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::{Phase, PhaseTracker};
 use tpv_core::policy::{Control, Observation};
-use tpv_core::reading::{Estimate, Reading, SpeedMeter, StateView, Verdict, remaining_secs};
+use tpv_core::reading::{Estimate, Reading, SpeedMeter, StateView, Verdict};
 use tpv_core::sampling::{Sampler, SamplingError};
 
 use super::draft::{DraftCounts, Drafter, Ngrams};
@@ -60,6 +60,26 @@ pub(super) struct Start<'a> {
     pub submitted: Instant,
     /// Guesses its tokens; it has seen the prompt.
     pub drafter: Option<Drafter>,
+}
+
+/// What a step reads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepLoad {
+    /// Positions of all active samples together.
+    pub positions: usize,
+    /// Bytes of keys and values of one position.
+    pub position_bytes: f64,
+    /// Bytes of the weights, where they are known.
+    pub weight_bytes: Option<f64>,
+}
+
+impl StepLoad {
+    /// By what share each position of a sample with `own` positions makes a step longer, where the time is that of what is
+    /// read.
+    fn growth(self, own: usize) -> f64 {
+        let others = self.positions.saturating_sub(own) as f64 * self.position_bytes;
+        self.weight_bytes.map_or(0.0, |weights| self.position_bytes / (weights + others))
+    }
 }
 
 impl Active {
@@ -131,8 +151,9 @@ impl Active {
         vocabulary: &dyn Vocabulary,
         max_positions: usize,
         now: Instant,
+        load: StepLoad,
     ) {
-        self.note_speed(now);
+        self.note_speed(now, load);
         for (place, (hidden_post_norm, logits)) in rows.enumerate() {
             let Some(event) = self.advance(hidden_post_norm, logits, vocabulary, max_positions, now) else { break };
             self.events.push(event);
@@ -144,11 +165,13 @@ impl Active {
     }
 
     /// The time since the last step is that of its tokens, in equal shares.
-    fn note_speed(&mut self, now: Instant) {
+    fn note_speed(&mut self, now: Instant, load: StepLoad) {
         let tokens = std::mem::take(&mut self.step_tokens);
         if let Some(before) = self.last_step.replace(now) {
             let secs = (now - before).as_secs_f64() / tokens.max(1) as f64;
-            (0..tokens).for_each(|_| self.speed.push(secs));
+            let end = self.prompt_tokens + self.generated;
+            let growth = load.growth(self.tokens_held());
+            (end - tokens..end).for_each(|position| self.speed.push(secs, position, growth));
         }
     }
 
@@ -299,7 +322,7 @@ impl Active {
 
     /// Seconds of thinking still to come, where the tokens are estimated and the speed is known.
     fn remaining_secs(&self, reading: &Reading) -> Option<Estimate> {
-        Some(remaining_secs(reading.remaining_tokens?, self.speed.tokens_per_sec()?))
+        self.speed.remaining_secs(reading.remaining_tokens?)
     }
 
     /// Speed over the steps since the first token; unknown before the first of them.
@@ -318,6 +341,7 @@ impl Active {
             thinking_ended: self.phase.thinking_ended(),
             elapsed_secs: self.submitted.elapsed().as_secs_f64(),
             thinking_secs: self.thinking_secs,
+            step_growth: self.speed.mean_growth(),
         }
     }
 }

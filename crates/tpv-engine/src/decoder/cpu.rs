@@ -232,11 +232,6 @@ impl CpuDecoder {
         self.weight_bytes
     }
 
-    /// Bytes of weights that a step reads.
-    pub fn step_bytes(&self) -> usize {
-        self.weight_bytes - self.model.embedding.bytes()
-    }
-
     /// Whether the weights may stay in the processor's last cache.
     pub fn is_cached(&self) -> bool {
         self.weight_bytes <= CACHED_WEIGHTS
@@ -341,6 +336,10 @@ impl PagedModel for CpuDecoder {
 
     fn kv_bytes_per_token(&self) -> usize {
         self.model.config.kv_entries_per_token() * size_of::<f32>()
+    }
+
+    fn step_bytes(&self) -> usize {
+        self.weight_bytes - self.model.embedding.bytes()
     }
 
     fn threads_awake(&self) -> usize {

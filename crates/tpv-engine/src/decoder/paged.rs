@@ -20,6 +20,9 @@ pub(crate) trait PagedModel: Send {
     /// See [`Engine::kv_bytes_per_token`].
     fn kv_bytes_per_token(&self) -> usize;
 
+    /// See [`Engine::step_bytes`].
+    fn step_bytes(&self) -> usize;
+
     /// See [`Engine::threads_awake`].
     fn threads_awake(&self) -> usize {
         1
@@ -111,6 +114,10 @@ impl<M: PagedModel> Engine for Paged<M> {
 
     fn kv_bytes_per_token(&self) -> usize {
         self.model.kv_bytes_per_token()
+    }
+
+    fn step_bytes(&self) -> Option<usize> {
+        Some(self.model.step_bytes())
     }
 
     fn kv_tokens(&self) -> (usize, Option<usize>) {

@@ -459,6 +459,10 @@ impl PagedModel for TensorDecoder {
     fn kv_bytes_per_token(&self) -> usize {
         self.config.kv_entries_per_token() * self.dtype.size_in_bytes()
     }
+
+    fn step_bytes(&self) -> usize {
+        self.config.weights_per_step() * self.dtype.size_in_bytes()
+    }
 }
 
 #[cfg(test)]

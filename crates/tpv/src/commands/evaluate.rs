@@ -16,7 +16,7 @@ use tpv_core::reading::{Calibration, HeadTrace};
 use tpv_core::vector::ProgressVector;
 use tpv_data::dataset::DatasetManifest;
 use tpv_data::source::{TraceHeader, TraceId, TraceSource};
-use tpv_data::timings::thinking_token_secs;
+use tpv_data::timings::token_times;
 use tpv_data::traces::open_traces;
 
 /// What the command found.
@@ -125,13 +125,13 @@ fn read(
     console: &Console,
 ) -> Result<Vec<HeadTrace>> {
     let bar = console.bar(ids.len() as u64, "read");
-    let mut times = thinking_token_secs(source.folder())?;
+    let mut times = token_times(source.folder())?;
     let mut traces = Vec::with_capacity(ids.len());
     for &id in ids {
         console.check_interrupted()?;
-        let elapsed_secs = times.remove(&id).unwrap_or_default();
+        let times = times.remove(&id).unwrap_or_default();
         let read = head_traces(source, id, &[vector])?.into_iter();
-        traces.extend(read.map(|trace| HeadTrace { elapsed_secs: elapsed_secs.clone(), ..trace }));
+        traces.extend(read.map(|trace| HeadTrace { times: times.clone(), ..trace }));
         bar.inc(1);
     }
     bar.finish_and_clear();

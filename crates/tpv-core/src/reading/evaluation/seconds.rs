@@ -1,13 +1,13 @@
 //! The time left in seconds, against the seconds that really passed until the end of the thinking.
 //!
-//! At token j every source's tokens left are divided by the speed of this thought so far ([`SpeedMeter`]), just as the live
+//! At token j every source's tokens left become seconds by the speed of this thought so far ([`SpeedMeter`]), just as the live
 //! line does it; the truth is `t_N - t_j`. All sources share the speed, so what differs is what they know of the length.
 //! Tokens whose time was not recorded, or that came before a speed is claimed, are left out.
 
 use super::{Baselines, DECILES, Gain, Measured, Source, best_of, decile};
 use crate::bootstrap::{Bootstrap, Interval};
 use crate::metrics::{Figures, MetricsError, ReadingTrace, measure, paired_difference};
-use crate::reading::{Estimate, HeadTrace, SpeedMeter, remaining_secs};
+use crate::reading::{HeadTrace, SpeedMeter, TokenTimes};
 use serde::{Deserialize, Serialize};
 
 /// What is compared: the calibrated reading and the baselines.
@@ -59,34 +59,48 @@ pub struct SecondsFigures {
 /// What the clock says at one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Clock {
-    /// Tokens per second so far.
-    speed: Estimate,
+    /// The speed so far; it is claimed.
+    speed: SpeedMeter,
     /// Seconds that really were left.
     secs_left: f64,
 }
 
+impl Clock {
+    fn secs(&self, tokens: f64) -> f64 {
+        self.speed.secs(tokens).unwrap_or(f64::NAN)
+    }
+}
+
 /// Follows the recorded times of one thought.
 pub(super) struct Stopwatch<'a> {
-    elapsed_secs: &'a [f64],
+    times: &'a TokenTimes,
     end_secs: Option<f64>,
     meter: SpeedMeter,
+    /// Tokens of the last step.
+    step_tokens: usize,
 }
 
 impl<'a> Stopwatch<'a> {
     pub(super) fn new(trace: &'a HeadTrace) -> Self {
-        let elapsed_secs = &trace.elapsed_secs[..];
-        let end_secs = trace.thinking_tokens.checked_sub(1).and_then(|last| elapsed_secs.get(last)).copied();
-        Self { elapsed_secs, end_secs, meter: SpeedMeter::default() }
+        let times = &trace.times;
+        let end_secs = trace.thinking_tokens.checked_sub(1).and_then(|last| times.elapsed_secs.get(last)).copied();
+        Self { times, end_secs, meter: SpeedMeter::default(), step_tokens: 0 }
     }
 
     /// The clock at the token of `position`, 1-based; positions come in order and none is left out.
     pub(super) fn at(&mut self, position: u32) -> Option<Clock> {
         let place = position as usize - 1;
-        let now = *self.elapsed_secs.get(place)?;
-        if place > 0 {
-            self.meter.push(now - self.elapsed_secs[place - 1]);
+        let now = *self.times.elapsed_secs.get(place)?;
+        let step_secs = place.checked_sub(1).map_or(0.0, |before| now - self.times.elapsed_secs[before]);
+        if step_secs > 0.0 {
+            let tokens = std::mem::take(&mut self.step_tokens);
+            let share = step_secs / tokens as f64;
+            (place - tokens..place)
+                .for_each(|token| self.meter.push(share, self.times.prompt_tokens + token, self.times.step_growth));
         }
-        Some(Clock { speed: self.meter.tokens_per_sec()?, secs_left: self.end_secs? - now })
+        self.step_tokens += 1;
+        self.meter.secs(1.0)?;
+        Some(Clock { speed: self.meter, secs_left: self.end_secs? - now })
     }
 }
 
@@ -121,14 +135,14 @@ pub(super) fn figures(
 }
 
 fn thinking_secs(thought: &Measured) -> f64 {
-    let secs = &thought.trace.elapsed_secs[..thought.trace.thinking_tokens];
+    let secs = &thought.trace.times.elapsed_secs[..thought.trace.thinking_tokens];
     secs.last().zip(secs.first()).map_or(0.0, |(last, first)| last - first)
 }
 
 /// What a source predicts, and what was true, at every token with a clock.
 fn seconds_left(thought: &Measured, source: Source, baselines: &Baselines) -> ReadingTrace {
     let steps = || thought.steps.iter().filter_map(|step| Some((step, step.clock?)));
-    let predict = |(step, clock): (&_, Clock)| baselines.predict(source, step).1 / f64::from(clock.speed.value);
+    let predict = |(step, clock): (&_, Clock)| clock.secs(baselines.predict(source, step).1);
     ReadingTrace {
         problem: thought.trace.problem as u64,
         first_position: steps().next().map_or(1, |(step, _)| step.position),
@@ -149,8 +163,8 @@ struct Outcome {
 fn outcomes(thought: &Measured, baseline: Source, baselines: &Baselines) -> Vec<Outcome> {
     let outcome = |step: &super::Step| {
         let clock = step.clock?;
-        let left = remaining_secs(step.reading?.remaining_tokens?, clock.speed);
-        let by_baseline = baselines.predict(baseline, step).1 / f64::from(clock.speed.value);
+        let left = clock.speed.remaining_secs(step.reading?.remaining_tokens?)?;
+        let by_baseline = clock.secs(baselines.predict(baseline, step).1);
         Some(Outcome {
             problem: thought.trace.problem as u64,
             decile: decile(step.position, thought.length()),
@@ -194,7 +208,7 @@ mod tests {
     fn timed(step_secs: f64) -> Vec<HeadTrace> {
         let mut traces = traces(20, 7);
         for trace in &mut traces {
-            trace.elapsed_secs = (1..=trace.thinking_tokens).map(|j| 3.0 + step_secs * j as f64).collect();
+            trace.times.elapsed_secs = (1..=trace.thinking_tokens).map(|j| 3.0 + step_secs * j as f64).collect();
         }
         traces
     }
@@ -231,7 +245,7 @@ mod tests {
         };
         assert_eq!(seconds(&traces(20, 7)), None);
         let mut some = timed(0.1);
-        some[1..].iter_mut().for_each(|trace| trace.elapsed_secs.clear());
+        some[1..].iter_mut().for_each(|trace| trace.times.elapsed_secs.clear());
         assert_eq!(seconds(&some).expect("one is timed").traces, 1);
     }
 }

@@ -14,7 +14,7 @@ use crate::model::{choose_arithmetic, load_options, open_source};
 use crate::reading_cost::reading_secs;
 use crate::table::table;
 use accuracy::Accuracy;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use memory::{peak_resident_bytes, read_bandwidth, resident_bytes};
 use monitoring::Monitoring;
 use serde::Serialize;
@@ -115,9 +115,9 @@ fn bench(
     let load_peak = before.zip(peak).map(|(before, peak)| (peak - before) as f64).filter(|_| is_first);
     let memory_rate = (spec.device == "cpu").then(|| read_bandwidth(thread_count(options.threads))).transpose()?;
     let prefill_tokens_per_sec = prefill(&mut *loaded.engine, args.prompt_tokens)?;
-    let weight_bytes = loaded.step_bytes as f64;
     let mut decode = Vec::new();
     let mut engine = loaded.engine;
+    let weight_bytes = engine.step_bytes().context("the engine does not say what a step reads")? as f64;
     for &batch in &args.batch {
         console.check_interrupted()?;
         let step_secs = engine_step_secs(&mut *engine, batch, args.steps)?;
