@@ -7,6 +7,7 @@ use crate::hub::{DownloadProgress, Hub, Repo, Snapshot};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +134,15 @@ impl ProblemSet {
     pub fn from_jsonl_bytes(name: &str, bytes: &[u8], fields: &Fields) -> Result<Self> {
         let path = Path::new(name);
         Self::checked(name, path, from_jsonl(path, bytes, fields)?)
+    }
+
+    /// Its name and a hash of its first problem: tells it from another of the same name, and stays as it is when problems are
+    /// added.
+    pub fn identity(&self) -> String {
+        let first = self.problems.first().map(|problem| format!("{:?} {:?}", problem.text, problem.answer));
+        let hash = Sha256::digest(first.unwrap_or_default());
+        let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("{} {hash}", self.name)
     }
 
     /// The problems `start..end`, `end` exclusive.

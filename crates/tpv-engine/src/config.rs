@@ -109,6 +109,19 @@ pub enum RopeScaling {
     Factors(Vec<f32>),
 }
 
+impl RopeScaling {
+    /// Positions that the scaling is made for, where it says so: checkpoints on which YaRN is switched on by hand, as Qwen3's
+    /// page has it, keep the shorter `max_position_embeddings`.
+    fn positions(&self) -> usize {
+        match self {
+            Self::Yarn { factor, original_max_positions, .. } => {
+                ((factor * original_max_positions) as usize).min(LARGEST_COUNT)
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// The families whose defaults differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
@@ -166,6 +179,12 @@ impl DecoderConfig {
         if !self.head_dim.is_multiple_of(2) {
             return Err(unsupported("head_dim", &format!("{} (odd)", self.head_dim)));
         }
+        let entries = [2, self.layers, self.kv_heads, self.head_dim];
+        let entries = entries.iter().try_fold(1usize, |product, &count| product.checked_mul(count));
+        if entries.is_none_or(|entries| entries > LARGEST_COUNT) {
+            let shape = format!("{} for {} layers of {} heads", self.head_dim, self.layers, self.kv_heads);
+            return Err(unsupported("head_dim", &shape));
+        }
         Ok(())
     }
 }
@@ -194,6 +213,7 @@ impl Keys<'_> {
             Family::Llama => 2048,
             Family::Qwen2 | Family::Qwen3 => 32_768,
         });
+        let rope = self.rope(max_positions)?;
         let config = DecoderConfig {
             architecture,
             hidden_size,
@@ -203,14 +223,14 @@ impl Keys<'_> {
             kv_heads: self.count("num_key_value_heads")?.unwrap_or(default_kv_heads),
             head_dim,
             vocab_size: self.required("vocab_size")?,
-            max_positions,
+            max_positions: max_positions.max(rope.scaling.positions()),
             norm_epsilon: self.number("rms_norm_eps")?.unwrap_or(1e-6),
             qkv_bias: bias || family == Family::Qwen2,
             output_bias: bias && family != Family::Qwen2,
             mlp_bias: family == Family::Llama && self.flag("mlp_bias", false),
             qk_norm: family == Family::Qwen3,
             tied_head: self.flag("tie_word_embeddings", false),
-            rope: self.rope(max_positions)?,
+            rope,
             windows: self.windows(family, layers)?,
         };
         config.validate()?;
@@ -394,6 +414,17 @@ mod tests {
     }
 
     #[test]
+    fn yarn_lengthens_the_context() {
+        let yarn = |max: usize| {
+            let scaling = r#""rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":256}"#;
+            parse(&format!(r#""model_type":"qwen3","max_position_embeddings":{max},{scaling}"#)).unwrap().max_positions
+        };
+        assert_eq!((yarn(320), yarn(1024), yarn(4096)), (1024, 1024, 4096));
+        let without = r#""model_type":"qwen3","rope_scaling":{"rope_type":"yarn","factor":4.0}"#;
+        assert_eq!(parse(without).unwrap().max_positions, 2048, "four times max_position_embeddings");
+    }
+
+    #[test]
     fn what_the_decoder_does_not_do_is_refused_by_key() {
         let refused = |extra: &str| parse(extra).unwrap_err().to_string();
         assert!(refused(r#""architectures":["GemmaForCausalLM"]"#).contains("GemmaForCausalLM"));
@@ -403,5 +434,7 @@ mod tests {
         assert!(refused(r#""model_type":"llama","num_key_value_heads":3"#).contains("num_key_value_heads"));
         assert!(refused(r#""model_type":"llama","num_hidden_layers":1000000000000"#).contains("num_hidden_layers"));
         assert!(refused(r#""model_type":"llama","hidden_size":10000000000000"#).contains("hidden_size"));
+        let huge = r#""model_type":"llama","num_attention_heads":16777216,"num_key_value_heads":16777216"#;
+        assert!(refused(&format!(r#"{huge},"head_dim":16777216"#)).contains("head_dim"));
     }
 }

@@ -153,9 +153,10 @@ impl Prompter {
     /// The prompt for a conversation, through the checkpoint's chat template.
     pub fn chat(&self, messages: &[ChatMessage], options: &ChatOptions) -> Result<Prompt> {
         let missing = || EngineError::ChatTemplate("the checkpoint has none; use a prompt template instead".into());
-        let text = self.chat_template.as_ref().ok_or_else(missing)?.render(messages, options)?;
-        let mut prompt = self.tokenise(text, false)?;
-        prompt.phase = PhaseTracker::after_prompt(&self.markers, after_the_user(&prompt.text, messages));
+        let template = self.chat_template.as_ref().ok_or_else(missing)?;
+        let mut prompt = self.tokenise(template.render(messages, options)?, false)?;
+        let render = |messages: &[ChatMessage]| template.render(messages, options).ok();
+        prompt.phase = PhaseTracker::after_prompt(&self.markers, after_the_user(&prompt.text, messages, render));
         Ok(prompt)
     }
 
@@ -172,13 +173,24 @@ impl Prompter {
     }
 }
 
-/// What a chat template wrote after the last user's words, which may speak of `<think>` without opening a thought.
-fn after_the_user<'a>(text: &'a str, messages: &[ChatMessage]) -> &'a str {
-    let words = messages.last().filter(|last| last.role == "user").map_or("", |last| last.content.trim());
-    match text.rfind(words) {
-        Some(start) if !words.is_empty() => &text[start + words.len()..],
-        _ => text,
-    }
+/// Words that no template writes.
+const SENTINEL: &str = "7305518264907153";
+
+/// What a chat template wrote after the last user's words, which may speak of `<think>` without opening a thought. These may
+/// be part of what the template writes ("hi" is in "<think>"), so other words are put in their place to see where they end.
+/// The whole text where that cannot be seen.
+fn after_the_user<'a>(
+    text: &'a str,
+    messages: &[ChatMessage],
+    render: impl FnOnce(&[ChatMessage]) -> Option<String>,
+) -> &'a str {
+    let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "user") else { return text };
+    let mut messages = before.to_vec();
+    messages.push(ChatMessage { content: SENTINEL.into(), ..last.clone() });
+    let rendered = render(&messages).unwrap_or_default();
+    let end = rendered.rfind(SENTINEL).map(|start| &rendered[start + SENTINEL.len()..]);
+    let start = end.filter(|end| text.ends_with(end)).map_or(0, |end| text.len() - end.len());
+    &text[start..]
 }
 
 #[cfg(test)]
@@ -186,18 +198,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_a_user_open_no_thought() {
-        let after = |text: &'static str, role: &str, words: &str| {
-            after_the_user(text, &[ChatMessage::new("system", "Think."), ChatMessage::new(role, words)])
+    fn words_of_a_user_open_and_hide_no_thought() {
+        let after = |source: &str, role: &str, words: &str| {
+            let template = ChatTemplate::new(source, &TokenizerConfig::default()).unwrap();
+            let messages = [ChatMessage::new("system", "Think."), ChatMessage::new(role, words)];
+            let render = |messages: &[ChatMessage]| template.render(messages, &ChatOptions::default()).ok();
+            after_the_user(&render(&messages).unwrap(), &messages, render).to_owned()
         };
-        assert_eq!(after("<|u|>What does <think> mean?<|a|>", "user", " What does <think> mean? "), "<|a|>");
-        assert_eq!(after("<|u|>Why?<|a|><think>\n", "user", "Why?"), "<|a|><think>\n");
-        assert_eq!(
-            after("<|u|>WHY?<|a|><think>", "user", "Why?"),
-            "<|u|>WHY?<|a|><think>",
-            "a template that changes words"
-        );
-        assert_eq!(after("<|a|><think>So", "assistant", "<think>So"), "<|a|><think>So", "an answer that goes on");
-        assert_eq!(after("<|u|><|a|>", "user", ""), "<|u|><|a|>");
+        let plain = "{% for m in messages %}<|{{ m.role[0] }}|>{{ m.content | trim }}{% endfor %}<|a|>";
+        let thinks = format!("{plain}<think>");
+        assert_eq!(after(plain, "user", " What does <think> mean? "), "<|a|>");
+        for words in ["Why?", "hi", "think", "<think>", "i", "a", ""] {
+            assert_eq!(after(&thinks, "user", words), "<|a|><think>", "{words:?}");
+        }
+        let picky = "{% if messages[-1].content == 'a' %}{{ messages[-1].content }}<think>{% endif %}";
+        assert_eq!(after(picky, "user", "a"), "a<think>", "a template that writes other things for other words");
+        assert_eq!(after(&plain.replace("<|a|>", ""), "assistant", "<think>So"), "<|s|>Think.<|a|><think>So");
     }
 }

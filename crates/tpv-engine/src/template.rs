@@ -8,7 +8,7 @@ use crate::error::{EngineError, Result};
 use crate::tokenizer_config::TokenizerConfig;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error as JinjaError, ErrorKind};
+use minijinja::{Environment, Error as JinjaError, ErrorKind, State};
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -146,7 +146,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| refusal(&error))?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
         environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| refusal(&error))?;
@@ -211,6 +211,26 @@ fn without_generation_tags(source: &str) -> String {
         text = text.replace(&format!("{left} endgeneration {right}"), &format!("{left} endif {right}"));
     }
     text
+}
+
+/// The widest field that a template may pad with spaces.
+const WIDEST_FIELD: usize = 99;
+
+/// Python's methods of strings, lists and dictionaries. `format` pays no fuel for what it pads, so it may not pad much.
+fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, JinjaError> {
+    let text = value.as_str().filter(|_| method == "format");
+    if text.is_some_and(|text| !pads_little(text)) {
+        let message = format!("a field wider than {WIDEST_FIELD} in format");
+        return Err(JinjaError::new(ErrorKind::InvalidOperation, message));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Whether no number in a format's fields is greater than [`WIDEST_FIELD`], nor taken from an argument.
+fn pads_little(format: &str) -> bool {
+    let mut numbers = format.split(|letter: char| !letter.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let nested = format.split('{').any(|field| field.contains(':') && !field.contains('}'));
+    !nested && numbers.all(|digits| digits.parse::<usize>().is_ok_and(|number| number <= WIDEST_FIELD))
 }
 
 /// A template's way of refusing a conversation.
@@ -491,10 +511,23 @@ mod tests {
         let repeats = "{{ 'x' * 99999999999 }}";
         let replaces = "{% set ns = namespace(s='xx') %}{% for a in range(60) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}";
         let recursion = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
-        for source in [loops, doubles, repeats, replaces, recursion] {
+        let pads = "{{ '{:>99999999999999}'.format('x') }}";
+        let nested_pads = "{{ '{:>{}}'.format('x', 99999999999999) }}";
+        let filters = [
+            "{{ 'x' | indent(99999999999, true) }}",
+            "{{ 'x' | center(99999999999) }}",
+            "{{ '%99999999999d' | format(1) }}",
+        ];
+        let hostile = [loops, doubles, repeats, replaces, recursion, pads, nested_pads];
+        for source in hostile.into_iter().chain(filters) {
             assert!(render(source, &[], ChatOptions::default()).is_err(), "{source}");
         }
         assert!(render(&"{{ (".repeat(5_000), &[], ChatOptions::default()).is_err());
+    }
+
+    #[test]
+    fn python_formats_of_ordinary_width_work() {
+        assert_eq!(render("{{ '{:>4}|{}'.format('x', 2) }}", &[], ChatOptions::default()).unwrap(), "   x|2");
     }
 
     #[test]

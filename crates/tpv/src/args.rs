@@ -86,7 +86,7 @@ pub enum Command {
     )]
     Intervene(InterveneArgs),
     /// Ask a model and watch how far its thinking is; without a prompt, a session.
-    #[command(after_help = "Example: tpv run \"What is 3 + 4 - 2?\"")]
+    #[command(after_help = "Example: tpv run \"Bob has 2 pens. Day 1: finds 3. How many pens does Bob have now?\"")]
     Run(AskArgs),
     /// Say what a vector does to the tokens, and how much of it is </think> alone.
     #[command(after_help = "Example: tpv explain vector --model thinker --dataset thinker --problems 40")]

@@ -188,6 +188,16 @@ impl PolicySpec {
         self.terms.is_empty()
     }
 
+    /// Whether a strength is given in logits of `</think>`.
+    pub fn uses_logits(&self) -> bool {
+        self.terms.iter().any(|term| match term {
+            Term::Constant(strength) | Term::Deadline { max: Some(strength), .. } => {
+                matches!(strength, Strength::Logits(_))
+            }
+            _ => false,
+        })
+    }
+
     /// The same policy with every strength as plain alpha, which says all that the vector's levels and scale add to it.
     pub fn resolved(&self, context: &PolicyContext) -> Result<Self, PolicyError> {
         Ok(Self { terms: self.terms.iter().map(|term| term.resolved(context)).collect::<Result<_, _>>()? })
@@ -532,6 +542,8 @@ mod tests {
             ("entropy:base=10,easy=30", "easy belongs to base=auto"),
             ("constant:1+", "it is empty"),
             ("constant:1@north", "unknown direction"),
+            ("constant:1.5logits@random:1", "speaks of theta"),
+            ("budget:9+deadline:tokens=90,max=2logits@without-end", "speaks of theta"),
         ] {
             let error = text.parse::<Throttle>().unwrap_err().to_string();
             assert!(error.contains(what) && error.contains("the policies are"), "{text}: {error}");

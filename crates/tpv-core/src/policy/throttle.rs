@@ -25,7 +25,14 @@ impl FromStr for Throttle {
             }
             None => (text, Direction::Theta),
         };
-        Ok(Self { policy: policy.parse()?, direction })
+        let policy: PolicySpec = policy.parse()?;
+        if direction != Direction::Theta && policy.uses_logits() {
+            return Err(PolicyError::in_text(
+                text,
+                "a strength in logits speaks of theta; give alpha along other directions",
+            ));
+        }
+        Ok(Self { policy, direction })
     }
 }
 

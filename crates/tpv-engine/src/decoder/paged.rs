@@ -53,6 +53,12 @@ impl<M: PagedModel> Paged<M> {
         &self.model
     }
 
+    /// The model alone, to damage it.
+    #[cfg(test)]
+    pub fn model_mut(&mut self) -> &mut M {
+        &mut self.model
+    }
+
     fn try_step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
         let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
         let copies = self.ledger.reserve(&wanted)?;

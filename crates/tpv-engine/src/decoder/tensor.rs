@@ -124,26 +124,29 @@ impl Layer {
     }
 }
 
-/// Keys and values of all layers, grown by doubling.
+/// Keys and values of all layers, grown by doubling up to their bound.
 #[derive(Debug)]
 struct TensorPages {
     /// For each layer keys and values, [kv_heads, rows, head_dim].
     layers: Vec<[Tensor; 2]>,
     rows: usize,
+    /// Most rows that will ever be asked for.
+    most_rows: usize,
 }
 
 impl TensorPages {
-    fn new(config: &DecoderConfig, device: &Device, dtype: DType) -> Result<Self> {
+    fn new(config: &DecoderConfig, device: &Device, dtype: DType, kv_tokens: Option<usize>) -> Result<Self> {
         let empty = || Tensor::zeros((config.kv_heads, PAGE_TOKENS, config.head_dim), dtype, device);
         let layers = (0..config.layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_>>()?;
-        Ok(Self { layers, rows: PAGE_TOKENS })
+        let most_rows = kv_tokens.map_or(usize::MAX, |tokens| tokens.next_multiple_of(PAGE_TOKENS));
+        Ok(Self { layers, rows: PAGE_TOKENS, most_rows })
     }
 
     fn provide(&mut self, rows: usize) -> Result<()> {
         if rows <= self.rows {
             return Ok(());
         }
-        let rows = rows.next_power_of_two();
+        let rows = rows.next_power_of_two().min(self.most_rows.max(rows));
         for tensor in self.layers.iter_mut().flatten() {
             let (heads, _, width) = tensor.dims3()?;
             let larger = Tensor::zeros((heads, rows, width), tensor.dtype(), tensor.device())?;
@@ -189,11 +192,14 @@ impl Group {
     ) -> Result<Self> {
         let longest = members.iter().map(|(_, length)| length + tokens).max().unwrap_or(0);
         let seen = longest.next_multiple_of(PAGE_TOKENS);
-        let row = |pages: &[Page], position: usize| {
-            pages.get(position / PAGE_TOKENS).map_or(0, |page| page * PAGE_TOKENS + position % PAGE_TOKENS) as u32
+        // Behind its end a sequence reads its own last row again: what is masked there must be a number, and what others left
+        // in the pool need not be.
+        let rows = |&(pages, length): &(&[Page], usize)| {
+            let positions = (0..seen).map(|position| position.min(length + tokens - 1));
+            let row = |position| (pages[position / PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS) as u32;
+            positions.map(row).collect::<Vec<_>>()
         };
-        let gather: Vec<u32> =
-            members.iter().flat_map(|&(pages, _)| (0..seen).map(move |position| row(pages, position))).collect();
+        let gather: Vec<u32> = members.iter().flat_map(rows).collect();
         let mut kinds = windows.to_vec();
         kinds.sort_unstable();
         kinds.dedup();
@@ -279,7 +285,7 @@ impl TensorDecoder {
             device: device_name(&device),
         };
         let rotary = Rotary::new(&config);
-        let pages = TensorPages::new(&config, &device, dtype)?;
+        let pages = TensorPages::new(&config, &device, dtype, kv_tokens)?;
         let model = Self { rotary, device, dtype, embedding, layers, final_norm, head, pages, config };
         Ok(Paged::new(spec, kv_tokens, model))
     }
@@ -539,6 +545,33 @@ mod tests {
         for config in configs() {
             let close = Tolerance { batch: 1e-4, chunk: 1e-4, head: 1e-5 };
             check_engine(&mut || tensor_decoder(&config), &tokens, close);
+        }
+    }
+
+    #[test]
+    fn what_others_left_in_the_pool_is_not_read() {
+        for config in configs() {
+            let load =
+                || TensorDecoder::load(config.clone(), &RandomWeights, Device::Cpu, DType::F32, Some(512)).unwrap();
+            let (mut clean, mut tainted) = (load(), load());
+            let pages = &mut tainted.model_mut().pages;
+            pages.provide(512).unwrap();
+            for tensor in pages.layers.iter_mut().flatten() {
+                *tensor = tensor.affine(0.0, f64::NAN).unwrap();
+            }
+            let expected = run(&mut clean);
+            assert!(expected.iter().all(|value| value.is_finite()));
+            assert_eq!(run(&mut tainted), expected, "{}", config.architecture);
+        }
+    }
+
+    #[test]
+    fn the_pool_ends_at_its_bound() {
+        let (config, bound) = (configs().remove(0), 5 * PAGE_TOKENS);
+        let mut pages = TensorPages::new(&config, &Device::Cpu, DType::F32, Some(bound - 1)).unwrap();
+        for (wanted, rows) in [(2, 2), (3, 4), (5, 5)] {
+            pages.provide(wanted * PAGE_TOKENS).unwrap();
+            assert_eq!((pages.rows, pages.layers[0][0].dims()[1]), (rows * PAGE_TOKENS, rows * PAGE_TOKENS));
         }
     }
 

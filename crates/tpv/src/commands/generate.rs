@@ -126,6 +126,7 @@ pub fn run_with(
     for left_out in store.left_out() {
         console.notice(format!("{}: {}; it is generated again", left_out.trace, left_out.reason));
     }
+    chosen.iter().try_for_each(|problem| refuse_another_problem(&store, problem))?;
     let indexes = chosen.iter().map(|problem| problem.index);
     let fit = args.fit.then(|| StreamingFit::open(&store, args.shard, indexes)).transpose()?;
     let lacks_states = |problem: usize| fit.as_ref().is_some_and(|fit| fit.lacks(&store, problem));
@@ -142,6 +143,25 @@ pub fn run_with(
     run.finish_fit(console)?;
     report(&run.summary, args, console);
     Ok(run.summary)
+}
+
+/// Refuses a problem that the folder knows with other words or another answer: the data set has changed, or another one has
+/// the same name.
+fn refuse_another_problem(store: &TraceStore, problem: &Problem) -> Result<()> {
+    if store.of_problem(problem.index).next().is_none() {
+        return Ok(());
+    }
+    let record = store.record(problem.index)?;
+    let differs = match (record.problem_text == problem.text, record.gold == problem.answer) {
+        (true, true) => return Ok(()),
+        (false, _) => "is another one",
+        (true, false) => "has another answer",
+    };
+    let (path, index) = (store.problem_path(problem.index), problem.index);
+    bail!(
+        "{}: problem {index} {differs} in the data set now; give the data set of that run, or choose another folder",
+        path.display()
+    )
 }
 
 fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {

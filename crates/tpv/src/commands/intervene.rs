@@ -98,7 +98,7 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let vector = at_path_or_of_model(&args.intervention_vector_path, &model.identity, console)?;
     let mut throttles = Throttles::new(vector, &model)?;
     arms.iter().try_for_each(|arm| throttles.prepare(arm, &model))?;
-    let common = settings(args, &sampling, &problems.name, &model, &throttles);
+    let common = settings(args, &sampling, &problems.identity(), &model, &throttles);
     let of_arm = |arm: &Throttle| Ok(format!("{common} {}", throttles.resolved(arm)?));
     let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);

@@ -24,6 +24,10 @@ pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
     }
     let markers = ThinkingMarkers { end: args.end_of_thinking_token.clone(), ..ThinkingMarkers::default() };
     let source = open_traces(&args.input_dir, &markers)?;
+    if source.model().is_some() && markers.end != ThinkingMarkers::default().end {
+        let folder = args.input_dir.display();
+        bail!("{folder}: traces of `tpv generate` know where their thinking ends; leave --end_of_thinking_token out");
+    }
     let (usable, left_out) = sort_out(&*source, console)?;
     if usable.is_empty() {
         bail!("{}: {}", args.input_dir.display(), nothing_usable(&left_out, &args.input_dir));

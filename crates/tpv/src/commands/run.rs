@@ -72,7 +72,9 @@ fn first_prompt(given: Option<&str>) -> Result<Option<String>> {
     };
     let prompt = prompt.trim();
     if prompt.is_empty() {
-        bail!("the prompt is empty; give it as an argument, as in: tpv run \"What is 3 + 4?\"");
+        bail!(
+            "the prompt is empty; give it as an argument, as in: tpv run \"Bob has 2 pens. Day 1: finds 3. How many pens does Bob have now?\""
+        );
     }
     Ok(Some(prompt.to_owned()))
 }

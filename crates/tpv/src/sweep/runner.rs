@@ -131,7 +131,7 @@ impl<'a> Sweep<'a> {
         let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
         let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
         let styles = [prompt_style(&args.dataset)?, brief];
-        let settings = settings(args, &set.name, model, &throttles);
+        let settings = settings(args, &set.identity(), model, &throttles);
         let meters = Meters::default();
         let drawn = problems.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
         let done = Vec::new();

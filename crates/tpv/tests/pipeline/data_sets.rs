@@ -2,6 +2,7 @@
 
 use crate::hub::{COMMIT, Hub};
 use crate::workplace::{THINKER_FILES, Workplace};
+use serde_json::json;
 use std::path::PathBuf;
 use tpv_data::trace::{ProblemRecord, TraceStore};
 
@@ -73,4 +74,29 @@ fn a_model_comes_from_the_hub_and_then_from_the_cache() {
     assert!(place.text("online/run.json").contains(COMMIT));
     place.ok(&line.replace("org/thinker", "thinker").replace("--output_dir", "--output_dir bundled"));
     assert_eq!(record(&place, "bundled", 0).generations, record(&place, "online", 0).generations);
+}
+
+#[test]
+fn another_data_set_of_the_same_name_is_not_mixed_into_a_run() {
+    let place = Workplace::new();
+    let problem = |text: &str, answer: &str| json!({"problem": text, "answer": answer}).to_string() + "\n";
+    let (first, second) = (problem("Bob has 2 pens. How many?", "2"), problem("Ann has 3 caps. How many?", "3"));
+    place.write("a/set.jsonl", &first);
+    place.write("b/set.jsonl", second.clone() + &second);
+    place.write("c/set.jsonl", problem("Bob has 2 pens. How many?", "4"));
+    place.write("d/set.jsonl", first + &second);
+    let line = |folder: &str, end: usize| {
+        format!(
+            "generate --model thinker --dataset {folder}/set.jsonl --end_problem_index {end} \
+             --generations_per_problem 1 --max_new_tokens 9 --output_dir out"
+        )
+    };
+    place.ok(&line("a", 1));
+    place.refused(&line("b", 2), &["problem_0.safetensors", "problem 0 is another one"]);
+    place.refused(&line("c", 1), &["problem 0 has another answer"]);
+    place.ok(&line("d", 2));
+    place.refused(
+        "prepare --input_dir out --output_dir set --end_of_thinking_token </foo>",
+        &["leave --end_of_thinking_token out"],
+    );
 }
