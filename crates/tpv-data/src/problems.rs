@@ -207,6 +207,7 @@ impl FileKind {
 fn from_jsonl(path: &Path, bytes: &[u8], fields: &Fields) -> Result<Vec<Problem>> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| DataError::damaged(path, format!("not UTF-8 text ({error})"), "give a JSON lines file"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .enumerate()

@@ -113,6 +113,10 @@ impl TraceStore {
     pub fn create(folder: &Path, run: &RunConfig) -> Result<Self> {
         // Two that start at once agree on the file of whoever was first.
         if !folder.join(RUN_FILE).exists() {
+            if folder.is_dir() && !numbered_entries(folder, "problem_", ".safetensors")?.is_empty() {
+                let what = format!("the folder has traces but no {RUN_FILE} that says how they were made");
+                return Err(DataError::mismatch(folder, what, "put it back, or choose another folder"));
+            }
             run.save_once(folder)?;
         }
         let store = Self::open(folder)?;

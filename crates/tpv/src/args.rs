@@ -45,6 +45,33 @@ pub use vectors::{VectorImportArgs, VectorNameArgs, VectorsCommand};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 
+/// A number of samples, problems or sequences, which take memory; 0 is for whoever uses it to refuse.
+fn count(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1_000_000;
+    let count = text.parse().map_err(|error| format!("{error}"))?;
+    if count <= MOST { Ok(count) } else { Err(format!("more than {MOST}")) }
+}
+
+/// At least one.
+fn positive(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        0 => Err("at least 1".into()),
+        count => Ok(count),
+    }
+}
+
+/// A strength.
+fn finite(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|error| format!("{error}"))?;
+    if value.is_finite() { Ok(value) } else { Err("not a finite number".into()) }
+}
+
+/// Tokens a second; 0 is full speed.
+fn pace(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("not a finite number of at least 0".into()) }
+}
+
 /// The model of the paper's scripts.
 pub const DEFAULT_MODEL: &str = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B";
 

@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,15 +55,16 @@ impl Console {
         write!(std::io::stderr(), "{question}")?;
         std::io::stderr().flush()?;
         self.waits_for_input.store(true, Ordering::SeqCst);
-        let mut line = String::new();
-        let read = std::io::stdin().read_line(&mut line);
+        let mut line = Vec::new();
+        let read = std::io::stdin().lock().read_until(b'\n', &mut line);
         self.waits_for_input.store(false, Ordering::SeqCst);
-        Ok((read? > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
+        Ok((read? > 0).then(|| String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()))
     }
 
-    /// Whether data goes to people at a terminal.
+    /// Whether data goes to people at a terminal that can move its cursor.
     pub fn is_terminal(&self) -> bool {
-        !self.json && std::io::stdout().is_terminal()
+        let is_dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
+        !self.json && !is_dumb && std::io::stdout().is_terminal()
     }
 
     /// Whether text may be styled: NO_COLOR turns that off.
@@ -148,11 +149,13 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 fn write_stdout(line: &str) {
-    if let Err(error) = writeln!(std::io::stdout(), "{line}")
-        && error.kind() == std::io::ErrorKind::BrokenPipe
-    {
+    let Err(error) = writeln!(std::io::stdout(), "{line}") else { return };
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0); // the reader has seen enough
     }
+    // What the command has to say is lost; that it would then end well is not to be believed.
+    let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {error}");
+    std::process::exit(1);
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{DownloadProgress, Hub};
 use tpv_data::model_files::{ModelForm, resolve_model, resolve_text};
 use tpv_data::problems::{DatasetSpec, Fields, ProblemSet};
-use tpv_engine::device::{DeviceChoice, DtypeChoice};
+use tpv_engine::device::{DeviceChoice, DtypeChoice, thread_count};
 use tpv_engine::load::{LoadOptions, ModelSource};
 use tpv_engine::model::{LimitWishes, PromptStyle, TextFiles, TextModel};
 use tpv_engine::template::PromptTemplate;
@@ -22,7 +22,7 @@ pub const THINKER: &str = "thinker";
 pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextModel> {
     if let Some(threads) = args.threads {
         // Tokens are chosen on the process's own pool, which is set once, by the first model.
-        drop(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global());
+        drop(rayon::ThreadPoolBuilder::new().num_threads(thread_count(Some(threads))).build_global());
     }
     let (source, text, revision) = locate(name, args, console)?;
     let draft_tokens = args.draft_tokens.or((!args.collects_traces).then_some(0));

@@ -11,7 +11,7 @@ pub struct BenchArgs {
     #[arg(default_value = "thinker")]
     pub models: Vec<String>,
     /// Sequences that decode together, separated by commas.
-    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    #[arg(long, value_delimiter = ',', value_parser = super::positive, default_value = "1,8,32")]
     pub batch: Vec<usize>,
     /// Length of the prompt that is read.
     #[arg(long, default_value_t = 512)]

@@ -11,7 +11,7 @@ pub struct DemoArgs {
     #[arg(long, default_value = "tpv_demo")]
     pub output_dir: PathBuf,
     /// The strength to compare with 0.
-    #[arg(long, default_value_t = 15.0, allow_negative_numbers = true)]
+    #[arg(long, value_parser = super::finite, default_value_t = 15.0, allow_negative_numbers = true)]
     pub alpha: f32,
     /// Problems that the vector is fitted on.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(2..=200), hide = true)]

@@ -20,13 +20,13 @@ pub struct ExplainArgs {
     #[arg(long, default_value_t = 0)]
     pub problems: usize,
     /// Samples of each problem for that.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_parser = super::count, default_value_t = 2)]
     pub generations_per_problem: usize,
     /// Random directions of theta's norm to compare with.
     #[arg(long, default_value_t = 5)]
     pub random_directions: u64,
     /// Strength of the push for that.
-    #[arg(long, default_value_t = 15.0, allow_negative_numbers = true)]
+    #[arg(long, value_parser = super::finite, default_value_t = 15.0, allow_negative_numbers = true)]
     pub alpha: f32,
     /// Token limit of each sample for that.
     #[arg(long, default_value_t = 2048)]

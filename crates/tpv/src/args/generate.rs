@@ -23,7 +23,7 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 30)]
     pub end_problem_index: usize,
     /// Samples of each problem.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, value_parser = super::count, default_value_t = 5)]
     pub generations_per_problem: usize,
     /// Where the traces go; a run that is there already goes on.
     #[arg(long, default_value = "llama_model_results_batched")]

@@ -45,7 +45,7 @@ pub struct InterveneArgs {
     #[arg(long, default_value_t = 2048)]
     pub max_new_tokens: usize,
     /// Samples of each problem and alpha (with --temperature above 0).
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_parser = super::count, default_value_t = 1)]
     pub generations_per_problem: usize,
     /// Push while thinking only, or on every token as the Python scripts do.
     #[arg(long, value_enum, default_value = "thinking")]

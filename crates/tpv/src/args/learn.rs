@@ -17,7 +17,7 @@ pub struct LearnArgs {
     #[arg(long, default_value_t = 100)]
     pub problems: usize,
     /// Samples of each problem.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_parser = super::count, default_value_t = 2)]
     pub generations_per_problem: usize,
     /// Further problems, after those, for a validation run of 11 alphas that finds the effort levels low, medium and high;
     /// 0 leaves the levels out.

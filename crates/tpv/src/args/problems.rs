@@ -27,7 +27,7 @@ pub struct DatasetArgs {
     #[arg(long, default_value = DEFAULT_TEMPLATE, hide_default_value = true)]
     pub prompt_template: String,
     /// Make prompts with the checkpoint's own chat template instead.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "prompt_template")]
     pub chat_template: bool,
 }
 
@@ -39,6 +39,6 @@ pub struct StyleArgs {
     #[arg(long, default_value = DEFAULT_TEMPLATE, hide_default_value = true)]
     pub prompt_template: String,
     /// Make the prompt with the checkpoint's own chat template instead.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "prompt_template")]
     pub chat_template: bool,
 }

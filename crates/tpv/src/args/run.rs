@@ -17,7 +17,7 @@ pub struct AskArgs {
     #[command(flatten)]
     pub tpv: TpvArgs,
     /// Strength of the push; 0 does nothing, negative values slow down.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
+    #[arg(long, value_parser = super::finite, allow_negative_numbers = true, default_value_t = 0.0)]
     pub alpha: f32,
     /// A policy in place of a constant alpha, such as deadline:tokens=256 or budget:256.
     #[arg(long, conflicts_with = "alpha")]
@@ -27,7 +27,7 @@ pub struct AskArgs {
     pub max_new_tokens: usize,
     /// At most this many tokens a second, to watch small models; 0 is full speed. By default the bundled toy model is
     /// slowed down at a terminal.
-    #[arg(long)]
+    #[arg(long, value_parser = super::pace)]
     pub pace: Option<f64>,
     /// The prompt.
     #[command(flatten)]

@@ -39,7 +39,7 @@ pub struct SweepArgs {
     #[arg(skip)]
     pub left_out: BTreeSet<usize>,
     /// Samples of each problem and policy.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_parser = super::count, default_value_t = 2)]
     pub generations_per_problem: usize,
     /// Token limit of each sample, thinking and answer together: what "uncapped" means.
     #[arg(long, default_value_t = 2048)]

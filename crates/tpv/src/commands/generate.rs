@@ -10,7 +10,7 @@ use crate::console::Console;
 use crate::model::{open_dataset, open_model, prompt_style};
 use crate::recorder::{KeptStates, Recorder, Recording};
 use crate::streaming_fit::StreamingFit;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -124,7 +124,8 @@ pub fn run_with(
     let style = prompt_style(&args.dataset)?;
     let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, model))?;
     for left_out in store.left_out() {
-        console.notice(format!("{}: {}; it is generated again", left_out.trace, left_out.reason));
+        console
+            .notice(format!("{}: {}; what this run needs of it is generated again", left_out.trace, left_out.reason));
     }
     chosen.iter().try_for_each(|problem| refuse_another_problem(&store, problem))?;
     let indexes = chosen.iter().map(|problem| problem.index);
@@ -267,7 +268,8 @@ impl<'a> Run<'a> {
         let count = self.args.generations_per_problem;
         let samples = (0..count).map(|generation| self.sample(problem.index, generation)).collect();
         let (tokens, phase) = (prompt.tokens.clone(), prompt.phase.clone());
-        let ids = model.decoder.submit(PromptRequest { tokens, phase, samples })?;
+        let request = PromptRequest { tokens, phase, samples };
+        let ids = model.decoder.submit(request).with_context(|| format!("problem {}", problem.index))?;
         let RunConfig { states_dtype, thinking_only, ref model, .. } = *self.store.run();
         let states = self.spill.log(states_dtype, model.hidden_size);
         for (generation, id) in ids.into_iter().enumerate() {

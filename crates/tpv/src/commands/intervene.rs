@@ -197,6 +197,13 @@ impl Run<'_> {
         if !present.is_empty() {
             console.say(format!("{} of {} responses are there already", present.len(), wanted.len()));
         }
+        // Their files may be gone, or hold what a run with other settings wrote since.
+        for response in &self.done {
+            let path = self.response_path(response);
+            if std::fs::read(&path).ok().as_deref() != Some(response.text.as_bytes()) {
+                write_bytes(&path, response.text.as_bytes())?;
+            }
+        }
         let bar = console.bar((wanted.len() - present.len()) as u64, "intervene");
         let by_index: HashMap<usize, &Problem> = problems.iter().map(|problem| (problem.index, problem)).collect();
         let mut recorder = Recorder::new();
@@ -376,11 +383,10 @@ fn report(summary: &InterveneSummary, folder: &Path, args: &InterveneArgs, conso
     });
     console.print(table(&header, rows));
     console.print(format!(
-        "problems {}..{} of {}; thinking tokens are means, those of unfinished thoughts counted up to the limit of {}\nresponses are in {}",
+        "problems {}..{} of {}; thinking tokens are means, those of unfinished thoughts counted up to where they were cut\nresponses are in {}",
         args.problem_start_idx,
         args.problem_end_idx,
         args.dataset.dataset,
-        args.max_new_tokens,
         folder.display()
     ));
 }

@@ -14,6 +14,9 @@ use tpv_data::dataset::{DatasetManifest, SplitRecord};
 use tpv_data::source::{LeftOut, NO_STATES, TraceHeader, TraceSource, count_reasons};
 use tpv_data::traces::open_traces;
 
+/// So many traces that are left out for one reason are named.
+const FEW: usize = 3;
+
 /// Runs the command.
 pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
     if !(args.train_split_ratio > 0.0 && args.train_split_ratio < 1.0) {
@@ -108,6 +111,9 @@ fn report(manifest: &DatasetManifest, args: &PrepareArgs, console: &Console) {
     let rows = [row("train", &manifest.train, manifest.train_rows), row("test", &manifest.test, manifest.test_rows)];
     console.print(table(&["", "problems", "traces", "thinking states"], rows));
     for (reason, count) in count_reasons(&manifest.left_out) {
+        let of_reason = manifest.left_out.iter().filter(|left_out| left_out.reason == reason);
+        let names: Vec<&str> = of_reason.map(|left_out| left_out.trace.as_str()).collect();
+        let reason = if count <= FEW { format!("{reason}: {}", names.join(", ")) } else { reason };
         console.print(format!("left out: {count} ({reason})"));
     }
     let folder = args.output_dir.display();

@@ -103,6 +103,9 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
         .with_context(|| format!("a race needs a vector to push along; make one with: tpv learn {}", args.model))?;
     let pace = choose_pace(args.pace, &args.model, console);
     let problem = args.prompt.as_deref().unwrap_or(PROBLEM);
+    if problem.trim().is_empty() {
+        bail!("the problem is empty; leave it out to race on one of the toy's, or give one");
+    }
     console.say(problem);
     let prompt = model.prompts.prompt(&style, problem)?;
     let samples = [0.0, args.alpha].map(|alpha| sample(args, alpha, &vector)).into_iter().collect();

@@ -13,7 +13,7 @@ use crate::table::table;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tpv_core::baseline::{Baseline, Predictors};
 use tpv_core::fit::{FitReport, covariance_direction};
 use tpv_core::gram::{GramSums, PROGRESS, progress_labels};
@@ -21,8 +21,10 @@ use tpv_core::metrics::ReadingTrace;
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
 use tpv_data::atomic::write_json;
 use tpv_data::dataset::DATASET_FILE;
-use tpv_data::source::count_reasons;
-use tpv_data::sums::{MergedSums, SummedThought, merge_sums, sums_files};
+use tpv_data::run::RUN_FILE;
+use tpv_data::source::{TraceSource, count_reasons};
+use tpv_data::sums::{MergedSums, SummedThought, load_record, merge_sums, sums_files};
+use tpv_data::trace::TraceStore;
 use tpv_data::vector::VectorFile;
 
 /// What `metrics.json` holds after a training on sums.
@@ -93,6 +95,26 @@ pub fn named_sums(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// A notice where the folder of the sums has traces of problems that were never summed up.
+fn tell_of_problems_outside(file: &Path, console: &Console) -> Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    if !folder.join(RUN_FILE).is_file() {
+        return Ok(());
+    }
+    let record = load_record(file)?;
+    let summed: BTreeSet<usize> = record.problems.iter().copied().collect();
+    let there: BTreeSet<usize> = TraceStore::open(folder)?.headers().iter().map(|header| header.id.problem).collect();
+    let outside = there.difference(&summed).count();
+    if outside > 0 {
+        console.notice(format!(
+            "{}: {outside} of the {} problems in the folder are not in the sums; `tpv generate --fit` adds them",
+            file.display(),
+            there.len()
+        ));
+    }
+    Ok(())
+}
+
 /// Runs the command on files of sums.
 pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<SumsMetrics> {
     let merged = merge_sums(files)?;
@@ -100,6 +122,7 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     if total.rows() == 0 {
         bail!("{}: no finished thought is in the sums; generate with a larger --max_new_tokens", files[0].display());
     }
+    files.iter().try_for_each(|file| tell_of_problems_outside(file, console))?;
     let efforts = EffortRun::after_training(args, &FittedOn::sums(&merged.records), console)?;
     let heads = Heads::fit(&total, args)?;
     let metrics = measure(args, &merged, &total, &heads)?;

@@ -4,10 +4,10 @@ use super::exchange::{Update, Wish};
 use super::view::View;
 use crate::console::Console;
 use crate::model::THINKER;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
 
 /// How long the view waits for news before it looks for keys.
@@ -30,7 +30,8 @@ pub fn choose_pace(asked: Option<f64>, model: &str, console: &Console) -> Option
     asked.filter(|&pace| pace > 0.0)
 }
 
-/// Runs the samples of a prompt to their ends and shows them in `view`; at most `pace` steps a second.
+/// Runs the samples of a prompt to their ends and shows them in `view`; at most `pace` steps a second. An error where one of
+/// them failed.
 pub fn answer(
     decoder: &mut Decoder,
     request: PromptRequest,
@@ -52,15 +53,20 @@ pub fn answer(
 }
 
 fn show(updates: &Receiver<Update>, wishes: &Sender<Wish>, view: &mut dyn View, console: &Console) -> Result<()> {
-    let mut cancelled = false;
+    let (mut cancelled, mut failed) = (false, None);
     loop {
         match updates.recv_timeout(PATIENCE) {
             Ok(update) => {
-                view.update(&update)?;
-                updates.try_iter().try_for_each(|update| view.update(&update))?;
+                for update in std::iter::once(update).chain(updates.try_iter()) {
+                    view.update(&update)?;
+                    failed = failed.or_else(|| failure(&update));
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return view.refresh(true).context("the output cannot be written"),
+            Err(RecvTimeoutError::Disconnected) => {
+                view.refresh(true).context("the output cannot be written")?;
+                return failed.map_or(Ok(()), |why| bail!("the sample failed: {why}; try --dtype f32"));
+            }
         }
         view.refresh(false)?;
         for wish in view.wishes()? {
@@ -70,6 +76,16 @@ fn show(updates: &Receiver<Update>, wishes: &Sender<Wish>, view: &mut dyn View, 
         if !cancelled && console.check_interrupted().is_err() {
             cancelled = wishes.send(Wish::Cancel).is_ok();
         }
+    }
+}
+
+/// Why a sample failed, if it did.
+fn failure(update: &Update) -> Option<String> {
+    match update {
+        Update::Finish(_, FinishEvent { reason: FinishReason::Failed, error, .. }) => {
+            Some(error.clone().unwrap_or_else(|| "no reason is known".into()))
+        }
+        _ => None,
     }
 }
 

@@ -124,12 +124,12 @@ fn remark(event: &FinishEvent) -> Option<String> {
     match event.reason {
         FinishReason::Stop | FinishReason::StopText => None,
         FinishReason::Length => Some(format!(
-            "stopped at the limit of {} tokens{}; raise --max_new_tokens",
+            "stopped at {} tokens{}: the limit of --max_new_tokens, or of the model's context",
             event.generated_tokens,
             if event.thinking_ended { "" } else { " before the thinking ended" }
         )),
         FinishReason::Cancelled => Some("stopped".into()),
-        FinishReason::Failed => Some(format!("failed: {}", event.error.as_deref().unwrap_or("no reason is known"))),
+        FinishReason::Failed => None, // it is an error
     }
 }
 

@@ -302,3 +302,73 @@ fn a_response_that_is_there_twice_counts_once() {
     place.write("out/thinker/t/results.jsonl", format!("{lines}{lines}"));
     assert_eq!(place.ok(line).stdout, first);
 }
+
+#[test]
+fn responses_that_are_gone_or_of_other_settings_are_written_again() {
+    let place = Workplace::new();
+    place.write("zero.npy", vector(192, 0.0));
+    let line = "intervene --model thinker --dataset thinker --problem_start_idx 0 --problem_end_idx 1 --max_new_tokens 30 \
+                --output_generations_dir out --task_name t --alpha 5 --intervention_vector_path zero.npy";
+    let response = "out/thinker/t/intervention/problem_0/response_alpha_5.0.txt";
+    place.ok(line);
+    let first = place.text(response);
+    place.ok(&format!("{line} --temperature 1.5 --seed 3"));
+    assert_ne!(place.text(response), first);
+    place.ok(line);
+    assert_eq!(place.text(response), first);
+    std::fs::remove_file(place.path(response)).unwrap();
+    place.ok(line);
+    assert_eq!(place.text(response), first);
+}
+
+#[test]
+fn a_model_whose_scores_are_no_numbers_fails_everywhere() {
+    let place = Workplace::new();
+    place.thinker("broken");
+    let config = place.text("broken/config.json").replace("\"rope_theta\": 10000.0", "\"rope_theta\": 0");
+    assert!(config.contains("\"rope_theta\": 0"), "{config}");
+    place.write("broken/config.json", config);
+    place.write("zero.npy", vector(192, 0.0));
+    for line in ["run hi --model broken", "race hi --model broken --tpv zero.npy"] {
+        for json in ["", " --json"] {
+            let run = place.run(&format!("{line}{json}"));
+            assert_eq!(run.code, Some(1), "{line}{json}: {}{}", run.stdout, run.stderr);
+            assert!(run.stderr.contains("the sample failed: the score of token 0 is not a number"), "{}", run.stderr);
+        }
+    }
+    let bench = "bench broken --batch 2 --steps 3 --prompt_tokens 8";
+    let run = place.run(bench);
+    assert_eq!(run.code, Some(1), "{}", run.stdout);
+    assert!(run.stderr.contains("no numbers"), "{}", run.stderr);
+}
+
+#[test]
+fn numbers_that_no_machine_could_hold_are_wrong_usage() {
+    let place = Workplace::new();
+    for (line, part) in [
+        ("generate --generations_per_problem 99999999999", "more than 1000000"),
+        ("sweep --generations_per_problem 99999999999", "more than 1000000"),
+        ("bench --batch 1,999999999", "more than 1000000"),
+        ("generate --max_batch 0", "at least 1"),
+        ("race --max_new_tokens 0", "at least 1"),
+        ("run --alpha nan hi", "not a finite number"),
+        ("race --alpha inf", "not a finite number"),
+        ("run --pace nan hi", "not a finite number"),
+        ("race --pace=-1", "at least 0"),
+        ("generate --chat_template --prompt_template {problem}", "cannot be used with"),
+    ] {
+        let run = place.run(line);
+        assert_eq!(run.code, Some(2), "{line}: {}{}", run.stdout, run.stderr);
+        assert!(run.stderr.contains(part), "{line}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn traces_without_the_run_that_made_them_are_not_adopted() {
+    let place = Workplace::new();
+    let line = format!("generate --model thinker {SMALL} --output_dir out");
+    place.ok(&line);
+    std::fs::remove_file(place.path("out/run.json")).unwrap();
+    place.refused(&format!("{line} --seed 9"), &["has traces but no run.json", "choose another folder"]);
+    assert!(!place.path("out/run.json").exists());
+}

@@ -240,3 +240,20 @@ fn a_finished_fit_says_what_its_sums_take() {
         assert!(summary["data"]["fit"]["bytes"].as_u64().unwrap() > 0, "{summary}");
     }
 }
+
+#[test]
+fn problems_that_were_generated_without_the_sums_are_told_of() {
+    let place = Workplace::new();
+    let line = |problems: usize| {
+        format!(
+            "generate --model thinker --dataset thinker --end_problem_index {problems} --generations_per_problem 1 \
+             --max_new_tokens 300 --output_dir traces"
+        )
+    };
+    place.ok(&format!("{} --fit", line(6)));
+    let told =
+        || place.ok("train traces --output_dir vector").stderr.contains("2 of the 8 problems in the folder are not");
+    assert!(!told());
+    place.ok(&line(8));
+    assert!(told());
+}

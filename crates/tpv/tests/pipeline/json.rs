@@ -121,3 +121,20 @@ fn a_reader_that_leaves_early_is_no_error() {
         );
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn output_that_is_lost_is_an_error() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return eprintln!("skipped: there is no /dev/full here");
+    }
+    let place = Workplace::new();
+    let generate = "generate --model thinker --dataset thinker --end_problem_index 1 --generations_per_problem 1 \
+                    --max_new_tokens 4 --output_dir traces";
+    for line in ["run --json hi", "run hi", generate] {
+        let output = place.shell(&format!("\"$TPV\" {line} > /dev/full")).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+        assert!(stderr.contains("No space left") && !stderr.contains("panicked"), "{line}: {stderr}");
+    }
+}

@@ -190,3 +190,11 @@ fn a_race_in_a_narrow_terminal_keeps_both_percentages() {
     terminal.press("q");
     assert_eq!(terminal.exit_code(), 0);
 }
+
+#[test]
+fn a_terminal_that_cannot_move_its_cursor_gets_plain_lines() {
+    let args = ["run", "--pace", "0", "--do_sample", "False", PROBLEM];
+    let mut terminal = Terminal::start(USUAL, TPV, &args, &[("TERM", "dumb")]);
+    assert_eq!(terminal.exit_code(), 0);
+    assert!(!terminal.picture().contains('|'), "no inks:\n{}", terminal.picture());
+}

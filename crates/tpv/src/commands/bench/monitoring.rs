@@ -10,7 +10,7 @@
 use super::{CONTEXT_TOKENS, made_up_tokens, median};
 use crate::reading_cost::made_up_reading;
 use crate::recorder::{KeptStates, Recorder};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,7 +106,11 @@ fn run(
             sink.without.start(sample, (), None);
         }
     }
-    while sink.tokens_of(|sink| decoder.step(sink))? < batch as u64 {}
+    while sink.tokens_of(|sink| decoder.step(sink))? < batch as u64 {
+        if decoder.samples_in_flight() < batch {
+            bail!("the model's scores are no numbers: nothing can be measured; try --dtype f32");
+        }
+    }
     for _ in 0..WARM_UP {
         decoder.step(&mut sink)?;
     }
