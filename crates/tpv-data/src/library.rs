@@ -49,7 +49,7 @@ impl VectorLibrary {
     /// The library of the user, by variables that `lookup` gives.
     pub fn resolve(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || set("HOME").or_else(|| set("USERPROFILE")).unwrap_or_default();
+        let home = || set("HOME").or_else(|| set("USERPROFILE")).or_else(std::env::home_dir).unwrap_or_default();
         let data = || match std::env::consts::OS {
             "macos" => home().join("Library/Application Support"),
             "windows" => set("APPDATA").unwrap_or_else(|| home().join("AppData/Roaming")),

@@ -4,10 +4,10 @@
 
 use crate::error::{DataError, Result};
 use crate::hub::{DownloadProgress, Hub, Repo, Snapshot};
+use crate::run::short_sha256;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -140,9 +140,7 @@ impl ProblemSet {
     /// added.
     pub fn identity(&self) -> String {
         let first = self.problems.first().map(|problem| format!("{:?} {:?}", problem.text, problem.answer));
-        let hash = Sha256::digest(first.unwrap_or_default());
-        let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{} {hash}", self.name)
+        format!("{} {}", self.name, short_sha256(first.unwrap_or_default()))
     }
 
     /// The problems `start..end`, `end` exclusive.

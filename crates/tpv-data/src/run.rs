@@ -6,6 +6,7 @@ use crate::atomic::{write_json, write_json_once};
 use crate::error::{DataError, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use tpv_core::sampling::SamplingParams;
 use tpv_core::vector::ModelIdentity;
@@ -127,6 +128,12 @@ impl RunConfig {
         write_json_once(&folder.join(RUN_FILE), self)
     }
 
+    /// A short hash of everything that determines what the run generates.
+    pub fn digest(&self) -> String {
+        let free = Self { tpv_version: String::new(), ..self.clone() };
+        short_sha256(serde_json::to_string(&free).expect("a run is plain data and becomes JSON"))
+    }
+
     /// Whether both runs generate the same; else the first key in which they differ.
     pub fn same_run(&self, other: &Self) -> Result<(), Difference> {
         let value = |run| serde_json::to_value(run).expect("a run is plain data and becomes JSON");
@@ -135,6 +142,11 @@ impl RunConfig {
             None => Ok(()),
         }
     }
+}
+
+/// Half a SHA-256 in hexadecimal: enough to tell things apart, not to prove anything.
+pub(crate) fn short_sha256(text: String) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Checks the `format` and `version` of a JSON document.

@@ -112,8 +112,10 @@ impl TraceStore {
     /// Starts a run in a folder, or goes on with the one that is there if it is the same.
     pub fn create(folder: &Path, run: &RunConfig) -> Result<Self> {
         // Two that start at once agree on the file of whoever was first.
-        if !folder.join(RUN_FILE).exists() {
-            if folder.is_dir() && !numbered_entries(folder, "problem_", ".safetensors")?.is_empty() {
+        let has_run = || folder.join(RUN_FILE).exists();
+        if !has_run() {
+            let has_traces = folder.is_dir() && !numbered_entries(folder, "problem_", ".safetensors")?.is_empty();
+            if has_traces && !has_run() {
                 let what = format!("the folder has traces but no {RUN_FILE} that says how they were made");
                 return Err(DataError::mismatch(folder, what, "put it back, or choose another folder"));
             }
@@ -544,7 +546,7 @@ mod tests {
         assert!(store.left_out().iter().all(|it| it.reason.contains("contradict")), "{:?}", store.left_out());
 
         let wide = RunConfig { model: ModelIdentity { hidden_size: 1, ..run().model }, ..run() };
-        fs::remove_file(folder.path().join(RUN_FILE)).unwrap();
+        wide.save(folder.path()).unwrap();
         store.write(&problem(3, vec![generation(4, 2, true)])).unwrap();
         let store = TraceStore::create(folder.path(), &wide).unwrap();
         assert!(store.left_out()[3].reason.contains("width 3, the run says 1"), "{:?}", store.left_out());

@@ -59,13 +59,17 @@ fn a_learned_vector_is_found_measured_and_removed() {
     assert_eq!((vector["name"].as_str(), vector["calibrated"].as_bool()), (Some("default"), Some(true)));
     assert_eq!(vector["info"]["model"]["name"], "thinker");
 
-    let work = home.join("learn").join(vector["info"]["model"]["fingerprint"].as_str().unwrap());
-    let dataset = work.join("dataset").display().to_string();
+    let work = |learned: &Output| learned.data("cost").unwrap()["folder"].as_str().unwrap().to_owned();
+    let dataset = format!("{}/dataset", work(&again));
     let found = tpv(home, &["evaluate", "reading", "--json", "--resamples", "20", "--input_dir", &dataset]);
     assert!(found.talk.contains("these figures may flatter it"), "{}", found.talk);
     let report = &found.data("evaluate_reading").unwrap()["report"];
     assert_eq!(report["sources"].as_array().unwrap().len(), 9);
     assert_eq!(report["calibrated"]["deciles"].as_array().unwrap().len(), 10);
+
+    let other = tpv(home, &[&LEARN[..], &["--json", "--seed", "7", "--name", "other"]].concat());
+    assert_ne!(work(&other), work(&again), "other settings make another run");
+    tpv(home, &["vectors", "remove", "other"]);
 
     let file = vector["path"].as_str().unwrap();
     tpv(home, &["vectors", "import", file, "--name", "second"]);

@@ -39,7 +39,8 @@ impl HubEnvironment {
     /// Resolves variables that `lookup` gives.
     pub fn resolve(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
-        let home = set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from).unwrap_or_default();
+        let home = set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from);
+        let home = home.or_else(std::env::home_dir).unwrap_or_default();
         let path = |name: &str| set(name).map(|value| expand_home(&value, &home));
         let hf_home = path("HF_HOME")
             .unwrap_or_else(|| path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache")).join("huggingface"));

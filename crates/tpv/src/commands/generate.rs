@@ -165,7 +165,8 @@ fn refuse_another_problem(store: &TraceStore, problem: &Problem) -> Result<()> {
     )
 }
 
-fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {
+/// What `run.json` says of a run.
+pub fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {
     RunConfig {
         model: model.identity.clone(),
         dtype: model.decoder.spec().dtype.clone(),
