@@ -1,9 +1,17 @@
 //! Figures of readings as tables.
 
+use crate::console::Console;
 use crate::table::{figure, table};
 use tpv_core::bootstrap::Interval;
 use tpv_core::reading::evaluation::seconds::{SecondsDecile, SecondsFigures};
 use tpv_core::reading::evaluation::{CalibratedFigures, Gain, IntervalFigures, ReadingReport, Source, SourceFigures};
+
+/// What to know of intervals by problem where there is but one.
+pub fn warn_of_one_problem(problems: usize, console: &Console) {
+    if problems == 1 {
+        console.notice("all these figures are of one problem: their intervals say nothing");
+    }
+}
 
 /// What `train` shows: the calibrated reading against the baselines, and its coverage.
 pub fn summary(report: &ReadingReport) -> String {

@@ -145,6 +145,7 @@ fn show(found: &ReadingEvaluation, console: &Console) {
         "{} tokens of {} thoughts of {} problems, {:.0} tokens a thought; vector: {}",
         report.tokens, report.traces, report.problems, report.mean_thinking_tokens, found.vector
     ));
+    reading_table::warn_of_one_problem(report.problems, console);
     found.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
     console.print(reading_table::sources(report));
     console.print(reading_table::per_thought(report));

@@ -11,14 +11,21 @@ use crate::sweep::figures::SweepFigures;
 use crate::sweep::result::SweepResult;
 use crate::sweep::runner::{FIGURES_FILE, RESULTS_FILE};
 use crate::sweep::tables::{self, percent};
+use crate::table::figure;
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::path::Path;
+use tpv_core::metrics::Figures;
+use tpv_core::vector::VectorInfo;
 use tpv_data::atomic::{create_folder, remove_file, remove_folder_if_empty, write_bytes, write_json};
+use tpv_data::vector::VectorFile;
 
 /// What `train` leaves for the report: one held-out thought a line.
 pub const READINGS_FILE: &str = "test_readings.jsonl";
+/// The figures of `train`.
+const METRICS_FILE: &str = "metrics.json";
 /// The page.
 pub const PAGE_FILE: &str = "report.html";
 /// The folder of its pictures and their numbers.
@@ -48,6 +55,7 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
     let readings: Vec<ReadingLine> = lines(&folder.join(READINGS_FILE), console)?;
     let figures: Option<SweepFigures> = json(&folder.join(FIGURES_FILE))?;
     let explanation: Option<Explanation> = json(&folder.join(EXPLAIN_FILE))?;
+    let trained: Option<Trained> = json(&folder.join(METRICS_FILE))?;
     let mut sections = readings::sections(&readings);
     if let Some(figures) = &figures {
         let mut results: Vec<SweepResult> = lines(&folder.join(RESULTS_FILE), console)?;
@@ -55,16 +63,76 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
         keep_newest(&mut results);
         sections.extend(sweep::sections(figures, &results));
     }
-    if sections.is_empty() && explanation.is_none() {
+    if sections.is_empty() && explanation.is_none() && trained.is_none() {
         bail!(
             "{}: nothing to report on; name a folder that `tpv train`, `tpv sweep` or `tpv explain` wrote",
             folder.display()
         );
     }
-    let tables: Vec<String> =
-        figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables)).collect();
-    write(folder, &sections, &tables)?;
+    let trained_tables = trained.iter().flat_map(Trained::tables);
+    let others = figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables));
+    let tables: Vec<String> = trained_tables.chain(others).collect();
+    write(folder, &about(folder, figures.as_ref()), &sections, &tables)?;
     Ok(WrittenReport { pictures: sections.iter().map(|section| section.name).collect() })
+}
+
+/// What the report needs of the `metrics.json` of `tpv train`, on states or on sums.
+#[derive(Deserialize)]
+struct Trained {
+    #[serde(default)]
+    test: Vec<Predictor>,
+    #[serde(default)]
+    held_out: Vec<PredictorOfParts>,
+}
+
+#[derive(Deserialize)]
+struct Predictor {
+    predictor: String,
+    figures: Figures,
+}
+
+#[derive(Deserialize)]
+struct PredictorOfParts {
+    predictor: String,
+    mse: f64,
+    r2: Option<f64>,
+}
+
+impl Trained {
+    fn tables(&self) -> Vec<String> {
+        let test = self.test.iter().map(|it| {
+            let Figures { mse, mae, r2, spearman, .. } = it.figures;
+            vec![it.predictor.clone(), figure(mse, 3), figure(mae, 3), figure(r2, 3), figure(spearman, 3)]
+        });
+        let test = table("Progress of held-out problems", &["", "MSE", "MAE", "R2", "Spearman"], test);
+        let parts = self.held_out.iter().map(|it| {
+            vec![
+                it.predictor.clone(),
+                format!("{:.3}", it.mse),
+                it.r2.map_or_else(|| "-".into(), |r2| format!("{r2:.3}")),
+            ]
+        });
+        let parts =
+            table("Progress of held-out problems, each fifth by a fit on the others", &["", "MSE", "R2"], parts);
+        let test = (!self.test.is_empty()).then_some(test);
+        test.into_iter().chain((!self.held_out.is_empty()).then_some(parts)).collect()
+    }
+}
+
+/// What the page is about: the vector in the folder, or the settings of the sweep.
+fn about(folder: &Path, figures: Option<&SweepFigures>) -> Vec<String> {
+    let vector = VectorFile::load(folder).ok().map(|file| {
+        let VectorInfo { model, dataset, traces, rows, .. } = file.vector.info;
+        format!("A vector of {}, fitted on {rows} states of {traces} thoughts ({dataset}).", model.name)
+    });
+    let settings = figures.and_then(|figures| serde_json::from_str::<serde_json::Value>(&figures.settings).ok());
+    let sweep = settings.map(|settings| {
+        let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let [model, dataset] = [&settings["model"]["name"], &settings["dataset"]].map(text);
+        let [dtype, seed, most] = ["dtype", "seed", "max_new_tokens"].map(|key| text(&settings[key]));
+        format!("{model} ({dtype}) on {dataset}, seed {seed}, at most {most} tokens a sample.")
+    });
+    vector.into_iter().chain(sweep).collect()
 }
 
 /// Of several lines of the same sample, the last one stands: what was made again comes after what it replaces.
@@ -89,7 +157,7 @@ pub fn remove_report(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write(folder: &Path, sections: &[Section], tables: &[String]) -> Result<()> {
+fn write(folder: &Path, about: &[String], sections: &[Section], tables: &[String]) -> Result<()> {
     let pictures = folder.join(PICTURES);
     create_folder(&pictures)?;
     for section in sections {
@@ -97,7 +165,7 @@ fn write(folder: &Path, sections: &[Section], tables: &[String]) -> Result<()> {
         write_bytes(&pictures.join(format!("{}.csv", section.name)), section.plot.csv().as_bytes())?;
         write_json(&pictures.join(format!("{}.json", section.name)), &section.plot)?;
     }
-    write_bytes(&folder.join(PAGE_FILE), html("Thinking progress", sections, tables).as_bytes())?;
+    write_bytes(&folder.join(PAGE_FILE), html("Thinking progress", about, sections, tables).as_bytes())?;
     Ok(())
 }
 
@@ -124,7 +192,10 @@ fn sweep_tables(figures: &SweepFigures) -> Vec<String> {
     let areas = table("Over all caps", &tables::AREAS_HEADER, tables::areas(figures));
     let landings = table("How deadlines were met", &tables::LANDINGS_HEADER, tables::landings(figures));
     let landings = (!figures.landings.is_empty()).then_some(landings);
-    landings.into_iter().chain([areas, arms]).collect()
+    // Over one cap the area is its accuracy.
+    let caps: HashSet<u32> = figures.arms.iter().filter_map(|row| row.cap).collect();
+    let areas = (caps.len() > 1).then_some(areas);
+    landings.into_iter().chain(areas).chain([arms]).collect()
 }
 
 /// Rows of the explanation's tables; the files have all.

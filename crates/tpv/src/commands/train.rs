@@ -238,6 +238,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
     write_readings(&traces.test, &args.output_dir)?;
     write_report(&args.output_dir, console)?;
+    reading_table::warn_of_one_problem(problems(&manifest.test), console);
     report(&metrics, problems(&manifest.train) + problems(&manifest.test), args, console);
     if let Some(efforts) = efforts {
         efforts.write(console)?;

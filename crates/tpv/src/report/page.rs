@@ -17,15 +17,16 @@ const STYLE: &str = ":root{color-scheme:light dark}body{font-family:sans-serif;m
     td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}section{margin-bottom:2.5em}\
     @media (prefers-color-scheme:dark){body{color:#ddd;background:#16181c}td,th{border-color:#363a42}}";
 
-/// The page: title, sections, and a table at the end where there is one.
-pub fn html(title: &str, sections: &[Section], tables: &[String]) -> String {
+/// The page: title, what it is about, sections, and tables at the end where there are some.
+pub fn html(title: &str, about: &[String], sections: &[Section], tables: &[String]) -> String {
+    let about: String = about.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
     let body: String = sections
         .iter()
         .map(|section| format!("<section>{}<p>{}</p></section>\n", section.plot.svg(), escape(&section.text)))
         .collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>{0}</title><style>{STYLE}</style></head>\n\
-         <body><h1>{0}</h1>\n{body}{1}</body></html>\n",
+         <body><h1>{0}</h1>\n{about}{body}{1}</body></html>\n",
         escape(title),
         tables.concat()
     )

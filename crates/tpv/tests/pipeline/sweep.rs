@@ -126,7 +126,14 @@ fn training_finds_the_effort_levels_on_as_many_problems_as_there_are() {
             file.vector.efforts.iter().map(|(name, &alpha)| (name.as_str(), alpha)).collect();
         assert_eq!(levels, [("high", 0.0), ("low", 0.0), ("medium", 0.0)], "two problems show nothing");
     }
-    assert!(place.path("of_states/report.html").exists());
+    for (folder, table) in
+        [("of_states", "Progress of held-out problems<"), ("of_sums", "each fifth by a fit on the others")]
+    {
+        place.ok(&format!("report {folder}"));
+        let page = place.text(&format!("{folder}/report.html"));
+        assert!(page.contains("A vector of thinker, fitted on ") && page.contains(table), "{page}");
+        assert!(page.contains("position only"), "the baseline is beside it");
+    }
     place.ok("train traces --output_dir of_states");
     for gone in ["test_readings.jsonl", "report.html", "report"] {
         assert!(!place.path(&format!("of_states/{gone}")).exists(), "{gone} is of the earlier fit");
