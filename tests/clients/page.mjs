@@ -97,6 +97,15 @@ for (const [width, scheme] of [[800, "dark"], [375, "dark"], [375, "light"]]) {
   await narrow.close();
 }
 
+// The picture of docs/SERVER.md.
+if (shots) {
+  const wide = await open(1100, 1310, "light"); // high enough for all of it
+  await wide.click("#race");
+  await above(wide, 80, 1);
+  await shot(wide, "page");
+  await wide.close();
+}
+
 // A vector that was made for another model is warned about.
 const strange = await browser.newPage();
 await strange.route("**/v1/models", async (route) => {
