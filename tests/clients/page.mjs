@@ -97,6 +97,15 @@ for (const [width, scheme] of [[800, "dark"], [375, "dark"], [375, "light"]]) {
   await narrow.close();
 }
 
+// The picture of docs/SERVER.md.
+if (shots) {
+  const wide = await open(1100, 1310, "light"); // high enough for all of it
+  await wide.click("#race");
+  await above(wide, 80, 1);
+  await shot(wide, "page");
+  await wide.close();
+}
+
 // A vector that was made for another model is warned about.
 const strange = await browser.newPage();
 await strange.route("**/v1/models", async (route) => {
@@ -107,4 +116,84 @@ await strange.route("**/v1/models", async (route) => {
 await strange.goto(process.env.TPV_URL);
 await strange.waitForFunction(() => !document.getElementById("warning").hidden);
 assert.match(await strange.locator("#warning").textContent(), /may not belong to this model.*made for another/);
+
+// What goes wrong is said in words. These pages may log errors to the console.
+async function bare(route = null, handler = null) {
+  const page = await browser.newPage({ viewport: { width: 1000, height: 800 }, reducedMotion: "reduce" });
+  page.on("pageerror", (error) => assert.fail(error));
+  if (route) await page.route(route, handler);
+  await page.goto(process.env.TPV_URL);
+  return page;
+}
+const ready = (page) => page.waitForFunction(() => document.querySelectorAll("#examples button").length > 0);
+const CHAT = "**/v1/chat/completions", MODELS = "**/v1/models";
+const shorter = (route) => route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), max_tokens: 30 }) });
+
+// A thought that was cut says so, and a race of cut thoughts compares nothing.
+const cut = await bare(CHAT, shorter);
+await ready(cut);
+await cut.click("#race");
+await finished(cut);
+assert.deepEqual(await cut.locator(".verdict").allTextContents(), ["cut", "cut"]);
+assert.deepEqual(await cut.locator(".eta").allTextContents(), ["cut at 30 thinking tokens", "cut at 30 thinking tokens"]);
+assert.equal(await cut.locator(".gain").count(), 0);
+assert.match(await cut.locator("#live").textContent(), /cut at 30 thinking tokens.*not comparable/);
+
+// A throttle that is moved before the answer has a name acts as soon as it has one; Stop hands the focus on.
+const early = await bare(CHAT, async (route) => { await new Promise((done) => { setTimeout(done, 700); }); await route.continue(); });
+await ready(early);
+await early.click("#think");
+await early.focus("#alpha");
+for (let k = 0; k < 12; k += 1) await early.keyboard.press("ArrowRight");
+await above(early, 8);
+await early.focus("#stop");
+await early.keyboard.press("Enter");
+await finished(early);
+assert.equal(await early.evaluate(() => document.activeElement.id), "think");
+assert.match(await early.locator("#live").textContent(), /Thought: stopped/);
+assert.equal((await trace(early)).steps.at(-1).alpha, 12);
+
+// A wrong key, and one that no header can hold.
+const refusal = (status, code, message) => ({ status, json: { error: { message, code, type: "", param: null } } });
+const locked = await bare(MODELS, (route) => route.fulfill(refusal(401, "invalid_api_key", "the API key is missing or wrong")));
+await locked.waitForFunction(() => !document.getElementById("key-form").hidden);
+assert.equal(await locked.locator("#key-note").textContent(), "");
+for (const [key, sentence] of [["wrong", /does not accept this key/], ["schlüssel–", /no key/]]) {
+  await locked.fill("#key", key);
+  await locked.keyboard.press("Enter");
+  await locked.waitForFunction((text) => new RegExp(text).test(document.getElementById("key-note").textContent), sentence.source);
+}
+
+// A warning goes with the next success.
+let stopping = true;
+const warned = await bare("**/v1/chat/completions/control", (route) => stopping ? route.fulfill(refusal(503, "stopping", "the server is stopping")) : route.continue());
+await ready(warned);
+await warned.click("#think");
+await above(warned, 3);
+await warned.focus("#alpha");
+await warned.keyboard.press("ArrowRight");
+await warned.waitForFunction(() => document.getElementById("warning").textContent === "the server is stopping");
+stopping = false;
+await warned.keyboard.press("ArrowRight");
+await warned.waitForFunction(() => document.getElementById("warning").hidden);
+await warned.keyboard.press("Escape");
+
+// A server that dies in the middle: what came so far stays, a sentence says why, and the header knows.
+const dying = await bare();
+await ready(dying);
+const piece = (delta, tpv) => `data: ${JSON.stringify({ id: "chatcmpl-1", choices: [{ index: 0, delta }], tpv })}\n\n`;
+const step = { phase: "thinking", progress: 0.3, raw: 0.3, thinking_tokens: 1, alpha: 0, verdict: "thinking" };
+await dying.route(CHAT, (route) => route.fulfill({ contentType: "text/event-stream", body: piece({ reasoning: "Half a thought" }, step) }));
+await dying.route(MODELS, (route) => route.abort());
+await dying.click("#think");
+await finished(dying);
+assert.equal(await dying.locator(".verdict").textContent(), "failed");
+assert.equal(await dying.locator(".words").textContent(), "Half a thought");
+assert.match(await dying.locator(".lane .failure").textContent(), /connection to the server broke/);
+assert.match(await dying.locator("#live").textContent(), /failed.*connection to the server broke/);
+await dying.waitForFunction(() => document.getElementById("model").textContent.includes("does not answer"));
+await dying.route(CHAT, (route) => route.abort());
+await dying.click("#think");
+await finished(dying);
+assert.match(await dying.locator(".lane .failure").textContent(), /connection to the server broke/);
 await browser.close();

@@ -24,12 +24,25 @@ impl Admission {
         Arc::new(Self { limits, admitted: Mutex::default() })
     }
 
+    /// Refuses more samples than there can ever be room for.
+    pub fn check(&self, samples: usize) -> Result<(), ApiError> {
+        let most = self.most().min(self.limits.max_per_client);
+        if samples <= most {
+            return Ok(());
+        }
+        Err(ApiError::field("n", format!("{samples} samples are more than this server takes of one client: {most}")))
+    }
+
+    fn most(&self) -> usize {
+        self.limits.max_batch.saturating_add(self.limits.max_queue)
+    }
+
     /// Makes room for samples of a client, or says why there is none.
     pub fn admit(self: &Arc<Self>, client: IpAddr, samples: usize) -> Result<Room, ApiError> {
-        let Limits { max_batch, max_queue, max_per_client, .. } = self.limits;
+        let max_per_client = self.limits.max_per_client;
         let mut admitted = self.lock();
         let of_client = admitted.by_client.get(&client).copied().unwrap_or(0);
-        if admitted.samples + samples > max_batch + max_queue {
+        if admitted.samples + samples > self.most() {
             let message = "all slots are taken and the queue is full; try again in a moment";
             return Err(ApiError::busy("overloaded", message));
         }
@@ -63,5 +76,30 @@ impl Drop for Room {
                 admitted.by_client.remove(&self.client);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(change: impl FnOnce(&mut Limits)) -> Arc<Admission> {
+        let mut limits = Limits { max_batch: 2, max_queue: 1, ..Limits::default() };
+        change(&mut limits);
+        Admission::new(limits)
+    }
+
+    #[test]
+    fn what_never_has_room_is_wrong_and_what_has_none_now_may_come_back() {
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let small = admission(|_| {});
+        assert!(small.check(3).is_ok());
+        let error = small.check(4).unwrap_err();
+        assert_eq!((error.status, error.field.as_deref()), (422, Some("n")));
+        assert_eq!(admission(|limits| limits.max_per_client = 1).check(2).unwrap_err().status, 422);
+        let _room = small.admit(client, 3).unwrap();
+        assert_eq!(small.admit(client, 1).map(drop).unwrap_err().status, 503);
+        let endless = admission(|limits| limits.max_queue = usize::MAX);
+        assert!(endless.check(100).is_ok() && endless.admit(client, 100).is_ok());
     }
 }

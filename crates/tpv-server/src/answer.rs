@@ -5,7 +5,7 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::request::{self, Wish};
 use crate::response::{AnswerWriter, Envelope, Form};
-use crate::submission::{Ticket, policy_of, prompts, random};
+use crate::submission::{Ticket, check_bias, policy_of, prompts, random};
 use crate::worker::SampleEvent;
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
@@ -45,7 +45,10 @@ async fn answer(app: Arc<App>, client: IpAddr, wish: Wish, form: Form) -> Result
     let ready = app.ready()?;
     let prompts = prompts(ready, &wish)?;
     policy_of(ready, &wish)?;
-    let room = app.admission.admit(client, prompts.len() * wish.samples).inspect_err(|_| app.metrics.refuse())?;
+    check_bias(ready, &wish)?;
+    let samples = prompts.len() * wish.samples;
+    app.admission.check(samples)?;
+    let room = app.admission.admit(client, samples).inspect_err(|_| app.metrics.refuse())?;
     let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     let phases: Vec<Phase> =
         prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.phase.next_phase(), wish.samples)).collect();

@@ -86,11 +86,13 @@ impl App {
         let _ = self.ready.set(ready);
     }
 
-    /// The model, or a refusal while there is none.
+    /// The model for new work, or a refusal while there is none.
     pub fn ready(&self) -> Result<&Ready, ApiError> {
-        if self.is_stopping() {
-            return Err(ApiError::stopping());
-        }
+        if self.is_stopping() { Err(ApiError::stopping()) } else { self.loaded() }
+    }
+
+    /// The model, also for what is under way while the server stops.
+    pub fn loaded(&self) -> Result<&Ready, ApiError> {
         self.ready.get().ok_or_else(|| ApiError::busy("loading", "the model is still loading; try again in a moment"))
     }
 

@@ -61,6 +61,81 @@ pub struct Limits {
     pub step_time: Duration,
 }
 
+/// Something that a server cannot be started with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl ServerConfig {
+    /// Refuses what could never work, before anybody relies on it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.access.check()?;
+        self.limits.check()
+    }
+}
+
+impl Access {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |message: String| Err(ConfigError(message));
+        if let Some(key) = &self.api_key
+            && (key.trim() != key || key.is_empty() || !key.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
+        {
+            return wrong("the API key must be one line of ASCII characters, or no client could send it".into());
+        }
+        if let Some(host) = self.allowed_hosts.iter().find(|host| host.is_empty() || host.contains([':', '/', '*'])) {
+            return wrong(format!("--allow_host {host} is no name; give one such as gpu.example.org, without a port"));
+        }
+        match self.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            Some(origin) => wrong(format!(
+                "--allow_origin {origin} is no origin as browsers send it; give one such as https://chat.example.org or http://localhost:3000, without a path or a slash at the end"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a browser may send this as `Origin`: small letters, no usual port, no path.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let usual_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "::",
+    };
+    let is_scheme =
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || b"+-.".contains(&byte));
+    let is_host = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
+    is_scheme && !host.is_empty() && host.bytes().all(is_host) && !host.ends_with(usual_port) && !host.ends_with(':')
+}
+
+/// The longest time that a limit may be: a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Limits {
+    fn check(&self) -> Result<(), ConfigError> {
+        for (flag, number) in [
+            ("max_batch", self.max_batch),
+            ("max_per_client", self.max_per_client),
+            ("max_body_bytes", self.max_body_bytes),
+            ("max_new_tokens", self.max_new_tokens),
+        ] {
+            if number == 0 {
+                return Err(ConfigError(format!("--{flag} 0 would refuse every request; give at least 1")));
+            }
+        }
+        if self.request_time.is_zero() {
+            return Err(ConfigError("--request_secs 0 would end every request at once; give at least 1".into()));
+        }
+        for (flag, time) in [("request_secs", self.request_time), ("grace_secs", self.grace)] {
+            if time > LONGEST {
+                let (given, most) = (time.as_secs(), LONGEST.as_secs());
+                return Err(ConfigError(format!("--{flag} {given} is longer than a year; give at most {most}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -112,5 +187,68 @@ impl Default for ServerConfig {
             reasoning_fields: ReasoningFields::default(),
             examples: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut ServerConfig)) -> Result<(), String> {
+        let mut config = ServerConfig::default();
+        change(&mut config);
+        config.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn limits_that_refuse_everything_or_overflow_are_refused() {
+        for (flag, change) in [
+            ("--max_batch", (|limits| limits.max_batch = 0) as fn(&mut Limits)),
+            ("--max_per_client", |limits| limits.max_per_client = 0),
+            ("--max_body_bytes", |limits| limits.max_body_bytes = 0),
+            ("--max_new_tokens", |limits| limits.max_new_tokens = 0),
+            ("--request_secs", |limits| limits.request_time = Duration::ZERO),
+            ("--request_secs", |limits| limits.request_time = Duration::from_secs(u64::MAX)),
+            ("--grace_secs", |limits| limits.grace = Duration::from_secs(u64::MAX)),
+        ] {
+            let error = check(|config| change(&mut config.limits)).unwrap_err();
+            assert!(error.starts_with(flag), "{error}");
+        }
+        let most = |config: &mut ServerConfig| {
+            config.limits.max_queue = usize::MAX;
+            config.limits.grace = Duration::ZERO;
+            config.limits.request_time = LONGEST;
+        };
+        assert_eq!(check(most), Ok(()));
+    }
+
+    #[test]
+    fn keys_and_names_that_no_client_sends_are_refused() {
+        for key in ["", " ", "schlüssel", "two\nlines", "secret\n"] {
+            let error = check(|config| config.access.api_key = Some(key.into())).unwrap_err();
+            assert!(error.contains("API key") && !error.contains("secret"), "{error}");
+        }
+        assert_eq!(check(|config| config.access.api_key = Some("sk-a b_1".into())), Ok(()));
+        let origin = |text: &str| check(|config| config.access.allowed_origins = vec![text.into()]);
+        for text in ["https://chat.example", "http://localhost:3000", "http://[::1]:8000", "chrome-extension://abcdef"]
+        {
+            assert_eq!(origin(text), Ok(()), "{text}");
+        }
+        for text in [
+            "*",
+            "null",
+            "",
+            "chat.example",
+            "https://",
+            "https://chat.example/",
+            "https://chat.example/path",
+            "https://*.example",
+            "https://Chat.example",
+            "https://chat.example:443",
+            "http://chat.example:80",
+        ] {
+            assert!(origin(text).unwrap_err().contains("--allow_origin"), "{text}");
+        }
+        assert!(check(|config| config.access.allowed_hosts = vec!["a.example:80".into()]).is_err());
     }
 }

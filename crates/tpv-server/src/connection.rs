@@ -3,9 +3,10 @@
 //! No TLS, no HTTP/2, no compression. A client may take [`Limits::transfer_time`](crate::config::Limits::transfer_time)
 //! for the head of its next request, and the same time without reading a byte of what it is sent; then its connection
 //! is closed. What is sent is made only when there is room for it, so a slow reader holds one buffer and no more. A client
-//! that leaves drops the future or the stream that works for it.
+//! that leaves, which is one that closes its side, drops the future or the stream that works for it.
 
 use crate::app::App;
+use crate::socket::{Socket, closed};
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
 use hyper::server::conn::http1;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -61,11 +63,21 @@ impl Connections {
 }
 
 /// Serves one client until it leaves, breaks a rule, or the server stops and the answer under way is complete.
-async fn serve(stream: TcpStream, client: SocketAddr, app: Arc<App>, router: Router) {
-    let transfer_time = app.config.limits.transfer_time;
+async fn serve(mut stream: TcpStream, client: SocketAddr, app: Arc<App>, router: Router) {
     // Without it small writes wait for the client's acknowledgement; a failure costs speed alone.
     let _ = stream.set_nodelay(true);
-    let mut stream = TimeoutWriter::new(stream);
+    tokio::select! {
+        biased; // what the client sent before it left is answered where that takes no time
+        () = converse(&stream, client, app, router) => {}
+        () = closed(&stream) => {}
+    }
+    let _ = stream.shutdown().await; // the client may have left
+}
+
+/// Answers requests one after the other.
+async fn converse(stream: &TcpStream, client: SocketAddr, app: Arc<App>, router: Router) {
+    let transfer_time = app.config.limits.transfer_time;
+    let mut stream = TimeoutWriter::new(Socket(stream));
     stream.set_timeout(Some(transfer_time));
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {

@@ -24,7 +24,7 @@ struct Change {
 
 /// Answers `/v1/chat/completions/control`: `{"id", "policy" | "alpha", "end_thinking", "choice"}`.
 pub async fn control(State(app): State<Arc<App>>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
-    let ready = app.ready()?;
+    let ready = app.loaded()?;
     let fields = Fields::of_body(&body)?;
     let id = fields.text("id")?.ok_or_else(|| fields.error("id", "must be the id of an answer under way"))?;
     let change = change(fields)?;
@@ -40,7 +40,11 @@ pub async fn control(State(app): State<Arc<App>>, JsonBody(body): JsonBody) -> R
 fn change(fields: Fields<'_>) -> Result<Change, ApiError> {
     let most = f64::from(MOST_ALPHA);
     let alpha = fields.number("alpha", -most..=most)?.map(|alpha| format!("constant:{alpha}"));
-    let policy = fields.text("policy")?.map(str::to_owned).or(alpha);
+    let policy = fields.text("policy")?.map(str::to_owned);
+    if alpha.is_some() && policy.is_some() {
+        return Err(fields.error("alpha", "and policy say the same; give one of them"));
+    }
+    let policy = policy.or(alpha);
     let end_thinking = fields.flag("end_thinking")?;
     if policy.is_none() && !end_thinking {
         return Err(fields.error("policy", "or alpha or end_thinking must say what is to change"));
@@ -54,14 +58,12 @@ fn policy(ready: &Ready, change: &Change) -> Result<Option<Box<dyn Policy>>, Api
 }
 
 fn chosen(app: &App, id: &str, change: &Change) -> Result<Vec<SampleId>, ApiError> {
-    let unknown = |message: String| ApiError { field: Some("id".into()), ..ApiError::new(404, "not_found", message) };
-    let ids = app.running().get(id).cloned();
-    let ids = ids.ok_or_else(|| unknown(format!("no answer {id} is under way")))?;
+    let ids = app.running().get(id).cloned().ok_or_else(|| ApiError::no_such_answer(id))?;
     match change.choice {
         None => Ok(ids),
         Some(choice) => match ids.get(choice) {
             Some(&sample) => Ok(vec![sample]),
-            None => Err(unknown(format!("the answer has no choice {choice}"))),
+            None => Err(ApiError::field("choice", format!("the answer has no choice {choice}"))),
         },
     }
 }
@@ -77,11 +79,15 @@ mod tests {
     #[test]
     fn alpha_is_a_short_form_of_a_policy() {
         assert_eq!(parse(json!({ "alpha": 12.5 })).unwrap().policy.as_deref(), Some("constant:12.5"));
-        assert_eq!(parse(json!({ "policy": "off", "alpha": 3 })).unwrap().policy.as_deref(), Some("off"));
+        assert_eq!(parse(json!({ "policy": "off" })).unwrap().policy.as_deref(), Some("off"));
         assert!(parse(json!({ "end_thinking": true })).unwrap().end_thinking);
-        for (body, field) in
-            [(json!({}), "policy"), (json!({ "alpha": "x" }), "alpha"), (json!({ "alpha": 1e9 }), "alpha")]
-        {
+        for (body, field) in [
+            (json!({}), "policy"),
+            (json!({ "alpha": "x" }), "alpha"),
+            (json!({ "alpha": 1e9 }), "alpha"),
+            (json!({ "policy": "off", "alpha": 3 }), "alpha"),
+            (json!({ "alpha": 3, "choice": "first" }), "choice"),
+        ] {
             assert_eq!(parse(body).map(drop).unwrap_err().field.as_deref(), Some(field));
         }
     }

@@ -5,6 +5,14 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+/// Letters of a client's text that a refusal repeats.
+const QUOTED: usize = 100;
+
+/// The beginning of a client's text, for a refusal.
+pub fn shortened(text: &str) -> &str {
+    text.char_indices().nth(QUOTED).map_or(text, |(end, _)| &text[..end])
+}
+
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
@@ -33,8 +41,14 @@ impl ApiError {
 
     /// A model that is not here: 404.
     pub fn no_such_model(asked: &str, here: &str) -> Self {
-        let message = format!("the model \"{asked}\" is not served here; this is \"{here}\"");
+        let message = format!("the model \"{}\" is not served here; this is \"{here}\"", shortened(asked));
         Self { field: Some("model".into()), ..Self::new(404, "model_not_found", message) }
+    }
+
+    /// An answer that is not under way: 404.
+    pub fn no_such_answer(id: &str) -> Self {
+        let message = format!("no answer {} is under way", shortened(id));
+        Self { field: Some("id".into()), ..Self::new(404, "not_found", message) }
     }
 
     /// No room now: 503 and when to come back.

@@ -1,6 +1,6 @@
 //! Reading a JSON object field by field, so that a refusal can name the field.
 
-use crate::error::ApiError;
+use crate::error::{ApiError, shortened};
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
@@ -74,19 +74,155 @@ impl<'a> Fields<'a> {
         self.get(name).map(count).transpose()
     }
 
-    /// Refuses fields that would change the result and that this server does not know how to obey.
-    pub fn refuse(&self, names: &[&str]) -> Result<(), ApiError> {
-        let asks = |value: &Value| match value {
-            Value::Bool(wanted) => *wanted,
-            Value::Number(number) => number.as_f64() != Some(0.0),
-            Value::Array(list) => !list.is_empty(),
-            Value::Object(map) => !map.is_empty(),
-            Value::String(text) => !text.is_empty() && text != "none",
-            Value::Null => false,
-        };
-        match names.iter().find(|name| self.get(name).is_some_and(asks)) {
-            Some(name) => Err(self.error(name, "is not supported by this server; leave it out")),
+    /// Refuses names that mean nothing here.
+    pub fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        match self.map.keys().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(self.error(shortened(name), &format!("is unknown; the fields are {}", known.join(", ")))),
             None => Ok(()),
+        }
+    }
+
+    /// Refuses fields that would change the answer and that this server does not know how to obey, unless their value leaves
+    /// the answer as it is.
+    pub fn refuse_unsupported(&self) -> Result<(), ApiError> {
+        let asks = |(name, value): &(&String, &Value)| is_unsupported(name) && !is_neutral(name, value);
+        match self.map.iter().find(asks) {
+            Some((name, _)) => Err(self.error(shortened(name), "is not supported by this server; leave it out")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Fields of OpenAI, vLLM, llama.cpp and others that would change the answer; beside them, all that begin with `guided_`.
+const UNSUPPORTED: [&str; 52] = [
+    "add_generation_prompt",
+    "allowed_token_ids",
+    "audio",
+    "bad_words",
+    "best_of",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "dry_multiplier",
+    "dynatemp_range",
+    "echo",
+    "enable_thinking",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "grammar",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "json_schema",
+    "length_penalty",
+    "logits_processors",
+    "logprobs",
+    "max_thinking_tokens",
+    "min_p",
+    "min_tokens",
+    "mirostat",
+    "modalities",
+    "presence_penalty",
+    "prompt_logprobs",
+    "reasoning",
+    "reasoning_budget",
+    "regex",
+    "repeat_penalty",
+    "repetition_penalty",
+    "response_format",
+    "stop_token_ids",
+    "structural_tag",
+    "structured_outputs",
+    "suffix",
+    "thinking",
+    "thinking_budget",
+    "tool_choice",
+    "tools",
+    "top_a",
+    "top_logprobs",
+    "top_n_sigma",
+    "truncate_prompt_tokens",
+    "typical_p",
+    "use_beam_search",
+    "verbosity",
+    "web_search_options",
+    "xtc_probability",
+];
+
+fn is_unsupported(name: &str) -> bool {
+    name.starts_with("guided_") || UNSUPPORTED.contains(&name)
+}
+
+/// Whether a field with this value leaves the answer as it is.
+fn is_neutral(name: &str, value: &Value) -> bool {
+    match (name, value) {
+        (
+            "best_of" | "length_penalty" | "repeat_penalty" | "repetition_penalty" | "typical_p",
+            Value::Number(number),
+        ) => number.as_f64() == Some(1.0),
+        ("add_generation_prompt" | "enable_thinking", value) => value.is_null() || *value == Value::Bool(true),
+        ("function_call" | "tool_choice", Value::String(choice)) => matches!(choice.as_str(), "none" | "auto"),
+        ("modalities", Value::Array(list)) => list.iter().all(|kind| kind == "text"),
+        ("response_format", Value::Object(_)) => value["type"] == "text",
+        ("verbosity", Value::String(level)) => level == "medium",
+        (_, Value::Null) => true,
+        (_, Value::Bool(wanted)) => !wanted,
+        (_, Value::Number(number)) => number.as_f64() == Some(0.0),
+        (_, Value::String(text)) => text.is_empty(),
+        (_, Value::Array(list)) => list.is_empty(),
+        (_, Value::Object(map)) => map.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn refused(body: Value) -> Option<String> {
+        Fields::of_body(&body).unwrap().refuse_unsupported().err().and_then(|error| error.field)
+    }
+
+    #[test]
+    fn what_would_change_the_answer_is_refused_by_name() {
+        for (name, value) in [
+            ("tool_choice", json!("required")),
+            ("tool_choice", json!({ "type": "function" })),
+            ("function_call", json!({ "name": "f" })),
+            ("functions", json!([{}])),
+            ("tools", json!([{}])),
+            ("modalities", json!(["text", "audio"])),
+            ("min_p", json!(0.1)),
+            ("repetition_penalty", json!(1.1)),
+            ("repetition_penalty", json!(0)),
+            ("min_tokens", json!(5)),
+            ("ignore_eos", json!(true)),
+            ("stop_token_ids", json!([7])),
+            ("guided_json", json!({ "type": "object" })),
+            ("guided_regex", json!("a+")),
+            ("chat_template_kwargs", json!({ "enable_thinking": false })),
+            ("response_format", json!({ "type": "json_object" })),
+            ("response_format", json!({})),
+            ("logprobs", json!(true)),
+            ("top_logprobs", json!(3)),
+            ("echo", json!(true)),
+            ("suffix", json!("end")),
+            ("best_of", json!(2)),
+        ] {
+            assert_eq!(refused(json!({ name: value.clone() })).as_deref(), Some(name), "{value}");
+        }
+    }
+
+    #[test]
+    fn neutral_values_and_what_changes_nothing_are_let_by() {
+        for body in [
+            json!({ "tool_choice": "auto", "function_call": "none", "tools": [], "functions": null, "modalities": ["text"] }),
+            json!({ "min_p": 0, "repetition_penalty": 1.0, "min_tokens": 0, "ignore_eos": false, "stop_token_ids": [] }),
+            json!({ "guided_json": null, "chat_template_kwargs": {}, "response_format": { "type": "text" }, "best_of": 1 }),
+            json!({ "logprobs": false, "top_logprobs": 0, "presence_penalty": 0.0, "echo": false, "suffix": "" }),
+            json!({ "user": "somebody", "metadata": { "a": "b" }, "store": true, "service_tier": "auto", "made_up": 7 }),
+        ] {
+            assert_eq!(refused(body.clone()), None, "{body}");
         }
     }
 }

@@ -39,7 +39,11 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
 }
 
 fn check_host(headers: &HeaderMap, access: &Access) -> Result<(), ApiError> {
-    let host = host_name(text(headers, header::HOST));
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) {
+        (Some(host), None) if !host.is_empty() => host_name(host),
+        _ => return Err(ApiError::new(400, "malformed_request", "a request must name its Host, and only once")),
+    };
     let local = host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
     let listed = access.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host));
     if local || listed || host.parse::<IpAddr>().is_ok() {
@@ -72,8 +76,8 @@ fn check_origin(headers: &HeaderMap, access: &Access) -> Result<(), ApiError> {
 
 fn check_key(headers: &HeaderMap, access: &Access) -> Result<(), ApiError> {
     let Some(key) = &access.api_key else { return Ok(()) };
-    let given = text(headers, header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or_default();
-    if given.as_bytes().ct_eq(key.as_bytes()).into() {
+    let (scheme, given) = text(headers, header::AUTHORIZATION).split_once(' ').unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer") && bool::from(given.as_bytes().ct_eq(key.as_bytes())) {
         return Ok(());
     }
     Err(ApiError::new(401, "invalid_api_key", "the API key is missing or wrong; send it as Authorization: Bearer KEY"))
@@ -98,8 +102,11 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080", "10.0.0.7", "gpu.example.org:80"] {
             assert_eq!(status(&[("host", host)], &access), 200, "{host}");
         }
-        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ":80"] {
             assert_eq!(status(&[("host", host)], &access), 403, "{host}");
+        }
+        for headers in [&[][..], &[("host", "")], &[("host", "localhost"), ("host", "localhost")]] {
+            assert_eq!(status(headers, &access), 400, "{headers:?}");
         }
     }
 
@@ -118,7 +125,7 @@ mod tests {
     fn the_key_opens_everything_but_the_open_paths() {
         let access = Access { api_key: Some("secret".into()), ..Access::default() };
         let with = |value| status(&[("host", "localhost"), ("authorization", value)], &access);
-        assert_eq!(with("Bearer secret"), 200);
+        assert_eq!((with("Bearer secret"), with("bearer secret"), with("BEARER secret")), (200, 200, 200));
         for value in ["Bearer Secret", "Bearer secret1", "secret", "Basic secret", "Bearer "] {
             assert_eq!(with(value), 401, "{value}");
         }

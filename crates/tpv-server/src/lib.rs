@@ -28,8 +28,10 @@ mod request;
 mod response;
 mod routes;
 mod server;
+mod socket;
 mod submission;
 mod thought;
 mod worker;
 
+pub use config::ConfigError;
 pub use server::{LoadedServer, Served, ServedVector, Server, ServerError};

@@ -42,7 +42,7 @@ impl ProgressWriter {
             "remaining_tokens": remaining.map(estimate),
             "remaining_secs": event.remaining_secs.map(estimate),
             "thinking_tokens": event.thinking_tokens,
-            "alpha": event.alpha,
+            "alpha": plain(event.alpha),
             "verdict": reading.verdict,
             "forced": event.forced,
             "elapsed_secs": rounded(event.elapsed_secs as f32),
@@ -64,7 +64,7 @@ impl ProgressWriter {
                 "elapsed_secs": rounded(event.elapsed_secs as f32),
                 "progress_before_end": self.before_end.map(rounded),
                 "alpha_mean": rounded((self.alpha_sum / f64::from(tokens)) as f32),
-                "alpha_strongest": self.alpha_max,
+                "alpha_strongest": plain(self.alpha_max),
             },
         })
     }
@@ -73,6 +73,11 @@ impl ProgressWriter {
 fn estimate(estimate: Estimate) -> Value {
     let Estimate { value, low, high } = estimate;
     json!({ "value": rounded(value), "low": rounded(low), "high": rounded(high) })
+}
+
+/// The number as it would be written, 0.6 rather than 0.6000000238418579.
+pub fn plain(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 /// Four decimals are more than any reading is good for.

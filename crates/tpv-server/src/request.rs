@@ -64,25 +64,13 @@ pub struct Wish {
 /// Reads the body of `/v1/chat/completions`.
 pub fn chat(body: &Value, config: &ServerConfig) -> Result<Wish, ApiError> {
     let fields = Fields::of_body(body)?;
-    let messages = messages(fields)?;
-    fields.refuse(&["tools", "functions", "audio", "logprobs", "top_logprobs"])?;
-    if let Some(format) = fields.get("response_format")
-        && format["type"] != "text"
-    {
-        return Err(fields.error("response_format", "other than text is not supported by this server"));
-    }
-    wish(fields, Input::Chat(messages), config)
+    wish(fields, Input::Chat(messages(fields)?), config)
 }
 
 /// Reads the body of `/v1/completions`.
 pub fn completion(body: &Value, config: &ServerConfig) -> Result<Wish, ApiError> {
     let fields = Fields::of_body(body)?;
-    let prompts = prompts(fields)?;
-    fields.refuse(&["suffix", "echo", "logprobs"])?;
-    if fields.count("best_of", 1..=MOST_SAMPLES)?.is_some_and(|best_of| best_of > 1) {
-        return Err(fields.error("best_of", "above 1 is not supported by this server"));
-    }
-    wish(fields, Input::Completion(prompts), config)
+    wish(fields, Input::Completion(prompts(fields)?), config)
 }
 
 fn wish(fields: Fields<'_>, input: Input, config: &ServerConfig) -> Result<Wish, ApiError> {
@@ -91,7 +79,7 @@ fn wish(fields: Fields<'_>, input: Input, config: &ServerConfig) -> Result<Wish,
     {
         return Err(ApiError::no_such_model(model, &config.model_name));
     }
-    fields.refuse(&["presence_penalty", "frequency_penalty"])?;
+    fields.refuse_unsupported()?;
     let limit = config.limits.max_new_tokens;
     let max_tokens = match fields.count("max_completion_tokens", 1..=limit)? {
         Some(tokens) => Some(tokens),
@@ -99,6 +87,7 @@ fn wish(fields: Fields<'_>, input: Input, config: &ServerConfig) -> Result<Wish,
     };
     let stream_options = fields.object("stream_options", "stream_options.")?;
     let tpv = fields.object("tpv", "tpv.")?;
+    tpv.map_or(Ok(()), |tpv| tpv.only(&["progress", "policy"]))?;
     Ok(Wish {
         input,
         samples: fields.count("n", 1..=MOST_SAMPLES)?.unwrap_or(1),
@@ -280,6 +269,7 @@ mod tests {
             ("stream_options", json!({ "include_usage": 1 }), "stream_options.include_usage"),
             ("tpv", json!({ "progress": "yes" }), "tpv.progress"),
             ("tpv", json!(true), "tpv"),
+            ("tpv", json!({ "progres": true }), "tpv.progres"),
             ("seed", json!(0.5), "seed"),
             ("tools", json!([{}]), "tools"),
             ("response_format", json!({ "type": "json_object" }), "response_format"),

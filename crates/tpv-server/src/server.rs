@@ -1,7 +1,7 @@
 //! The server's life: listen, load, serve, stop.
 
 use crate::app::{App, Ready, ReadyVector};
-use crate::config::ServerConfig;
+use crate::config::{ConfigError, ServerConfig};
 use crate::connection::Connections;
 use crate::routes::router;
 use crate::worker::Worker;
@@ -22,6 +22,9 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 /// Why a server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// Something that it was told cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The address is not loopback, and nothing says who may call.
     #[error(
         "{0} can be reached from other machines; give an API key (--api_key_file or TPV_API_KEY), or --no_auth to let everybody in"
@@ -72,6 +75,7 @@ pub struct Server {
 impl Server {
     /// Listens; the model comes with [`Server::load`].
     pub fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        config.check()?;
         let address = config.address;
         let locked = config.access.api_key.is_some() || config.access.open_to_all;
         if !address.ip().is_loopback() && !locked {
@@ -117,11 +121,13 @@ impl Server {
         };
         let vector = vector.map(|vector| ready_vector(vector, &decoder, think_end)).transpose()?;
         let spec = decoder.spec();
+        // A sample may become no longer than the KV memory.
+        let max_positions = spec.max_positions.min(decoder.kv_tokens().1.unwrap_or(usize::MAX));
         self.app.set_ready(Ready {
             prompts,
             identity,
             dtype: format!("{} on {}", spec.dtype, spec.device),
-            max_positions: spec.max_positions,
+            max_positions,
             policies,
             commands,
             vector,

@@ -2,7 +2,7 @@
 
 use crate::admission::Room;
 use crate::app::{App, Ready};
-use crate::error::ApiError;
+use crate::error::{ApiError, shortened};
 use crate::policy;
 use crate::request::{Input, PromptInput, Wish};
 use crate::worker::{Command, SampleEvent};
@@ -113,6 +113,18 @@ fn sample_request(
     })
 }
 
+/// Refuses biases on tokens that there are not.
+pub fn check_bias(ready: &Ready, wish: &Wish) -> Result<(), ApiError> {
+    let size = ready.identity.vocab_size;
+    match wish.logit_bias.iter().find(|(token, _)| *token as usize >= size) {
+        Some((token, _)) => {
+            let message = format!("logit_bias: token {token} is outside the vocabulary of {size} tokens");
+            Err(ApiError::field("logit_bias", message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The policy that a wish asks for.
 pub fn policy_of(ready: &Ready, wish: &Wish) -> Result<Box<dyn Policy>, ApiError> {
     match (&wish.policy, &wish.effort) {
@@ -131,6 +143,7 @@ fn effort_policy(ready: &Ready, effort: &str) -> Result<Box<dyn Policy>, ApiErro
         None => {
             let known: Vec<&str> = levels.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "medium only".into() } else { known.join(", ") };
+            let effort = shortened(effort);
             let message = format!("reasoning_effort \"{effort}\" is no level of this vector ({known}); use tpv.policy");
             Err(ApiError::field("reasoning_effort", message))
         }

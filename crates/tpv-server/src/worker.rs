@@ -17,7 +17,7 @@ use tpv_core::policy::Policy;
 use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
 use tpv_engine::error::EngineError;
 
-/// How long the idle loop sleeps before it looks whether it should stop.
+/// How long the loop waits for commands before it looks whether it should stop.
 const IDLE: Duration = Duration::from_millis(50);
 
 /// Something that happened to a sample.
@@ -90,8 +90,9 @@ impl Worker {
     /// Works until `should_stop` holds, then for at most [`Limits::grace`] longer on what is under way.
     pub fn run(mut self, should_stop: impl Fn() -> bool, limits: Limits) {
         let mut deadline: Option<Instant> = None;
+        let mut next_step = Instant::now();
         loop {
-            self.obey();
+            self.obey(next_step);
             if deadline.is_none() && should_stop() {
                 deadline = Some(Instant::now() + limits.grace);
             }
@@ -99,17 +100,21 @@ impl Worker {
                 return self.end_all(&ApiError::stopping());
             }
             let started = Instant::now();
-            self.step();
-            if !self.routes.by_sample.is_empty() {
-                std::thread::sleep(limits.step_time.saturating_sub(started.elapsed()));
+            if started < next_step {
+                continue;
             }
+            self.step();
+            // The first step after a pause comes at once.
+            let pause = if self.routes.by_sample.is_empty() { Duration::ZERO } else { limits.step_time };
+            next_step = started + pause;
         }
     }
 
-    fn obey(&mut self) {
-        if self.decoder.samples_in_flight() == 0
-            && let Ok(command) = self.commands.recv_timeout(IDLE)
-        {
+    /// Does what is asked, and waits for it a while if nothing else is to be done before the next step.
+    fn obey(&mut self, next_step: Instant) {
+        let is_idle = self.decoder.samples_in_flight() == 0;
+        let wait = if is_idle { IDLE } else { IDLE.min(next_step.saturating_duration_since(Instant::now())) };
+        if let Ok(command) = self.commands.recv_timeout(wait) {
             self.obey_one(command);
         }
         while let Ok(command) = self.commands.try_recv() {

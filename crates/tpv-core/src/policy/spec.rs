@@ -24,6 +24,12 @@ pub const SCALE_FIGURE: &str = "think_end_logits_per_alpha";
 const DEADLINE_END_BIAS: f32 = 8.0;
 /// What a deadline adds to `</think>` at the last door in time.
 const DEADLINE_OPEN_BIAS: f32 = 6.0;
+/// Most policies that act together: each is asked at every token.
+const MOST_TERMS: usize = 16;
+/// Most bytes of a policy's text.
+const MOST_BYTES: usize = 1024;
+/// Letters of a malformed text, and of what is wrong with it, that an error repeats.
+const QUOTED: usize = 100;
 /// Numbers beyond this are typing errors; within it nothing overflows.
 const LARGEST: f32 = 1e6;
 
@@ -57,7 +63,14 @@ pub enum PolicyError {
 
 impl PolicyError {
     pub(super) fn in_text(text: &str, what: impl fmt::Display) -> Self {
-        Self::Malformed { text: text.to_owned(), what: what.to_string() }
+        Self::Malformed { text: shortened(text), what: shortened(&what.to_string()) }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -279,9 +292,15 @@ impl FromStr for PolicySpec {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
+        if text.len() > MOST_BYTES {
+            return Err(PolicyError::in_text(text, format!("it is longer than {MOST_BYTES} bytes")));
+        }
         let trimmed = text.trim();
         if matches!(trimmed, "none" | "off") {
             return Ok(Self::default());
+        }
+        if trimmed.split('+').count() > MOST_TERMS {
+            return Err(PolicyError::in_text(text, format!("more than {MOST_TERMS} policies are joined")));
         }
         let terms = trimmed.split('+').map(|term| parse_term(term.trim()));
         let terms = terms.collect::<Result<Vec<_>, _>>().map_err(|what| PolicyError::in_text(text, what))?;
@@ -547,6 +566,23 @@ mod tests {
         ] {
             let error = text.parse::<Throttle>().unwrap_err().to_string();
             assert!(error.contains(what) && error.contains("the policies are"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn long_policies_are_refused_and_not_repeated() {
+        let joined = |count: usize| vec!["entropy"; count].join("+").parse::<Throttle>().map_err(|it| it.to_string());
+        assert_eq!(joined(MOST_TERMS).unwrap().policy.terms.len(), MOST_TERMS);
+        assert!(joined(MOST_TERMS + 1).unwrap_err().contains("more than 16 policies are joined"));
+        let number = "1".repeat(1000);
+        for text in [
+            vec!["entropy"; 10_000].join("+"),
+            format!("budget:{number}"),
+            format!("constant:1@{}", "é".repeat(100_000)),
+            format!("none{}", " ".repeat(MOST_BYTES)),
+        ] {
+            let error = text.parse::<Throttle>().unwrap_err().to_string();
+            assert!(error.len() < 1200 && error.contains("the policies are"), "{error}");
         }
     }
 

@@ -128,7 +128,7 @@ impl Decoder {
 
     /// Stops a sample; its [`DecodeSink::finish`] comes with the next step. Unknown samples are ignored.
     pub fn cancel(&mut self, sample: SampleId) {
-        if let Some(active) = self.active.iter_mut().find(|active| active.id == sample) {
+        if let Some(active) = self.active_mut(sample) {
             active.finished = Some((FinishReason::Cancelled, None));
             return;
         }
@@ -138,33 +138,25 @@ impl Decoder {
         }
     }
 
-    /// Replaces the policy of a sample. Returns whether the sample is in flight.
+    /// Replaces the policy of a sample. Returns whether it can still act there.
     pub fn set_policy(&mut self, sample: SampleId, policy: Box<dyn Policy>) -> bool {
-        match self.request_mut(sample) {
-            Some(request) => {
-                request.policy = policy;
-                true
-            }
-            None => false,
+        if let Some(active) = self.active_mut(sample) {
+            active.request.policy = policy;
+            return active.may_think() || active.request.intervene == IntervenePhase::All;
         }
+        let queued = self.queued_mut(sample).filter(|queued| !queued.cancelled);
+        queued.map(|queued| queued.request.policy = policy).is_some()
     }
 
-    /// Closes the thinking of a sample with its next token and asks for the answer. Returns whether it is generating.
+    /// Closes the thinking of a sample with its next token and asks for the answer. Returns whether it is generating and its
+    /// thinking has not ended.
     pub fn end_thinking(&mut self, sample: SampleId) -> bool {
-        match self.active.iter_mut().find(|active| active.id == sample) {
-            Some(active) => {
-                active.end_asked = true;
-                true
-            }
-            None => false,
-        }
+        let active = self.active_mut(sample).filter(|active| active.may_think());
+        active.map(|active| active.end_asked = true).is_some()
     }
 
-    fn request_mut(&mut self, sample: SampleId) -> Option<&mut SampleRequest> {
-        match self.active.iter().position(|active| active.id == sample) {
-            Some(place) => Some(&mut self.active[place].request),
-            None => self.queued_mut(sample).map(|queued| &mut queued.request),
-        }
+    fn active_mut(&mut self, sample: SampleId) -> Option<&mut Active> {
+        self.active.iter_mut().find(|active| active.id == sample && active.finished.is_none())
     }
 
     fn queued_mut(&mut self, sample: SampleId) -> Option<&mut Queued> {

@@ -115,6 +115,11 @@ impl Active {
         }
     }
 
+    /// Whether its thinking goes on or may still begin.
+    pub fn may_think(&self) -> bool {
+        self.phase.next_phase() != Phase::Answer
+    }
+
     /// Tokens that its sequence holds: all but the last one.
     pub fn tokens_held(&self) -> usize {
         self.prompt_tokens + self.generated - 1

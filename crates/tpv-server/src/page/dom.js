@@ -12,10 +12,13 @@ export function make(name, properties = {}) {
   return Object.assign(document.createElement(name), properties);
 }
 
-/* The sentence above everything; an empty one hides it. */
-export function warn(text) {
-  $("warning").hidden = !text;
-  $("warning").textContent = text ?? "";
+/* The sentences above everything, one of each kind; an empty one takes its kind away. */
+const warnings = {};
+export function warn(kind, text) {
+  warnings[kind] = text;
+  const all = Object.values(warnings).filter(Boolean).join(" ");
+  $("warning").hidden = !all;
+  if ($("warning").textContent !== all) $("warning").textContent = all;
 }
 
 /* What a screen reader says. */

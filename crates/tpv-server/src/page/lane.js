@@ -1,11 +1,14 @@
 /* One thought: it is asked for, read chunk by chunk, and drawn at most once a frame. */
 
-import { chunks, failure, post } from "./api.js";
+import { Lost, chunks, failure, post } from "./api.js";
 import { $, announce, make, seconds, store, warn } from "./dom.js";
 import { exportLane } from "./export.js";
 import { drawTrace, expectedTokens } from "./trace.js";
 
-const WORDS = { unknown: "reading …", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", failed: "failed", stopped: "stopped" };
+const WORDS = { unknown: "reading …", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", cut: "cut", plain: "no thinking", failed: "failed", stopped: "stopped" };
+
+/* What stands in place of the time left where no thought came to its end. */
+const ENDS = { failed: () => "", stopped: () => "", plain: () => "", cut: (tokens) => `cut at ${tokens} thinking tokens` };
 
 export class Lane {
   constructor(title, body) {
@@ -38,11 +41,13 @@ export class Lane {
     try {
       const response = await post("/v1/chat/completions", this.body, this.abort.signal);
       if (!response.ok) throw await failure(response);
+      warn("server", "");
       for await (const chunk of chunks(response)) this.take(chunk);
       this.state = "done";
     } catch (error) {
       this.state = this.abort.signal.aborted ? "stopped" : "failed";
-      if (this.state === "failed") this.answer = error.message;
+      this.lost = error instanceof Lost;
+      if (this.state === "failed") this.failure = error.message;
     }
     this.draw();
     this.find(".export").hidden = this.steps.length === 0;
@@ -51,6 +56,8 @@ export class Lane {
   take(chunk) {
     if (chunk.error) throw new Error(chunk.error.message);
     this.id = chunk.id;
+    if (this.early) this.control(this.early);
+    this.early = null;
     const delta = chunk.choices[0]?.delta ?? {};
     const tpv = chunk.tpv;
     if (tpv?.summary) this.summary = tpv.summary;
@@ -62,9 +69,13 @@ export class Lane {
 
   /* Changes the policy or ends the thinking while it is under way. */
   async control(change) {
-    if (!this.id || this.state !== "thinking") return;
-    const response = await post("/v1/chat/completions/control", { id: this.id, ...change });
-    if (!response.ok && response.status !== 404) warn((await failure(response)).message);
+    if (this.state !== "thinking") return;
+    /* What comes before the answer has a name waits for it. */
+    if (!this.id) { this.early = { ...this.early, ...change }; return; }
+    let response;
+    try { response = await post("/v1/chat/completions/control", { id: this.id, ...change }); }
+    catch { return; /* the answer itself says that the server is gone */ }
+    if (response.status !== 404) warn("server", response.ok ? "" : (await failure(response)).message);
   }
 
   stop() { this.abort.abort(); }
@@ -74,6 +85,19 @@ export class Lane {
     this.pending = true;
     requestAnimationFrame(() => { this.pending = false; this.draw(); });
   }
+
+  /* Whether the thought came to its end. */
+  get thoughtOut() { return Boolean(this.summary?.thinking_ended || this.steps.at(-1)?.verdict === "done"); }
+
+  get verdict() {
+    if (this.state === "failed" || this.state === "stopped") return this.state;
+    if (this.thoughtOut) return "done";
+    if (this.summary) return this.steps.length ? "cut" : "plain";
+    return this.steps.at(-1)?.verdict ?? "unknown";
+  }
+
+  /* How it ended, in words. */
+  get outcome() { return [`${this.title}: ${WORDS[this.verdict]}`, this.find(".eta").textContent, this.failure].filter(Boolean).join(", "); }
 
   draw() {
     this.drawBar();
@@ -85,19 +109,18 @@ export class Lane {
 
   drawBar() {
     const step = this.steps.at(-1);
-    const ended = Boolean(this.summary?.thinking_ended || step?.verdict === "done");
-    const given_up = this.state === "failed" || this.state === "stopped";
-    const verdict = given_up ? this.state : ended ? "done" : step?.verdict ?? "unknown";
+    const { verdict, thoughtOut: ended } = this;
+    const over = Object.hasOwn(ENDS, verdict);
     const badge = this.find(".verdict");
     badge.dataset.verdict = verdict;
     badge.textContent = this.state ? WORDS[verdict] : "waiting";
     this.find(".bar").classList.toggle("done", ended);
     const progress = ended ? 1 : step?.progress;
     if (progress != null) this.drawPercent(Math.round(progress * 100), verdict);
-    this.drawBand(step, ended || given_up);
-    this.find(".eta").textContent = given_up && !ended ? "" : this.timeLeft(step, ended);
+    this.drawBand(step, ended || over);
     const tokens = this.summary?.thinking_tokens ?? step?.thinking_tokens;
-    this.find(".tokens").textContent = tokens ? `${tokens} thinking tokens` : "";
+    this.find(".eta").textContent = ended ? this.timeThought() : over ? ENDS[verdict](tokens) : this.timeLeft(step);
+    this.find(".tokens").textContent = tokens && verdict !== "cut" ? `${tokens} thinking tokens` : "";
     this.find(".bar").setAttribute("aria-valuetext", `${this.find(".percent").textContent} ${this.find(".eta").textContent}`.trim());
   }
 
@@ -119,8 +142,12 @@ export class Lane {
     Object.assign(this.find(".band").style, { left: `${from}%`, width: `${to - from}%` });
   }
 
-  timeLeft(step, ended) {
-    if (ended) return this.summary ? `thought for ${seconds(this.summary.thinking_secs)}` : "answering …";
+  timeThought() {
+    if (this.summary) return `thought for ${seconds(this.summary.thinking_secs)}`;
+    return this.state === "thinking" ? "answering …" : "";
+  }
+
+  timeLeft(step) {
     const secs = step?.remaining_secs, tokens = step?.remaining_tokens;
     if (secs) return `about ${seconds(secs.value)} left (${seconds(secs.low)} to ${seconds(secs.high)})`;
     return tokens ? `about ${Math.round(tokens.value)} tokens left (${Math.round(tokens.low)} to ${Math.round(tokens.high)})` : "";
@@ -141,5 +168,6 @@ export class Lane {
     const parts = this.answer.trim().split(/\\boxed\{([^{}]*)\}/);
     const element = (text, place) => place % 2 ? make("b", { textContent: text, className: "boxed" }) : text;
     this.find(".answer").replaceChildren(...(this.answer.trim() ? parts.map(element) : []));
+    this.find(".failure").textContent = this.failure ? `Here it ended: ${this.failure}.` : "";
   }
 }

@@ -1,6 +1,6 @@
 /* The page: asks, races, and turns the throttle. */
 
-import { failure, get, useKey } from "./api.js";
+import { failure, get, hasKey, useKey } from "./api.js";
 import { $, announce, make, warn } from "./dom.js";
 import { Lane } from "./lane.js";
 import { showVector } from "./vector.js";
@@ -8,22 +8,39 @@ import { showVector } from "./vector.js";
 const RACE_ALPHA = 15;
 let model = null;
 let lanes = [];
+let retry = null;
 
 /* ---- the model ---- */
 
 async function connect() {
-  const later = (text, wait) => { $("model").textContent = text; setTimeout(connect, wait); };
+  clearTimeout(retry);
+  const later = (text, wait) => { $("model").textContent = text; retry = setTimeout(connect, wait); };
   let response;
   try { response = await get("/v1/models"); }
   catch { return later("the server does not answer; trying again", 2000); }
-  if (response.status === 503) return later("loading the model …", 700);
+  if (response.status === 503) {
+    const { code, message } = await failure(response);
+    return later(code === "loading" ? "loading the model …" : message, 700);
+  }
   $("key-form").hidden = response.status !== 401;
-  if (response.status === 401) { $("model").textContent = "locked"; $("key").focus(); return; }
-  if (!response.ok) { warn((await failure(response)).message); return; }
+  if (response.status === 401) return locked();
+  if (!response.ok) { warn("server", (await failure(response)).message); return; }
+  warn("server", "");
   model = (await response.json()).data[0];
   $("model").textContent = `${model.id} · ${model.tpv.dtype}`;
   showExamples(model.tpv.examples);
   showVector(model.tpv.vector);
+}
+
+function locked() {
+  $("model").textContent = "locked";
+  $("key-note").textContent = hasKey() ? "The server does not accept this key." : "";
+  $("key").focus();
+}
+
+function enterKey() {
+  if (useKey($("key").value.trim())) connect();
+  else $("key-note").textContent = "This is no key: a key has letters from a to z, digits and signs of ASCII alone.";
 }
 
 function showExamples(examples) {
@@ -58,7 +75,8 @@ async function start(strengths) {
   if (mine !== lanes) return;
   busy(false);
   mine.forEach((lane) => lane.draw());
-  if (mine.length === 2) finishRace(mine);
+  announce([...mine.map((lane) => lane.outcome), mine.length === 2 ? finishRace(mine) : ""].filter(Boolean).join(". "));
+  if (mine.some((lane) => lane.lost)) connect();
 }
 
 /* A phone has no room for the question and the thought together. */
@@ -67,15 +85,18 @@ function show(element) {
   element.scrollIntoView({ block: matchMedia("(max-width: 34rem)").matches ? "start" : "nearest", behavior });
 }
 
+/* Two lengths can be compared if both thoughts came to their ends. */
 function finishRace([base, pushed]) {
-  if (!base.summary || !pushed.summary) return;
+  if (!base.summary?.thinking_ended || !pushed.summary?.thinking_ended) return "not comparable";
   const from = base.summary.thinking_tokens, to = pushed.summary.thinking_tokens;
   const change = Math.round(100 * (1 - to / from));
-  announce(`${to} against ${from} thinking tokens`);
   pushed.find("h2").append(make("span", { className: "gain", textContent: change >= 0 ? `${change} % shorter` : `${-change} % longer` }));
+  return `${to} against ${from} thinking tokens`;
 }
 
 function busy(is) {
+  /* A button that is switched off loses the focus to nowhere. */
+  if (!is && [$("end"), $("stop")].includes(document.activeElement)) $("think").focus({ preventScroll: true });
   for (const id of ["end", "stop"]) $(id).disabled = !is;
   document.body.classList.toggle("busy", is);
 }
@@ -111,7 +132,7 @@ $("race").addEventListener("click", () => { $("alpha").value = raceAlpha(); show
 $("end").addEventListener("click", () => lanes.forEach((lane) => lane.control({ end_thinking: true })));
 $("stop").addEventListener("click", stop);
 $("alpha").addEventListener("input", throttle);
-$("key-form").addEventListener("submit", (event) => { event.preventDefault(); useKey($("key").value.trim()); connect(); });
+$("key-form").addEventListener("submit", (event) => { event.preventDefault(); enterKey(); });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") stop();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("ask").requestSubmit(); }

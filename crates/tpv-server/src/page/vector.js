@@ -10,10 +10,10 @@ export function showVector(vector) {
   $("error").textContent = "";
   for (const id of ["alpha", "race"]) $(id).disabled = !vector;
   if (!vector) {
-    warn("This model has no vector, so neither progress nor the throttle work. Make one with: tpv learn");
+    warn("vector", "This model has no vector, so neither progress nor the throttle work. Make one with: tpv learn");
     return;
   }
-  warn(vector.warnings.length ? `This vector may not belong to this model: ${vector.warnings.join(" ")}` : "");
+  warn("vector", vector.warnings.length ? `This vector may not belong to this model: ${vector.warnings.join(" ")}` : "");
   $("vector").append(table([], facts(vector)));
   if (vector.figures?.test?.length) showIntervals(vector.figures.test);
   else if (vector.figures?.held_out?.length) showParts(vector.figures.held_out);

@@ -1,7 +1,10 @@
 //! What answers look like: whole, streamed, with progress, in several choices, and under control.
 
-use crate::server::{joined, next_chunk, question, slow, start, stream};
+use crate::models::thinker_with;
+use crate::server::{joined, next_chunk, question, slow, start, start_with, stream};
 use serde_json::{Value, json};
+use tpv_engine::load::LoadOptions;
+use tpv_server::Served;
 
 #[test]
 fn streamed_and_whole_answers_agree() {
@@ -86,16 +89,48 @@ fn control_ends_a_thought_and_changes_alpha_under_way() {
     assert_eq!(control(json!({ "id": id, "alpha": 0.5 })).json()["applied"], 1);
     while next_chunk(&mut reader)["tpv"]["alpha"] != 0.5 {}
     assert_eq!(control(json!({ "id": id, "end_thinking": true })).json()["applied"], 1);
+    for choice in [json!(1), json!("first")] {
+        let answer = control(json!({ "id": id, "alpha": 1, "choice": choice }));
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (422, &json!("choice")));
+    }
     let mut last = next_chunk(&mut reader);
-    let mut forced = false;
+    let (mut forced, mut answered) = (false, false);
     while last["tpv"]["summary"].is_null() {
         forced |= last["tpv"]["forced"] == true;
+        if !answered && last["tpv"]["phase"] == "answer" {
+            answered = true;
+            assert_eq!(control(json!({ "id": id, "alpha": 1 })).json()["applied"], 0, "the thought has ended");
+            assert_eq!(control(json!({ "id": id, "end_thinking": true })).json()["applied"], 0);
+        }
         last = next_chunk(&mut reader);
     }
     let tokens = last["tpv"]["summary"]["thinking_tokens"].as_u64().unwrap();
-    assert!(forced && tokens < 30, "{last}");
+    assert!(forced && answered && tokens < 30, "{last}");
     assert_eq!(control(json!({ "id": id, "alpha": 1 })).status, 404);
     assert_eq!(control(json!({ "id": id })).status, 422);
+}
+
+#[test]
+fn an_answer_without_a_length_gets_what_the_memory_holds() {
+    let small = || {
+        let model = thinker_with(&LoadOptions { kv_tokens: Some(256), ..LoadOptions::default() });
+        Served { model, vector: None }
+    };
+    let server = start_with(small, |_| {});
+    assert_eq!(server.get("/v1/models").json()["data"][0]["max_model_len"], 256);
+    let usage = |extra: Value| server.chat(extra).json()["usage"]["total_tokens"].as_u64();
+    assert!(usage(json!({})) <= Some(256) && usage(json!({ "max_tokens": 10_000 })) <= Some(256));
+    let long = server.chat(json!({ "messages": [{ "role": "user", "content": "word ".repeat(300) }] }));
+    assert_eq!((long.status, &long.json()["error"]["code"]), (422, &json!("context_length_exceeded")));
+}
+
+#[test]
+fn numbers_are_written_as_they_were_given() {
+    let server = start(|_| {});
+    let models = server.get("/v1/models").body;
+    assert!(models.contains(r#""temperature":0.6,"#) && models.contains(r#""top_p":0.95"#), "{models}");
+    let answer = server.chat(json!({ "stream": true, "tpv": { "progress": true, "policy": "constant:0.1" } }));
+    assert!(answer.body.contains(r#""alpha":0.1,"#), "{}", answer.body);
 }
 
 #[test]

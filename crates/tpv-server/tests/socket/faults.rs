@@ -1,7 +1,7 @@
 //! What may go wrong: clients that leave, send half a request or do not read, models that fail, and the end of the server.
 
 use crate::models::{endless, letter, scripted};
-use crate::server::{next_chunk, slow, start, start_with, stream};
+use crate::server::{next_chunk, post, question, slow, start, start_with, stream};
 use serde_json::json;
 use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
@@ -29,6 +29,57 @@ fn a_client_that_leaves_frees_its_slot_within_two_tokens() {
     assert_eq!((server.metric("tpv_num_requests_running"), server.metric("tpv_disconnects_total")), (0.0, 1.0));
 }
 
+/// The reader of a request stops at what follows it, so the end must be seen in another way.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "only Linux says so")]
+fn a_client_that_leaves_behind_further_bytes_frees_its_slot_too() {
+    let steps = Arc::new(AtomicUsize::new(0));
+    let (counted, word) = (Arc::clone(&steps), letter("a"));
+    let model = move || {
+        scripted(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            word
+        })
+    };
+    let server = start_with(model, |config| config.limits.step_time = Duration::from_millis(100));
+    for (stream, behind) in
+        [(false, "\r\n"), (true, "\r\n"), (false, "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")]
+    {
+        let mut connection = server.connect();
+        let body = question(json!({ "stream": stream })).to_string();
+        let begun = steps.load(Ordering::SeqCst);
+        connection.write_all((post("/v1/chat/completions", &body, "") + behind).as_bytes()).unwrap();
+        while steps.load(Ordering::SeqCst) < begun + 3 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(connection);
+        let before = steps.load(Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(600));
+        let after = steps.load(Ordering::SeqCst);
+        assert!(after - before <= 2, "{stream} {behind:?}: {before} {after}");
+    }
+    assert_eq!((server.metric("tpv_num_requests_running"), server.metric("tpv_disconnects_total")), (0.0, 3.0));
+}
+
+#[test]
+fn a_slow_pace_delays_neither_control_nor_the_end() {
+    let word = letter("a");
+    let server = start_with(
+        move || scripted(move |_| word),
+        |config| {
+            config.limits.step_time = Duration::from_secs(30);
+            config.limits.grace = Duration::ZERO;
+        },
+    );
+    let began = Instant::now();
+    let (_reader, id) = stream(&server, json!({ "stream": true }));
+    std::thread::sleep(Duration::from_millis(200));
+    let changed = server.post("/v1/chat/completions/control", &json!({ "id": id, "alpha": 3 }));
+    assert_eq!(changed.json()["applied"], 1);
+    drop(server); // waits for its end
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
 /// Tokens of [`endless`] that no socket holds.
 const MANY: usize = 12_000;
 
@@ -36,6 +87,8 @@ const MANY: usize = 12_000;
 fn a_slow_reader_loses_its_samples_and_nobody_waits_for_it() {
     let server = start_with(endless, |_| {});
     let (mut reader, _) = stream(&server, json!({ "stream": true, "max_tokens": MANY }));
+    // With the second token it counts as running.
+    (0..2).for_each(|_| drop(next_chunk(&mut reader)));
     let deadline = Instant::now() + Duration::from_secs(50);
     while server.metric("tpv_num_requests_running") > 0.0 {
         assert_eq!(server.chat(json!({ "max_tokens": 2 })).status, 200, "another client is answered meanwhile");
@@ -104,10 +157,12 @@ fn silence_is_filled_and_half_a_request_is_not_waited_for() {
 #[test]
 fn a_stop_lets_answers_end() {
     let server = start(slow);
-    let (mut reader, _) = stream(&server, json!({ "stream": true, "max_tokens": 20 }));
+    let (mut reader, id) = stream(&server, json!({ "stream": true, "max_tokens": 20 }));
     server.stop.store(true, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(server.get("/health").status, 503, "no new work while old work ends");
+    let changed = server.post("/v1/chat/completions/control", &json!({ "id": id, "alpha": 1 }));
+    assert_eq!(changed.json()["applied"], 1, "what is under way can still be changed");
     let mut rest = String::new();
     reader.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("\"finish_reason\":\"length\"") && rest.contains("data: [DONE]"), "{rest}");

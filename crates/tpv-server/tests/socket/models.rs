@@ -11,6 +11,10 @@ use tpv_engine::vocabulary::{ModelVocabulary, Vocabulary};
 use tpv_server::{Served, ServedVector};
 
 pub fn thinker() -> TextModel {
+    thinker_with(&LoadOptions::default())
+}
+
+pub fn thinker_with(options: &LoadOptions) -> TextModel {
     let source = ModelSource::Embedded { config: tpv_thinker::CONFIG, weights: tpv_thinker::WEIGHTS };
     let text = TextFiles {
         tokenizer: tpv_thinker::TOKENIZER.into(),
@@ -20,7 +24,7 @@ pub fn thinker() -> TextModel {
         chat_template: None,
     };
     let wishes = LimitWishes { max_batch: Some(32), ..LimitWishes::default() };
-    TextModel::load("thinker", None, &source, &text, &LoadOptions::default(), wishes).unwrap()
+    TextModel::load("thinker", None, &source, &text, options, wishes).unwrap()
 }
 
 /// A vector that reads something and, pushed, ends the thinking: the row of `</think>` itself.

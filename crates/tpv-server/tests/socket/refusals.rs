@@ -23,6 +23,25 @@ fn refusals_have_a_status_and_name_the_field() {
     assert_eq!(field(json!({ "tpv": { "policy": "warp:9" } })), (422, "tpv.policy".into()));
     assert_eq!(field(json!({ "reasoning_effort": "heroic" })), (422, "reasoning_effort".into()));
     assert_eq!(field(json!({ "model": "gpt-5" })), (404, "model".into()));
+    assert_eq!(field(json!({ "logit_bias": { "999999": 1 } })), (422, "logit_bias".into()));
+    assert_eq!(field(json!({ "logit_bias": { "999999": 1 }, "stream": true })), (422, "logit_bias".into()));
+    assert_eq!(field(json!({ "tpv": { "alpha": 1 } })), (422, "tpv.alpha".into()));
+    assert_eq!(field(json!({ "tool_choice": "required" })), (422, "tool_choice".into()));
+    let long = "entropy+".repeat(10_000);
+    for extra in [
+        json!({ "tpv": { "policy": long } }),
+        json!({ "reasoning_effort": long }),
+        json!({ "model": long }),
+        json!({ "tpv": { long.clone(): 1 } }),
+    ] {
+        let (status, _, message) = refusal(extra);
+        assert!([404, 422].contains(&status) && message.len() < 1200, "{message}");
+    }
+    for name in ["tools", "response_format", "top_logprobs", "logprobs"] {
+        let value = if name.ends_with("probs") { json!(2) } else { json!([{ "type": "json_object" }]) };
+        let answer = server.post("/v1/completions", &json!({ "prompt": "1 + 1", "max_tokens": 1, name: value }));
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (422, &json!(name)));
+    }
     assert_eq!(
         field(json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
         (422, "messages".into())
@@ -37,9 +56,18 @@ fn refusals_have_a_status_and_name_the_field() {
         (server.get("/v1/models/gpt-5"), 404, "model_not_found"),
         (server.get("/v1/completions"), 405, "method_not_allowed"),
         (server.post("/v1/models", &json!({})), 405, "method_not_allowed"),
+        (server.get("/v1/models/%ff"), 400, "malformed_request"),
+        (server.send(b"GET /v1/models HTTP/1.1\r\nconnection: close\r\n\r\n"), 400, "malformed_request"),
+        (
+            server.send(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\nconnection: close\r\n\r\n"),
+            400,
+            "malformed_request",
+        ),
     ] {
         assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (status, Some(code)));
     }
+    let put = server.send(b"PUT /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(put.status == 405 && put.body.contains("does not take PUT; use GET here"), "{}", put.body);
     assert!(server.get("/v1/completions").head.contains("allow: POST"));
     for hostile in [
         "GET / HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n".to_owned(),
@@ -71,6 +99,24 @@ fn the_key_is_asked_for_and_other_addresses_need_one() {
     assert_eq!(server.send(request.as_bytes()).status, 200);
     let open = ServerConfig { address: "0.0.0.0:0".parse().unwrap(), ..ServerConfig::default() };
     assert!(matches!(Server::start(open), Err(ServerError::Open(_))));
+    let mut wrong = ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..ServerConfig::default() };
+    wrong.access.allowed_origins.push("*".into());
+    assert!(matches!(Server::start(wrong), Err(ServerError::Config(_))));
+}
+
+#[test]
+fn a_listed_origin_may_send_the_headers_of_its_client() {
+    let server = start(|config| config.access.allowed_origins.push("https://chat.example".into()));
+    let ask = |method: &str, origin: &str| {
+        let head = format!("{method} /v1/models HTTP/1.1\r\nhost: localhost\r\norigin: {origin}\r\n");
+        let asked = "access-control-request-headers: authorization,x-stainless-os\r\nconnection: close\r\n\r\n";
+        server.send((head + asked).as_bytes())
+    };
+    let preflight = ask("OPTIONS", "https://chat.example").head;
+    assert!(preflight.contains("access-control-allow-headers: authorization,x-stainless-os"), "{preflight}");
+    let answer = ask("GET", "https://chat.example").head;
+    assert!(answer.contains("access-control-expose-headers: retry-after"), "{answer}");
+    assert!(!ask("OPTIONS", "https://evil.example").head.contains("access-control"));
 }
 
 #[test]
@@ -96,6 +142,8 @@ fn a_full_queue_is_said_with_a_time_to_come_back() {
     let refused = server.chat(json!({}));
     assert_eq!(refused.status, 503);
     assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
+    let never = server.chat(json!({ "n": 2 }));
+    assert_eq!((never.status, &never.json()["error"]["param"]), (422, &json!("n")));
     drop(reader);
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(server.chat(json!({ "max_tokens": 1 })).status, 200);
