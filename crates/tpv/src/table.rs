@@ -8,17 +8,21 @@ const STYLE: TableStyle = TableStyle::new()
     .header_separator(LineStyle::none().fill('─').junction('─'))
     .bottom_border(LineStyle::none().fill('─').junction('─'));
 
-/// A figure with its interval in few characters, such as `0.040 [.034, .047]`, or a hyphen where there is none.
-pub fn figure(interval: Option<Interval>, digits: usize) -> String {
-    let number = |value: f64| match format!("{value:.digits$}") {
+/// A number with so many digits after the point; what rounds to zero has no sign.
+pub fn number(value: f64, digits: usize) -> String {
+    match format!("{value:.digits$}") {
         text if text.starts_with('-') && !text.contains(|c| matches!(c, '1'..='9')) => text[1..].to_owned(),
         text => text,
-    };
-    let bound = |value: f64| match number(value) {
+    }
+}
+
+/// A figure with its interval in few characters, such as `0.040 [.034, .047]`, or a hyphen where there is none.
+pub fn figure(interval: Option<Interval>, digits: usize) -> String {
+    let bound = |value: f64| match number(value, digits) {
         text if value.abs() < 1.0 && digits > 0 => text.replacen("0.", ".", 1),
         text => text,
     };
-    let text = |it: Interval| format!("{} [{}, {}]", number(it.value), bound(it.low), bound(it.high));
+    let text = |it: Interval| format!("{} [{}, {}]", number(it.value, digits), bound(it.low), bound(it.high));
     interval.map_or_else(|| "-".into(), text)
 }
 

@@ -350,10 +350,13 @@ fn report(summary: &GenerateSummary, args: &GenerateArgs, console: &Console) {
     console.emit("generate", summary);
     let GenerateSummary { samples, thinking_ended, tokens, elapsed_secs, .. } = summary;
     let speed = *tokens as f64 / elapsed_secs.max(1e-9);
-    console.print(format!(
-        "{samples} samples of {} problems, {thinking_ended} ended their thinking, {tokens} tokens in {elapsed_secs:.1} s ({speed:.0} tok/s)",
-        summary.problems - summary.skipped,
-    ));
+    console.print(match samples {
+        0 => "nothing was left to do".to_owned(),
+        _ => format!(
+            "{samples} samples of {} problems, {thinking_ended} ended their thinking, {tokens} tokens in {elapsed_secs:.1} s ({speed:.0} tok/s)",
+            summary.problems - summary.skipped,
+        ),
+    });
     if summary.tokens_guessed > 0 {
         let GenerateSummary { tokens_guessed, guesses_right, .. } = summary;
         console.print(format!("{guesses_right} of {tokens_guessed} tokens guessed ahead were right"));

@@ -11,7 +11,7 @@ use crate::sweep::figures::SweepFigures;
 use crate::sweep::result::SweepResult;
 use crate::sweep::runner::{FIGURES_FILE, RESULTS_FILE};
 use crate::sweep::tables::{self, percent};
-use crate::table::figure;
+use crate::table::{figure, number};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -106,11 +106,7 @@ impl Trained {
         });
         let test = table("Progress of held-out problems", &["", "MSE", "MAE", "R2", "Spearman"], test);
         let parts = self.held_out.iter().map(|it| {
-            vec![
-                it.predictor.clone(),
-                format!("{:.3}", it.mse),
-                it.r2.map_or_else(|| "-".into(), |r2| format!("{r2:.3}")),
-            ]
+            vec![it.predictor.clone(), format!("{:.3}", it.mse), it.r2.map_or_else(|| "-".into(), |r2| number(r2, 3))]
         });
         let parts =
             table("Progress of held-out problems, each fifth by a fit on the others", &["", "MSE", "R2"], parts);

@@ -9,7 +9,7 @@ use crate::args::TrainArgs;
 use crate::commands::report::remove_report;
 use crate::console::Console;
 use crate::sweep::effort::{EffortRun, FittedOn};
-use crate::table::table;
+use crate::table::{number, table};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -274,7 +274,7 @@ fn report(metrics: &SumsMetrics, args: &TrainArgs, console: &Console) {
     let rows = metrics.held_out.iter().map(|it| {
         let least = it.mse_of_parts.iter().copied().fold(f64::INFINITY, f64::min);
         let greatest = it.mse_of_parts.iter().copied().fold(0.0, f64::max);
-        let r2 = it.r2.map_or_else(|| "-".into(), |r2| format!("{r2:.3}"));
+        let r2 = it.r2.map_or_else(|| "-".into(), |r2| number(r2, 3));
         vec![it.predictor.to_owned(), format!("{:.4}", it.mse), format!("{least:.4} to {greatest:.4}"), r2]
     });
     let header = ["every fifth of the problems held out once", "MSE", "over the fifths", "R2"];

@@ -238,7 +238,12 @@ fn report(results: &[BenchResult], console: &Console) {
     let rows = results.iter().flat_map(|result| {
         result.decode.iter().map(move |decode| {
             let Monitoring { cost, cost_interval: (low, high), .. } = decode.monitoring;
-            let share = decode.bandwidth_share.map_or(String::new(), |share| format!(" ({:.0} %)", share * 100.0));
+            let share = match decode.bandwidth_share {
+                None => String::new(),
+                // More than the memory delivers is read from the cache.
+                Some(share) if share > 1.0 => " (cached)".into(),
+                Some(share) => format!(" ({:.0} %)", share * 100.0),
+            };
             vec![
                 format!("{} {} {}", result.model, result.dtype, result.device),
                 format!("{:.0}", result.prefill_tokens_per_sec),
