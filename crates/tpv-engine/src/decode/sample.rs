@@ -350,3 +350,17 @@ impl Active {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_counts_by_the_weights_and_the_other_sequences() {
+        let load = StepLoad { positions: 100, position_bytes: 6.0, weight_bytes: Some(3000.0) };
+        assert_eq!(load.growth(100), 6.0 / 3000.0, "alone");
+        assert_eq!(load.growth(40), 6.0 / 3360.0, "beside 60 positions of others");
+        assert_eq!(load.growth(120), 6.0 / 3000.0, "a sample that is not counted yet");
+        assert_eq!(StepLoad { weight_bytes: None, ..load }.growth(40), 0.0);
+    }
+}

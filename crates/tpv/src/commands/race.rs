@@ -237,6 +237,10 @@ fn report(race: &Race, console: &Console) {
     });
     console.print(table(&["", "thinking", "answer"], rows));
     let base = race.runners[0].finish.as_ref().map_or(0, |finish| finish.thinking_tokens).max(1);
-    let share = 100.0 * race.saved_thinking_tokens as f64 / f64::from(base);
-    console.print(format!("saved {} of {base} thinking tokens ({share:.0} %)", race.saved_thinking_tokens));
+    let saved = race.saved_thinking_tokens;
+    let share = 100.0 * saved.abs() as f64 / f64::from(base);
+    console.print(match saved {
+        ..0 => format!("took {} more than the {base} thinking tokens of alpha 0 ({share:.0} %)", -saved),
+        _ => format!("saved {saved} of {base} thinking tokens ({share:.0} %)"),
+    });
 }

@@ -104,7 +104,11 @@ impl Trained {
             let Figures { mse, mae, r2, spearman, .. } = it.figures;
             vec![it.predictor.clone(), figure(mse, 3), figure(mae, 3), figure(r2, 3), figure(spearman, 3)]
         });
-        let test = table("Progress of held-out problems", &["", "MSE", "MAE", "R2", "Spearman"], test);
+        let test = table(
+            "Progress of held-out problems, with 95 % intervals by problem",
+            &["", "MSE", "MAE", "R2", "Spearman"],
+            test,
+        );
         let parts = self.held_out.iter().map(|it| {
             vec![it.predictor.clone(), format!("{:.3}", it.mse), it.r2.map_or_else(|| "-".into(), |r2| number(r2, 3))]
         });

@@ -126,9 +126,10 @@ fn training_finds_the_effort_levels_on_as_many_problems_as_there_are() {
             file.vector.efforts.iter().map(|(name, &alpha)| (name.as_str(), alpha)).collect();
         assert_eq!(levels, [("high", 0.0), ("low", 0.0), ("medium", 0.0)], "two problems show nothing");
     }
-    for (folder, table) in
-        [("of_states", "Progress of held-out problems<"), ("of_sums", "each fifth by a fit on the others")]
-    {
+    for (folder, table) in [
+        ("of_states", "Progress of held-out problems, with 95 % intervals"),
+        ("of_sums", "each fifth by a fit on the others"),
+    ] {
         place.ok(&format!("report {folder}"));
         let page = place.text(&format!("{folder}/report.html"));
         assert!(page.contains("A vector of thinker, fitted on ") && page.contains(table), "{page}");
