@@ -201,10 +201,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_python_scripts() {
         let Command::Generate(generate) = parse("tpv generate").unwrap().command else { panic!("another command") };
-        assert_eq!(
-            (generate.max_new_tokens, generate.end_problem_index, generate.generations_per_problem),
-            (1024, 30, 5)
-        );
+        assert_eq!((generate.max_new_tokens, generate.end(500), generate.generations_per_problem), (1024, 30, 5));
         let sampling = SamplingParams { temperature: 0.6, top_p: 0.95, top_k: 0 };
         assert_eq!((generate.sampling.params(), generate.sampling.seed), (sampling, 42));
         let Command::Intervene(intervene) = parse("tpv intervene").unwrap().command else { panic!("another command") };

@@ -19,9 +19,9 @@ pub struct GenerateArgs {
     /// The first problem's index.
     #[arg(long, default_value_t = 0)]
     pub start_problem_index: usize,
-    /// The index after the last problem's.
-    #[arg(long, default_value_t = 30)]
-    pub end_problem_index: usize,
+    /// The index after the last problem's; by default 30, or all problems where there are fewer.
+    #[arg(long)]
+    pub end_problem_index: Option<usize>,
     /// Samples of each problem.
     #[arg(long, value_parser = super::count, default_value_t = 5)]
     pub generations_per_problem: usize,
@@ -78,4 +78,12 @@ pub enum KeepStates {
     Thinking,
     /// None: a problem's states leave the disk as soon as its sums are on it.
     None,
+}
+
+impl GenerateArgs {
+    /// The index after the last problem's, in a data set of so many problems.
+    pub fn end(&self, problems: usize) -> usize {
+        const USUAL: usize = 30;
+        self.end_problem_index.unwrap_or(USUAL.min(problems))
+    }
 }

@@ -93,7 +93,7 @@ impl FitSummary {
 pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
     check(args)?;
     let problems = open_dataset(&args.dataset, console)?;
-    problems.select(args.start_problem_index, args.end_problem_index)?;
+    problems.select(args.start_problem_index, args.end(problems.problems.len()))?;
     let run = RunArgs { collects_traces: true, ..args.run.clone() };
     let mut model = open_model(&args.model, &run, console)?;
     run_with(args, &problems, &mut model, console)
@@ -119,7 +119,7 @@ pub fn run_with(
 ) -> Result<GenerateSummary> {
     check(args)?;
     let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
-    let range = problems.select(args.start_problem_index, args.end_problem_index)?;
+    let range = problems.select(args.start_problem_index, args.end(problems.problems.len()))?;
     let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();
     let style = prompt_style(&args.dataset)?;
     let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, model))?;

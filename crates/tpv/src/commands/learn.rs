@@ -54,7 +54,7 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     let library = VectorLibrary::of_user();
     let generate_args = generate_args(args);
     let problems = open_dataset(&generate_args.dataset, console)?;
-    let chosen = problems.select(0, generate_args.end_problem_index.min(problems.problems.len()))?;
+    let chosen = problems.select(0, args.problems.min(problems.problems.len()))?;
     if chosen.is_empty() {
         bail!("--problems must be at least 1");
     }
@@ -69,7 +69,7 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
         library.folder().parent().unwrap_or(Path::new(".")).join("learn").join(&model.identity.fingerprint).join(run)
     });
     let generate_args =
-        GenerateArgs { output_dir: work.join("traces"), end_problem_index: chosen.len(), ..generate_args };
+        GenerateArgs { output_dir: work.join("traces"), end_problem_index: Some(chosen.len()), ..generate_args };
     let cost = cost(&generate_args, chosen, &mut model, &work)?;
     show_cost(&cost, console);
     if !further.is_empty() {
@@ -135,7 +135,7 @@ fn generate_args(args: &LearnArgs) -> GenerateArgs {
         model: args.model.clone(),
         max_new_tokens: args.max_new_tokens,
         start_problem_index: 0,
-        end_problem_index: args.problems,
+        end_problem_index: Some(args.problems),
         generations_per_problem: args.generations_per_problem,
         output_dir: PathBuf::new(),
         states_dtype: StatesPrecision::F16,

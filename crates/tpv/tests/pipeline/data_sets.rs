@@ -100,3 +100,13 @@ fn another_data_set_of_the_same_name_is_not_mixed_into_a_run() {
         &["leave --end_of_thinking_token out"],
     );
 }
+
+#[test]
+fn a_short_data_set_is_taken_whole_unless_more_is_asked_for() {
+    let place = Workplace::new();
+    let problem = json!({"problem": "Bob has 2 pens. How many?", "answer": "2"}).to_string() + "\n";
+    place.write("three.jsonl", problem.repeat(3));
+    let line = format!("generate --model thinker --dataset three.jsonl {TINY} --output_dir out");
+    assert!(place.ok(&line).stdout.contains("3 samples of 3 problems"));
+    place.refused(&format!("{line} --end_problem_index 4"), &["beyond the 3 problems"]);
+}
