@@ -20,6 +20,7 @@ pub mod policy;
 pub mod reading;
 pub mod sampling;
 pub mod split;
+pub mod text;
 pub mod vector;
 
 mod registers;

@@ -4,14 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-
-/// Letters of a client's text that a refusal repeats.
-const QUOTED: usize = 100;
-
-/// The beginning of a client's text, for a refusal.
-pub fn shortened(text: &str) -> &str {
-    text.char_indices().nth(QUOTED).map_or(text, |(end, _)| &text[..end])
-}
+use tpv_core::text::shortened;
 
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,9 @@
 //! Reading a JSON object field by field, so that a refusal can name the field.
 
-use crate::error::{ApiError, shortened};
+use crate::error::ApiError;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
+use tpv_core::text::shortened;
 
 /// The fields of a JSON object; `null` counts as absent.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 use crate::answer;
 use crate::app::App;
 use crate::control;
-use crate::error::{ApiError, shortened};
+use crate::error::ApiError;
 use crate::guard;
 use crate::models;
 use crate::page;
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tpv_core::text::shortened;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETION: &str = "/v1/completions";

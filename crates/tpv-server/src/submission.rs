@@ -2,7 +2,7 @@
 
 use crate::admission::Room;
 use crate::app::{App, Ready};
-use crate::error::{ApiError, shortened};
+use crate::error::ApiError;
 use crate::policy;
 use crate::request::{Input, PromptInput, Wish};
 use crate::worker::{Command, SampleEvent};
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tpv_core::policy::{Alpha, Constant, Policy};
 use tpv_core::reading::{BlindReader, Reader};
 use tpv_core::sampling::sample_seed;
+use tpv_core::text::shortened;
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleId, SampleRequest};
 use tpv_engine::error::EngineError;
 use tpv_engine::model::{Prompt, PromptStyle};

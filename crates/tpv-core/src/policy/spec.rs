@@ -11,6 +11,7 @@ use super::deadline::{Deadline, DeadlineGains, DeadlineTarget, EndMarker};
 use super::entropy::{EntropyBase, EntropyGuided};
 use super::{Alpha, Budget, Constant, Control, Observation, Policy, Ramp, scale};
 use crate::reading::Calibration;
+use crate::text::shortened;
 use crate::vector::ProgressVector;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,8 +29,6 @@ const DEADLINE_OPEN_BIAS: f32 = 6.0;
 const MOST_TERMS: usize = 16;
 /// Most bytes of a policy's text.
 const MOST_BYTES: usize = 1024;
-/// Letters of a malformed text, and of what is wrong with it, that an error repeats.
-const QUOTED: usize = 100;
 /// Numbers beyond this are typing errors; within it nothing overflows.
 const LARGEST: f32 = 1e6;
 
@@ -63,14 +62,7 @@ pub enum PolicyError {
 
 impl PolicyError {
     pub(super) fn in_text(text: &str, what: impl fmt::Display) -> Self {
-        Self::Malformed { text: shortened(text), what: shortened(&what.to_string()) }
-    }
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(QUOTED) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        Self::Malformed { text: shortened(text).to_owned(), what: shortened(&what.to_string()).to_owned() }
     }
 }
 

@@ -1,15 +1,15 @@
 //! What may go wrong: clients that leave, send half a request or do not read, models that fail, and the end of the server.
 
 use crate::models::{endless, letter, scripted};
-use crate::server::{next_chunk, post, question, slow, start, start_with, stream};
+use crate::server::{Running, next_chunk, post, question, slow, start, start_with, stream};
 use serde_json::json;
 use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-#[test]
-fn a_client_that_leaves_frees_its_slot_within_two_tokens() {
+/// A server that makes a token every so many milliseconds, and the steps it has made.
+fn counting(step_millis: u64) -> (Running, Arc<AtomicUsize>) {
     let steps = Arc::new(AtomicUsize::new(0));
     let (counted, word) = (Arc::clone(&steps), letter("a"));
     let model = move || {
@@ -18,7 +18,12 @@ fn a_client_that_leaves_frees_its_slot_within_two_tokens() {
             word
         })
     };
-    let server = start_with(model, |config| config.limits.step_time = Duration::from_millis(150));
+    (start_with(model, |config| config.limits.step_time = Duration::from_millis(step_millis)), steps)
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_slot_within_two_tokens() {
+    let (server, steps) = counting(150);
     let (mut reader, _) = stream(&server, json!({ "stream": true }));
     (0..3).for_each(|_| drop(next_chunk(&mut reader)));
     let before = steps.load(Ordering::SeqCst);
@@ -33,15 +38,7 @@ fn a_client_that_leaves_frees_its_slot_within_two_tokens() {
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "only Linux says so")]
 fn a_client_that_leaves_behind_further_bytes_frees_its_slot_too() {
-    let steps = Arc::new(AtomicUsize::new(0));
-    let (counted, word) = (Arc::clone(&steps), letter("a"));
-    let model = move || {
-        scripted(move |_| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            word
-        })
-    };
-    let server = start_with(model, |config| config.limits.step_time = Duration::from_millis(100));
+    let (server, steps) = counting(100);
     for (stream, behind) in
         [(false, "\r\n"), (true, "\r\n"), (false, "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")]
     {

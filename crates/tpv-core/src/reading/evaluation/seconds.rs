@@ -237,6 +237,43 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_one_step_share_its_time() {
+        let mut traces = timed(0.1);
+        // Three tokens a step, which takes three times as long.
+        let steps = |tokens: usize| (0..tokens).map(|token| 0.3 * (token / 3) as f64);
+        for trace in &mut traces {
+            trace.times.elapsed_secs = steps(trace.thinking_tokens).collect();
+        }
+        for trace in &traces {
+            let mut stopwatch = Stopwatch::new(trace);
+            let clocks = (1..=trace.thinking_tokens as u32).filter_map(|position| stopwatch.at(position));
+            let secs: Vec<f64> = clocks.map(|clock| clock.secs(10.0)).collect();
+            assert!(secs.len() + 6 == trace.thinking_tokens, "from the third step on");
+            assert!(secs.iter().all(|secs| (secs - 1.0).abs() < 1e-9), "{secs:?}");
+        }
+    }
+
+    #[test]
+    fn steps_that_grow_are_replayed_as_they_were_foreseen() {
+        let growth = 0.02;
+        let mut trace = timed(0.1).remove(0);
+        let step = |token: usize| 0.1 * (1.0 + growth * (7 + token + 1) as f64);
+        let mut now = 0.0;
+        let elapsed = (0..trace.thinking_tokens).map(|token| {
+            now += step(token);
+            now
+        });
+        let elapsed_secs = elapsed.collect();
+        trace.times = TokenTimes { elapsed_secs, prompt_tokens: 8, step_growth: growth };
+        let mut stopwatch = Stopwatch::new(&trace);
+        for position in 1..trace.thinking_tokens as u32 {
+            let Some(clock) = stopwatch.at(position) else { continue };
+            let left = trace.thinking_tokens - position as usize;
+            assert!((clock.secs(left as f64) / clock.secs_left - 1.0).abs() < 1e-9, "{position}");
+        }
+    }
+
+    #[test]
     fn without_times_there_are_no_seconds_and_untimed_thoughts_are_left_out() {
         let calibration = calibrate(&traces(30, 6)).expect("enough problems");
         let seconds = |traces: &[HeadTrace]| {
