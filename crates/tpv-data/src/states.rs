@@ -5,8 +5,8 @@
 //! temporary file in the run's folder, from which the file of the problem is put together in the end. A sample remembers
 //! the places of its states in the log. The temporary file has no name (where the system can do that), so that nothing of
 //! it is left however the program ends. It is opened when the buffer is full for the first time: short thoughts need none.
-//! The next problem takes over the file of one that is complete, because to write over memory that the system holds
-//! already takes less than half as long as to write into new one.
+//! The next problem takes over the longest file of those that are complete, because to write over memory that the system
+//! holds already takes a small part of the time that new memory takes.
 
 use crate::error::{DataError, Result};
 use crate::floats::FloatType;
@@ -25,8 +25,8 @@ const LEAST_USE: usize = 8;
 #[derive(Debug)]
 pub struct Spill {
     folder: PathBuf,
-    /// Files of logs that are gone.
-    free: Mutex<Vec<File>>,
+    /// Files of logs that are gone, and how long they are.
+    free: Mutex<Vec<(u64, File)>>,
 }
 
 impl Spill {
@@ -46,10 +46,12 @@ impl Spill {
         Arc::new(StateLog { spill: Arc::clone(self), dtype, state_bytes, buffer_bytes, end: Mutex::default() })
     }
 
-    fn open(&self) -> io::Result<File> {
-        match unpoisoned(&self.free).pop() {
-            Some(file) => Ok(file),
-            None => tempfile::tempfile_in(&self.folder),
+    /// The longest file that is free, or a new one; and its length.
+    fn open(&self) -> io::Result<(u64, File)> {
+        let free = &mut *unpoisoned(&self.free);
+        match (0..free.len()).max_by_key(|&place| free[place].0) {
+            Some(longest) => Ok(free.swap_remove(longest)),
+            None => Ok((0, tempfile::tempfile_in(&self.folder)?)),
         }
     }
 
@@ -76,7 +78,8 @@ pub struct StateLog {
 /// Where a log grows.
 #[derive(Debug, Default)]
 struct LogEnd {
-    file: Option<File>,
+    /// And how long it was.
+    file: Option<(u64, File)>,
     bytes_in_file: u64,
     /// What comes after those.
     buffer: Vec<u8>,
@@ -126,7 +129,7 @@ impl StateLog {
             // States that lie far apart are read one by one.
             let near = if near * LEAST_USE < (left[near - 1] - first) as usize { 1 } else { near };
             piece.resize(((left[near - 1] - first) as usize + 1) * size, 0);
-            let file = end.file.as_mut().ok_or(io::ErrorKind::NotFound)?;
+            let (_, file) = end.file.as_mut().ok_or(io::ErrorKind::NotFound)?;
             file.seek(SeekFrom::Start(u64::from(*first) * size as u64))?;
             file.read_exact(&mut piece)?;
             for place in &left[..near] {
@@ -146,7 +149,7 @@ impl StateLog {
 impl LogEnd {
     /// Moves the buffer into the file.
     fn flush(&mut self, spill: &Spill) -> io::Result<()> {
-        let file = match &mut self.file {
+        let (_, file) = match &mut self.file {
             Some(file) => file,
             none => none.insert(spill.open()?),
         };
@@ -160,7 +163,8 @@ impl LogEnd {
 
 impl Drop for StateLog {
     fn drop(&mut self) {
-        let file = unpoisoned(&self.end).file.take();
+        let end = &mut *unpoisoned(&self.end);
+        let file = end.file.take().map(|(length, file)| (length.max(end.bytes_in_file), file));
         unpoisoned(&self.spill.free).extend(file);
     }
 }
@@ -190,10 +194,11 @@ impl StatesWriter {
         self.places.capacity() * size_of::<u32>()
     }
 
-    /// Ends the sample.
-    pub fn finish(mut self) -> States {
-        self.places.shrink_to_fit();
-        States { dtype: self.log.dtype, values: Values::InLog { log: self.log, places: self.places } }
+    /// The states so far; the next one is the first of another sample.
+    pub fn take(&mut self) -> States {
+        let mut places = std::mem::take(&mut self.places);
+        places.shrink_to_fit();
+        States { dtype: self.log.dtype, values: Values::InLog { log: Arc::clone(&self.log), places } }
     }
 }
 
@@ -316,7 +321,7 @@ mod tests {
                         writers[sample].push(&state(sample, row)).unwrap();
                     }
                     if row == 400 {
-                        let early = std::mem::replace(&mut writers[3], log.writer()).finish();
+                        let early = writers[3].take();
                         assert_eq!(written(&early), expected(dtype, 3, 300), "what is read may be followed by more");
                         if let Values::InLog { places, .. } = early.values {
                             writers[3].places = places;
@@ -324,8 +329,8 @@ mod tests {
                     }
                 }
                 assert_eq!(writers.each_ref().map(StatesWriter::is_empty), rows.map(|rows| rows == 0));
-                for (sample, writer) in writers.into_iter().enumerate() {
-                    let states = writer.finish();
+                for (sample, mut writer) in writers.into_iter().enumerate() {
+                    let states = writer.take();
                     assert_eq!(written(&states), expected(dtype, sample, rows[sample]), "{dtype:?} {buffer_bytes}");
                 }
                 let all = rows.iter().sum::<usize>() * WIDTH * dtype.float_type().size();
@@ -345,8 +350,8 @@ mod tests {
         for row in 0..90 {
             (0..40).for_each(|sample| writers[sample].push(&state(sample, row)).unwrap());
         }
-        for (sample, writer) in writers.into_iter().enumerate() {
-            assert_eq!(written(&writer.finish()), expected(StatesDtype::F32, sample, 90));
+        for (sample, mut writer) in writers.into_iter().enumerate() {
+            assert_eq!(written(&writer.take()), expected(StatesDtype::F32, sample, 90));
         }
     }
 
@@ -362,7 +367,7 @@ mod tests {
                 writer.push(&vec![row as f32; width]).unwrap();
                 assert!(log.bytes_in_memory() <= most, "{}", log.bytes_in_memory());
             }
-            let states = writer.finish();
+            let states = writer.take();
             assert_eq!(states.len(), 1500 * width);
             assert_eq!(states.bytes_in_memory(), 1500 * 4);
             assert!(log.bytes_in_file() as usize + most >= 1500 * width * 2);
@@ -375,7 +380,7 @@ mod tests {
         let log = Spill::new(&folder.path().join("gone")).log(StatesDtype::F16, WIDTH);
         let mut writer = log.writer();
         (0..600).for_each(|row| writer.push(&state(0, row)).unwrap());
-        let states = writer.finish();
+        let states = writer.take();
         assert_eq!((written(&states), log.bytes_in_file()), (expected(StatesDtype::F16, 0, 600), 0));
 
         let log = Spill::new(folder.path()).log_with_buffer(StatesDtype::F16, WIDTH, 1);

@@ -488,8 +488,8 @@ mod tests {
                     writer.push(state).unwrap();
                 }
             }
-            for (generation, writer) in traces.generations.iter_mut().zip(writers) {
-                generation.states = writer.finish();
+            for (generation, mut writer) in traces.generations.iter_mut().zip(writers) {
+                generation.states = writer.take();
             }
             assert!(log.bytes_in_file() > 0);
             let spilled = fs::read(store.write(&traces).unwrap()).unwrap();

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::{Phase, PhaseTracker, ThinkingMarkers};
 use tpv_core::policy::{Constant, Control, Observation, Policy};
@@ -11,7 +11,7 @@ use tpv_core::sampling::SamplingParams;
 use tpv_core::vector::dot;
 use tpv_engine::conformance::{Tolerance, check_engine};
 use tpv_engine::decode::{
-    DecodeLimits, DecodeSink, Decoder, DraftLimits, IntervenePhase, PromptRequest, SampleId, SampleRequest,
+    DecodeLimits, DecodeSink, Decoder, DraftLimits, IntervenePhase, PromptRequest, SampleId, SampleRequest, StateSink,
 };
 use tpv_engine::engine::Engine;
 use tpv_engine::error::EngineError;
@@ -77,6 +77,7 @@ fn sample(alpha: f32) -> SampleRequest {
         intervene: IntervenePhase::Thinking,
         reader: Box::new(ScriptedReader(engine.theta())),
         policy: Box::new(Constant(tpv_core::policy::Alpha(alpha))),
+        states: None,
         logit_bias: Vec::new(),
         stop_texts: Vec::new(),
     }
@@ -102,7 +103,7 @@ impl DecodeSink for Record {
         self.prompt_reports += 1;
     }
 
-    fn token(&mut self, sample: SampleId, event: TokenEvent, _: &[f32]) {
+    fn token(&mut self, sample: SampleId, event: TokenEvent) {
         if event.index == 0 {
             self.in_flight += 1;
             self.most_in_flight = self.most_in_flight.max(self.in_flight);
@@ -171,6 +172,39 @@ fn a_policy_that_panics_costs_its_own_sample_alone() {
     let tokens = |record: &Record, id| record.tokens[id].iter().map(|event| event.token).collect::<Vec<u32>>();
     assert_eq!(tokens(&record, &ids[1]), tokens(&healthy, &alone[0]));
     assert_eq!(record.finishes[&ids[1]].reason, FinishReason::Stop);
+}
+
+/// Keeps what each state says of the progress, by the token that it predicts, until there is no room.
+#[derive(Clone, Default)]
+struct Keeping {
+    room: usize,
+    kept: Arc<Mutex<Vec<(u32, f32)>>>,
+}
+
+impl StateSink for Keeping {
+    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
+        let kept = &mut *self.kept.lock().unwrap();
+        if kept.len() == self.room {
+            return Err("no room".into());
+        }
+        kept.push((event.index, dot(&engine().theta(), hidden_post_norm)));
+        Ok(())
+    }
+}
+
+#[test]
+fn states_are_kept_with_the_tokens_that_they_predict_and_unshifted() {
+    let all = Keeping { room: 100, ..Keeping::default() };
+    let keeping = |keeping: &Keeping, alpha| SampleRequest { states: Some(Box::new(keeping.clone())), ..sample(alpha) };
+    let full = Keeping { room: 3, ..Keeping::default() };
+    let samples = vec![keeping(&all, 0.1), keeping(&full, 0.0), sample(0.0)];
+    let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, samples));
+    let expected: Vec<(u32, f32)> = (0..13).map(|index| (index, (index + 1) as f32 / 10.0)).collect();
+    assert_eq!(*all.kept.lock().unwrap(), expected);
+    assert_eq!(*full.kept.lock().unwrap(), expected[..3]);
+    let failed = &record.finishes[&ids[1]];
+    assert_eq!((failed.reason, failed.error.as_deref()), (FinishReason::Failed, Some("no room")));
+    assert_eq!([&ids[0], &ids[2]].map(|id| record.finishes[id].reason), [FinishReason::Stop; 2]);
 }
 
 #[test]

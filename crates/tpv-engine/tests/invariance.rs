@@ -168,6 +168,7 @@ fn what_was_admitted_never_runs_out_of_memory() {
             intervene: IntervenePhase::Thinking,
             reader: Box::new(Blind),
             policy: Box::new(Constant::default()),
+            states: None,
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
         };
@@ -194,7 +195,7 @@ impl Reader for Blind {
 struct Lengths(Vec<u32>);
 
 impl DecodeSink for Lengths {
-    fn token(&mut self, _: SampleId, _: TokenEvent, _: &[f32]) {}
+    fn token(&mut self, _: SampleId, _: TokenEvent) {}
 
     fn finish(&mut self, _: SampleId, event: FinishEvent) {
         self.0.push(event.generated_tokens);

@@ -109,6 +109,7 @@ fn sample_request(
         intervene: IntervenePhase::Thinking,
         reader,
         policy: policy_of(ready, wish)?,
+        states: None,
         logit_bias: wish.logit_bias.clone(),
         stop_texts: wish.stop_texts.clone(),
     })

@@ -189,7 +189,7 @@ impl Route {
 }
 
 impl DecodeSink for Routes {
-    fn token(&mut self, sample: SampleId, event: TokenEvent, _hidden_post_norm: &[f32]) {
+    fn token(&mut self, sample: SampleId, event: TokenEvent) {
         let Some(route) = self.by_sample.get_mut(&sample) else { return };
         let before = route.last_token_secs.replace(event.elapsed_secs);
         self.metrics.token(&event, before.map(|before| event.elapsed_secs - before));
@@ -244,6 +244,7 @@ mod tests {
                 intervene: IntervenePhase::Thinking,
                 reader: Box::new(BlindReader),
                 policy,
+                states: None,
                 logit_bias: Vec::new(),
                 stop_texts: Vec::new(),
             };

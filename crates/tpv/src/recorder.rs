@@ -1,20 +1,64 @@
 //! Collects what the decode loop makes of each sample until the sample is finished.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::phase::Phase;
 use tpv_core::reading::Reading;
 use tpv_data::error::DataError;
-use tpv_data::states::StatesWriter;
-use tpv_engine::decode::{DecodeSink, SampleId};
+use tpv_data::states::{States, StatesWriter};
+use tpv_engine::decode::{DecodeSink, SampleId, StateSink};
 
-/// The states that are kept of a sample.
+/// The states that are kept of a sample: the decode loop puts them in, whoever asked for the sample takes them out.
+#[derive(Debug, Clone)]
+pub struct KeptStates(Arc<Mutex<Kept>>);
+
 #[derive(Debug)]
-pub struct KeptStates {
-    /// Takes them.
-    pub writer: StatesWriter,
-    /// Whether those of the thinking alone are kept.
-    pub thinking_only: bool,
+struct Kept {
+    writer: StatesWriter,
+    thinking_only: bool,
+    /// 0-based generated token that the first kept state predicts.
+    first_state: usize,
+    refused: Option<DataError>,
+}
+
+impl KeptStates {
+    /// Keeps all states, or those of the thinking alone.
+    pub fn new(writer: StatesWriter, thinking_only: bool) -> Self {
+        Self(Arc::new(Mutex::new(Kept { writer, thinking_only, first_state: 0, refused: None })))
+    }
+
+    /// The states, and the 0-based generated token that the first of them predicts. What comes later is not kept.
+    pub fn take(&self) -> Result<(States, usize), DataError> {
+        let kept = &mut *self.lock();
+        kept.refused.take().map_or(Ok(()), Err)?;
+        Ok((kept.writer.take(), kept.first_state))
+    }
+
+    fn bytes_in_memory(&self) -> usize {
+        self.lock().writer.bytes_in_memory()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateSink for KeptStates {
+    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
+        let kept = &mut *self.lock();
+        if kept.thinking_only && event.phase != Phase::Thinking {
+            return Ok(());
+        }
+        if kept.writer.is_empty() {
+            kept.first_state = event.index as usize;
+        }
+        kept.writer.push(hidden_post_norm).map_err(|error| {
+            let text = error.to_string();
+            kept.refused = Some(error);
+            text
+        })
+    }
 }
 
 /// One sample, as far as it has come.
@@ -28,8 +72,6 @@ pub struct Recording {
     pub answer_text: String,
     /// 0-based generated token that is the first of the thinking.
     pub thinking_start: Option<usize>,
-    /// 0-based generated token that the first kept state predicts.
-    pub first_state: usize,
     /// When each token of the thinking came, seconds since the prompt was submitted.
     pub thinking_secs: Vec<f64>,
     /// The readings of the thinking, in order.
@@ -47,7 +89,6 @@ impl Recording {
             thinking_text: String::new(),
             answer_text: String::new(),
             thinking_start: None,
-            first_state: 0,
             thinking_secs: Vec::new(),
             readings: Vec::new(),
             states,
@@ -60,9 +101,8 @@ impl Recording {
         format!("{}{}", self.thinking_text, self.answer_text)
     }
 
-    fn push(&mut self, event: TokenEvent, hidden_post_norm: &[f32]) -> Result<(), DataError> {
-        let thinking = event.phase == Phase::Thinking;
-        if thinking {
+    fn push(&mut self, event: TokenEvent) {
+        if event.phase == Phase::Thinking {
             self.thinking_start.get_or_insert(event.index as usize);
             self.thinking_secs.push(event.elapsed_secs);
             self.end_forced = event.forced;
@@ -71,15 +111,6 @@ impl Recording {
         let text = if event.phase == Phase::Answer { &mut self.answer_text } else { &mut self.thinking_text };
         text.push_str(&event.text);
         self.readings.extend(event.reading);
-        match &mut self.states {
-            Some(states) if thinking || !states.thinking_only => {
-                if states.writer.is_empty() {
-                    self.first_state = event.index as usize;
-                }
-                states.writer.push(hidden_post_norm)
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -87,7 +118,6 @@ impl Recording {
 pub struct Recorder<K> {
     open: HashMap<SampleId, (K, Recording)>,
     finished: Vec<(K, Recording, FinishEvent)>,
-    refused: Option<DataError>,
     /// Tokens generated so far, all samples together.
     pub tokens: u64,
 }
@@ -95,7 +125,7 @@ pub struct Recorder<K> {
 impl<K> Recorder<K> {
     /// A recorder without samples.
     pub fn new() -> Self {
-        Self { open: HashMap::new(), finished: Vec::new(), refused: None, tokens: 0 }
+        Self { open: HashMap::new(), finished: Vec::new(), tokens: 0 }
     }
 
     /// Starts to record a sample; without `states` its states are not kept.
@@ -103,17 +133,11 @@ impl<K> Recorder<K> {
         self.open.insert(sample, (key, Recording::new(states)));
     }
 
-    /// What takes the states of the samples that have not been taken.
-    pub fn state_writers(&self) -> impl Iterator<Item = &StatesWriter> {
+    /// Bytes of memory that the states of the samples take that have not been taken, beside their logs' buffers.
+    pub fn state_bytes(&self) -> usize {
         let open = self.open.values().map(|(_, recording)| recording);
         let finished = self.finished.iter().map(|(_, recording, _)| recording);
-        open.chain(finished).filter_map(|recording| recording.states.as_ref().map(|states| &states.writer))
-    }
-
-    /// The first error of keeping states since the last call, to be asked for after each step: the loop's sinks have no
-    /// way to stop it.
-    pub fn check(&mut self) -> Result<(), DataError> {
-        self.refused.take().map_or(Ok(()), Err)
+        open.chain(finished).filter_map(|recording| recording.states.as_ref()).map(KeptStates::bytes_in_memory).sum()
     }
 
     /// The samples that have finished since the last call.
@@ -123,11 +147,10 @@ impl<K> Recorder<K> {
 }
 
 impl<K> DecodeSink for Recorder<K> {
-    fn token(&mut self, sample: SampleId, event: TokenEvent, hidden_post_norm: &[f32]) {
+    fn token(&mut self, sample: SampleId, event: TokenEvent) {
         self.tokens += 1;
-        let recorded = self.open.get_mut(&sample).map(|(_, recording)| recording.push(event, hidden_post_norm));
-        if let Some(Err(error)) = recorded {
-            self.refused.get_or_insert(error);
+        if let Some((_, recording)) = self.open.get_mut(&sample) {
+            recording.push(event);
         }
     }
 

@@ -7,7 +7,7 @@
 //! read    reading = reader(hidden_post_norm)             before any shift, only while thinking
 //! control (alpha, ..) = policy(reading, logits)          only while thinking, unless asked otherwise
 //! sample  token = sampler(logits + alpha * shift)        one seed for each sample, whatever its neighbours do
-//! collect phase, text, end; one event for each token
+//! collect state, phase, text, end; one event for each token
 //!         while the next token had been guessed: read, control and sample after it
 //! ```
 //!
@@ -36,7 +36,7 @@ use crate::vocabulary::Vocabulary;
 pub use draft::{DraftCounts, DraftLimits};
 use draft::{Drafter, Ngrams};
 use queue::{Group, Queued};
-pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest, StateSink};
 use sample::{Active, Start, StepLoad};
 
 /// Logits of a step from which on threads are woken to choose the tokens.
@@ -265,9 +265,9 @@ impl Decoder {
         let take_rows = |(active, &(states, logits)): (&mut Active, &(&[f32], &[f32]))| {
             let rows = states.chunks_exact(d).zip(logits.chunks_exact(v));
             let take_rows = || active.take_rows(rows, vocabulary, max_positions, now, load);
-            // A panic of a reader, a policy or the sampler costs its own sample and nobody else anything.
+            // A panic of a reader, a policy, the sampler or whatever keeps states costs its own sample and nobody else anything.
             if catch_unwind(AssertUnwindSafe(take_rows)).is_err() {
-                let why = "its reading, its policy or its sampling broke".to_owned();
+                let why = "its reading, its policy, its sampling or the keeping of its states broke".to_owned();
                 active.finished = Some((FinishReason::Failed, Some(why)));
             }
         };
@@ -284,10 +284,10 @@ impl Decoder {
             let mut jobs: Vec<&mut (dyn FnMut() + Send)> = jobs.iter_mut().map(|job| job as _).collect();
             self.engine.side_by_side(&mut jobs);
         }
-        for (active, (states, _)) in self.active.iter_mut().zip(rows) {
+        for active in &mut self.active {
             active.learn(&mut self.ngrams, &mut self.draft_counts);
-            for (event, state) in active.events.drain(..).zip(states.chunks_exact(d)) {
-                sink.token(active.id, event, state);
+            for event in active.events.drain(..) {
+                sink.token(active.id, event);
             }
             // What was guessed wrongly.
             self.engine.truncate(active.sequence, active.tokens_held());

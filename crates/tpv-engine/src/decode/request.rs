@@ -36,6 +36,8 @@ pub struct SampleRequest {
     pub reader: Box<dyn Reader>,
     /// Chooses alpha.
     pub policy: Box<dyn Policy>,
+    /// Keeps the states, where they are kept.
+    pub states: Option<Box<dyn StateSink>>,
     /// Added to the logits of these tokens at every step.
     pub logit_bias: Vec<(u32, f32)>,
     /// Generation stops when one of these texts appears in the answer; the text itself is not part of it.
@@ -56,13 +58,19 @@ pub struct PromptRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SampleId(pub u64);
 
+/// Takes the states of one sample, on the thread that has just read them: what it does is done for several samples at once.
+pub trait StateSink: Send {
+    /// The state that predicted the token of this event, `[d]`, as the model made it. An error ends the sample as failed.
+    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> std::result::Result<(), String>;
+}
+
 /// Takes what the loop makes.
 pub trait DecodeSink {
     /// Part of a sample's prompt was read.
     fn prompt(&mut self, _sample: SampleId, _tokens_read: usize, _tokens: usize) {}
 
-    /// A token was generated; `hidden_post_norm` is the state that predicted it, `[d]`, as the model made it.
-    fn token(&mut self, sample: SampleId, event: TokenEvent, hidden_post_norm: &[f32]);
+    /// A token was generated.
+    fn token(&mut self, sample: SampleId, event: TokenEvent);
 
     /// A sample ended. Nothing more comes for it.
     fn finish(&mut self, sample: SampleId, event: FinishEvent);

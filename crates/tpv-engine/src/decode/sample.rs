@@ -161,6 +161,9 @@ impl Active {
         self.note_speed(now, load);
         for (place, (hidden_post_norm, logits)) in rows.enumerate() {
             let Some(event) = self.advance(hidden_post_norm, logits, vocabulary, max_positions, now) else { break };
+            if let Some(Err(error)) = self.request.states.as_mut().map(|states| states.keep(&event, hidden_post_norm)) {
+                self.finished = Some((FinishReason::Failed, Some(error)));
+            }
             self.events.push(event);
             self.step_tokens += 1;
             if self.finished.is_some() || self.input.get(place + 1) != Some(&self.last_token) {

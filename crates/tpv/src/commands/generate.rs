@@ -23,7 +23,7 @@ use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::run::RunConfig;
 use tpv_data::source::{TraceSource, count_reasons};
-use tpv_data::states::{Spill, StateLog, StatesWriter};
+use tpv_data::states::{Spill, StateLog};
 use tpv_data::sums::SumsRecord;
 use tpv_data::timings::{ProblemTimes, TraceTimes};
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
@@ -217,7 +217,6 @@ impl<'a> Run<'a> {
                 self.submit(problem, model)?;
             }
             let more = model.decoder.step(&mut self.recorder)?;
-            self.recorder.check()?;
             self.count_states();
             for ((problem, generation), recording, finish) in self.recorder.take_finished() {
                 bar.inc(1);
@@ -243,8 +242,7 @@ impl<'a> Run<'a> {
 
     /// Counts the bytes of the states that are held now.
     fn count_states(&mut self) {
-        let growing: usize = self.recorder.state_writers().map(StatesWriter::bytes_in_memory).sum();
-        let (mut memory, mut spilled) = (growing, 0);
+        let (mut memory, mut spilled) = (self.recorder.state_bytes(), 0);
         for open in self.open.values() {
             let finished = open.generations.iter().flatten().map(|it| it.states.bytes_in_memory());
             memory += finished.sum::<usize>() + open.states.bytes_in_memory();
@@ -267,15 +265,15 @@ impl<'a> Run<'a> {
     fn submit(&mut self, problem: &'a Problem, model: &mut TextModel) -> Result<()> {
         let prompt = model.prompts.prompt(&self.style, &problem.text)?;
         let count = self.args.generations_per_problem;
-        let samples = (0..count).map(|generation| self.sample(problem.index, generation)).collect();
-        let (tokens, phase) = (prompt.tokens.clone(), prompt.phase.clone());
+        let RunConfig { states_dtype, thinking_only, model: ref identity, .. } = *self.store.run();
+        let states = self.spill.log(states_dtype, identity.hidden_size);
+        let kept: Vec<KeptStates> = (0..count).map(|_| KeptStates::new(states.writer(), thinking_only)).collect();
+        let samples = kept.iter().enumerate().map(|(generation, kept)| self.sample(problem.index, generation, kept));
+        let (tokens, phase, samples) = (prompt.tokens.clone(), prompt.phase.clone(), samples.collect());
         let request = PromptRequest { tokens, phase, samples };
         let ids = model.decoder.submit(request).with_context(|| format!("problem {}", problem.index))?;
-        let RunConfig { states_dtype, thinking_only, ref model, .. } = *self.store.run();
-        let states = self.spill.log(states_dtype, model.hidden_size);
-        for (generation, id) in ids.into_iter().enumerate() {
-            let writer = states.writer();
-            self.recorder.start(id, (problem.index, generation), Some(KeptStates { writer, thinking_only }));
+        for (generation, (id, kept)) in ids.into_iter().zip(kept).enumerate() {
+            self.recorder.start(id, (problem.index, generation), Some(kept));
         }
         let generations = (0..count).map(|_| None).collect();
         let open = OpenProblem { problem, prompt, states, generations, timings: Vec::new() };
@@ -283,7 +281,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn sample(&self, problem: usize, generation: usize) -> SampleRequest {
+    fn sample(&self, problem: usize, generation: usize, kept: &KeptStates) -> SampleRequest {
         SampleRequest {
             sampling: self.args.sampling.params(),
             seed: sample_seed(self.args.sampling.seed, problem as u64, generation as u64),
@@ -292,23 +290,24 @@ impl<'a> Run<'a> {
             intervene: IntervenePhase::Thinking,
             reader: Box::new(BlindReader),
             policy: Box::new(Constant::default()),
+            states: Some(Box::new(kept.clone())),
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
         }
     }
 
     fn finish(&mut self, problem: usize, generation: usize, recording: Recording, finish: FinishEvent) -> Result<()> {
+        let (states, first_state) = recording.states.as_ref().expect("the states of every sample are kept").take()?;
         if finish.reason == FinishReason::Failed {
             let why = finish.error.unwrap_or_default();
             bail!("problem {problem}, generation {generation}: {why}; try --dtype f32");
         }
         let open = self.open.get_mut(&problem).expect("a problem stays open until all its generations are there");
-        let record = record(&recording, &finish, open.problem.answer.as_deref());
+        let record = record(&recording, first_state, &finish, open.problem.answer.as_deref());
         self.summary.samples += 1;
         self.summary.thinking_ended += usize::from(finish.thinking_ended);
         self.summary.correct += usize::from(record.correct == Some(true));
-        let Recording { token_ids, states, thinking_secs, .. } = recording;
-        let states = states.expect("the states of every sample are kept").writer.finish();
+        let Recording { token_ids, thinking_secs, .. } = recording;
         open.generations[generation] = Some(Generation { record, token_ids, states });
         open.timings.push(TraceTimes::new(generation, finish, thinking_secs));
         if open.timings.len() == open.generations.len() {
@@ -332,12 +331,12 @@ impl<'a> Run<'a> {
     }
 }
 
-fn record(recording: &Recording, finish: &FinishEvent, gold: Option<&str>) -> GenerationRecord {
+fn record(recording: &Recording, first_state: usize, finish: &FinishEvent, gold: Option<&str>) -> GenerationRecord {
     let (answer, correct) = judge(recording, finish, gold);
     GenerationRecord {
         text: recording.text(),
         finish_reason: finish.reason,
-        first_state: recording.first_state,
+        first_state,
         thinking_start: recording.thinking_start.unwrap_or(0),
         thinking_tokens: finish.thinking_tokens as usize,
         thinking_ended: finish.thinking_ended,

@@ -267,6 +267,7 @@ impl Run<'_> {
             },
             reader,
             policy,
+            states: None,
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
         })

@@ -212,7 +212,7 @@ fn problems_there(traces: &Path, problems: &[Problem]) -> Result<usize> {
 struct Count(u64);
 
 impl DecodeSink for Count {
-    fn token(&mut self, _: SampleId, _: TokenEvent, _: &[f32]) {
+    fn token(&mut self, _: SampleId, _: TokenEvent) {
         self.0 += 1;
     }
 
@@ -230,6 +230,7 @@ fn measure_speed(args: &GenerateArgs, problem: &Problem, samples: usize, model: 
         intervene: IntervenePhase::Thinking,
         reader: Box::new(BlindReader),
         policy: Box::new(Constant::default()),
+        states: None,
         logit_bias: Vec::new(),
         stop_texts: Vec::new(),
     };

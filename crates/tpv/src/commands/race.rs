@@ -129,6 +129,7 @@ fn sample(args: &RaceArgs, alpha: f32, vector: &OpenVector) -> SampleRequest {
         intervene: IntervenePhase::Thinking,
         reader: reader(Some(vector), None),
         policy: Box::new(Constant(Alpha(alpha))),
+        states: None,
         logit_bias: Vec::new(),
         stop_texts: Vec::new(),
     }

@@ -175,6 +175,7 @@ impl Session<'_> {
             intervene: IntervenePhase::Thinking,
             reader: reader(self.vector.as_ref(), self.budget_tokens()),
             policy: self.policy()?,
+            states: None,
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
         })

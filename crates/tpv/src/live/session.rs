@@ -144,7 +144,7 @@ impl DecodeSink for ChannelSink {
         self.send(Update::Prompt { read, total });
     }
 
-    fn token(&mut self, sample: SampleId, event: TokenEvent, _: &[f32]) {
+    fn token(&mut self, sample: SampleId, event: TokenEvent) {
         self.send(Update::Token(self.number(sample), event));
     }
 

@@ -256,6 +256,7 @@ impl<'a> Sweep<'a> {
             intervene: IntervenePhase::Thinking,
             reader,
             policy,
+            states: None,
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
         })

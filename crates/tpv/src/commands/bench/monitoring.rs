@@ -15,14 +15,14 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::event::TokenEvent;
 use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
 use tpv_core::policy::{Control, Observation, Policy};
 use tpv_core::reading::{BlindReader, Reader, Reading, StateView};
 use tpv_core::sampling::SamplingParams;
 use tpv_data::run::StatesDtype;
 use tpv_data::states::Spill;
-use tpv_engine::decode::{DecodeSink, Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use tpv_engine::decode::{Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest, StateSink};
 
 /// Rounds are collected for at least so long.
 const LEAST_SECS: f64 = 3.0;
@@ -56,8 +56,9 @@ pub fn measure(decoder: &mut Decoder, batch: usize, steps: usize, step_secs: f64
     let fours = ((ROUND_SECS / step_secs) as usize).clamp(4, (2 * steps).max(4)) / 4;
     let rounds = Rounds { fours, count: (2 * steps).div_ceil(4 * fours) };
     let (mut bare, mut monitored) = (Vec::new(), Vec::new());
-    // As in a run of many problems, whose temporary files are used again.
+    // As in a run of many problems, whose temporary files are used again: the first of them does not count.
     let spill = Spill::new(&std::env::temp_dir());
+    run(decoder, batch, rounds, &spill, &mut Vec::new(), &mut Vec::new())?;
     while bare.is_empty() || start.elapsed().as_secs_f64() < LEAST_SECS {
         run(decoder, batch, rounds, &spill, &mut bare, &mut monitored)?;
     }
@@ -96,17 +97,22 @@ fn run(
     monitored: &mut Vec<f64>,
 ) -> Result<()> {
     let switch = Arc::new(AtomicBool::new(false));
-    let mut sink = Sink { switch: Arc::clone(&switch), with_states: Recorder::new(), without: Recorder::new() };
-    let samples = submit(decoder, batch, WARM_UP + 5 * rounds.fours * rounds.count + MOST_PREFILL_STEPS, &switch)?;
-    for problem in samples.chunks(SAMPLES_OF_A_PROBLEM) {
+    let max_new_tokens = WARM_UP + 5 * rounds.fours * rounds.count + MOST_PREFILL_STEPS;
+    let mut kept = Vec::new();
+    while kept.len() < batch {
         let log = spill.log(StatesDtype::F16, decoder.spec().hidden_size);
-        for &sample in problem {
-            let states = KeptStates { writer: log.writer(), thinking_only: false };
-            sink.with_states.start(sample, (), Some(states));
-            sink.without.start(sample, (), None);
-        }
+        let count = SAMPLES_OF_A_PROBLEM.min(batch - kept.len());
+        kept.extend((0..count).map(|_| KeptStates::new(log.writer(), false)));
     }
-    while sink.tokens_of(|sink| decoder.step(sink))? < batch as u64 {
+    let samples = submit(decoder, &kept, max_new_tokens, &switch)?;
+    let mut sink = Recorder::new();
+    samples.iter().zip(kept).for_each(|(&sample, kept)| sink.start(sample, (), Some(kept)));
+    loop {
+        let before = sink.tokens;
+        decoder.step(&mut sink)?;
+        if sink.tokens - before >= batch as u64 {
+            break;
+        }
         if decoder.samples_in_flight() < batch {
             bail!("the model's scores are no numbers: nothing can be measured; try --dtype f32");
         }
@@ -122,7 +128,6 @@ fn run(
                 let start = Instant::now();
                 decoder.step(&mut sink)?;
                 millis[usize::from(on)] += start.elapsed().as_secs_f64() * 1e3;
-                sink.with_states.check()?;
             }
             decoder.step(&mut sink)?;
         }
@@ -136,7 +141,7 @@ fn run(
 
 fn submit(
     decoder: &mut Decoder,
-    batch: usize,
+    kept: &[KeptStates],
     max_new_tokens: usize,
     switch: &Arc<AtomicBool>,
 ) -> Result<Vec<SampleId>> {
@@ -145,7 +150,7 @@ fn submit(
     let shift: Arc<[f32]> = decoder.project(&theta)?.into();
     let reading = made_up_reading(spec.hidden_size)?;
     let mut samples = Vec::new();
-    for seed in 0..batch {
+    for (seed, kept) in kept.iter().enumerate() {
         let request = SampleRequest {
             sampling: SamplingParams::GREEDY,
             seed: seed as u64,
@@ -154,6 +159,7 @@ fn submit(
             intervene: IntervenePhase::Thinking,
             reader: Box::new(Switched { switch: Arc::clone(switch), inner: reading.reader(None) }),
             policy: Box::new(Switched { switch: Arc::clone(switch), inner: Control::alpha(1.0) }),
+            states: Some(Box::new(Switched { switch: Arc::clone(switch), inner: kept.clone() })),
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
         };
@@ -182,34 +188,9 @@ impl Policy for Switched<Control> {
     }
 }
 
-/// Keeps states while the switch is on.
-struct Sink {
-    switch: Arc<AtomicBool>,
-    with_states: Recorder<()>,
-    without: Recorder<()>,
-}
-
-impl Sink {
-    /// Tokens that came during an action.
-    fn tokens_of<T, E>(&mut self, action: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<u64, E> {
-        let tokens = |sink: &Self| sink.with_states.tokens + sink.without.tokens;
-        let before = tokens(self);
-        action(self)?;
-        Ok(tokens(self) - before)
-    }
-
-    fn active(&mut self) -> &mut Recorder<()> {
-        if self.switch.load(Ordering::Relaxed) { &mut self.with_states } else { &mut self.without }
-    }
-}
-
-impl DecodeSink for Sink {
-    fn token(&mut self, sample: SampleId, event: TokenEvent, hidden_post_norm: &[f32]) {
-        self.active().token(sample, event, hidden_post_norm);
-    }
-
-    fn finish(&mut self, sample: SampleId, event: FinishEvent) {
-        self.active().finish(sample, event);
+impl StateSink for Switched<KeptStates> {
+    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
+        if self.switch.load(Ordering::Relaxed) { self.inner.keep(event, hidden_post_norm) } else { Ok(()) }
     }
 }
 
