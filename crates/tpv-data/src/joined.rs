@@ -9,6 +9,7 @@ use crate::error::{DataError, Result};
 use crate::identity::check_same_model;
 use crate::run::RunConfig;
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource};
+use crate::trace::TraceStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tpv_core::vector::ModelIdentity;
@@ -90,6 +91,7 @@ fn check_pair(set: &NamedDataset, earlier: &NamedDataset) -> Result<()> {
     if set.problems_of() != earlier.problems_of() {
         return Ok(());
     }
+    check_same_problems(set, earlier)?;
     let problems = |ids: &[TraceId]| ids.iter().map(|id| id.problem).collect::<BTreeSet<usize>>();
     let (train, test) = (problems(&set.manifest.train), problems(&set.manifest.test));
     let (earlier_train, earlier_test) = (problems(&earlier.manifest.train), problems(&earlier.manifest.test));
@@ -105,6 +107,21 @@ fn check_pair(set: &NamedDataset, earlier: &NamedDataset) -> Result<()> {
         Some(id) => set.refuse(format!("{id} of the same run is in {other} as well"), "name each run or shard once"),
         None => Ok(()),
     }
+}
+
+/// Two files of one name can hold different problems. Folders of the Python scripts do not say what theirs were.
+fn check_same_problems(set: &NamedDataset, earlier: &NamedDataset) -> Result<()> {
+    let open = |set: &NamedDataset| TraceStore::open(&set.manifest.source).ok();
+    let Some((ours, theirs)) = open(set).zip(open(earlier)) else { return Ok(()) };
+    let problems: BTreeSet<usize> = ours.headers().iter().map(|header| header.id.problem).collect();
+    for problem in problems.into_iter().filter(|&problem| theirs.of_problem(problem).next().is_some()) {
+        if ours.record(problem)?.problem_text != theirs.record(problem)?.problem_text {
+            let (name, other) = (set.problems_of(), earlier.folder.display());
+            let what = format!("problem {problem} of its data set {name:?} is another one than in {other}");
+            return set.refuse(what, "two data sets of one name: generate one again from a file of another name");
+        }
+    }
+    Ok(())
 }
 
 /// Where the problems and generations of each set begin in the joined numbering.
@@ -204,7 +221,7 @@ mod tests {
     use crate::dataset::SplitRecord;
     use crate::run::StatesDtype;
     use crate::states::States;
-    use crate::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
+    use crate::trace::{Generation, GenerationRecord, ProblemTraces};
     use tpv_core::event::FinishReason;
     use tpv_core::phase::ThinkingMarkers;
 
@@ -215,31 +232,34 @@ mod tests {
             RunConfig { model, dataset: dataset.into(), seed, generations_per_problem: 1, ..RunConfig::default() };
         let mut store = TraceStore::create(folder, &run).unwrap();
         for &problem in train.iter().chain(test) {
-            let record = GenerationRecord {
-                text: String::new(),
-                finish_reason: FinishReason::Stop,
-                first_state: 0,
-                thinking_start: 0,
-                thinking_tokens: 2,
-                thinking_ended: true,
-                answer: None,
-                correct: None,
-            };
-            let states = States::in_memory(StatesDtype::F32, &[marker, problem as f32].repeat(2));
-            let traces = ProblemTraces {
-                problem,
-                problem_text: "?".into(),
-                gold: None,
-                prompt: "?".into(),
-                prompt_token_ids: vec![0],
-                generations: vec![Generation { record, token_ids: vec![1, 2], states }],
-            };
-            store.write(&traces).unwrap();
+            store.write(&traces(problem, "?", marker)).unwrap();
         }
         let split = SplitRecord { method: "hash".into(), seed: 1, train_ratio: 0.8 };
         let manifest =
             DatasetManifest::new(&store, &ThinkingMarkers::default(), split, train, test, Vec::new()).unwrap();
         NamedDataset { folder: folder.into(), manifest }
+    }
+
+    fn traces(problem: usize, text: &str, marker: f32) -> ProblemTraces {
+        let record = GenerationRecord {
+            text: String::new(),
+            finish_reason: FinishReason::Stop,
+            first_state: 0,
+            thinking_start: 0,
+            thinking_tokens: 2,
+            thinking_ended: true,
+            answer: None,
+            correct: None,
+        };
+        let states = States::in_memory(StatesDtype::F32, &[marker, problem as f32].repeat(2));
+        ProblemTraces {
+            problem,
+            problem_text: text.into(),
+            gold: None,
+            prompt: "?".into(),
+            prompt_token_ids: vec![0],
+            generations: vec![Generation { record, token_ids: vec![1, 2], states }],
+        }
     }
 
     fn first_state(source: &dyn TraceSource, id: TraceId) -> Vec<f32> {
@@ -297,6 +317,10 @@ mod tests {
         assert!(text.contains("problem_2/generation_0 of the same run is in"), "{text}");
         let text = refused(set(&at("a"), "maths", 1, &[0, 2], &[4], 1.0));
         assert!(text.contains("it is of the same traces as"), "{text}");
+        let namesake = set(&at("e"), "maths", 4, &[2, 4], &[5], 1.0);
+        TraceStore::open(&at("e")).unwrap().write(&traces(2, "Why?", 1.0)).unwrap();
+        let text = refused(namesake);
+        assert!(text.contains("problem 2 of its data set \"maths\" is another one than in"), "{text}");
         let mut other = set(&at("d"), "maths", 3, &[6], &[7], 1.0);
         other.manifest.model.name = "huge".into();
         assert!(refused(other).contains("its states are of huge, those before it of tiny"));

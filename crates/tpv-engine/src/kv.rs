@@ -38,7 +38,7 @@ impl Sequence {
 }
 
 /// The book of pages and sequences.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub(crate) struct PageLedger {
     most_pages: Option<usize>,
     references: Vec<u32>,
@@ -114,6 +114,21 @@ impl PageLedger {
             return Err(EngineError::KvMemoryFull { tokens: self.most_pages.unwrap_or(0) * PAGE_TOKENS });
         }
         Ok(wanted.iter().filter_map(|&(id, tokens)| self.grow(id, tokens)).collect())
+    }
+
+    /// Undoes a reservation of which nothing was written.
+    pub fn take_back(&mut self, wanted: &[(SequenceId, usize)], copies: &[PageCopy]) {
+        for (id, _) in wanted {
+            let Some(sequence) = self.sequences.get_mut(id) else { continue };
+            let mut unused = sequence.pages.split_off(sequence.length.div_ceil(PAGE_TOKENS));
+            if let Some(page) = sequence.pages.get_mut(sequence.length / PAGE_TOKENS)
+                && let Some(copy) = copies.iter().find(|copy| copy.to == *page)
+            {
+                unused.push(std::mem::replace(page, copy.from));
+                self.references[copy.from] += 1;
+            }
+            unused.into_iter().for_each(|page| self.release(page));
+        }
     }
 
     /// Counts tokens that a step has written.
@@ -251,6 +266,27 @@ mod tests {
         assert!(matches!(too_much, Err(EngineError::KvMemoryFull { tokens }) if tokens == 3 * PAGE_TOKENS));
         assert_eq!((ledger.tokens().0, ledger.pages(a).len(), ledger.pages(b).len()), (PAGE_TOKENS, 1, 0));
         assert!(ledger.reserve(&[(a, 1), (b, PAGE_TOKENS)]).is_ok());
+    }
+
+    #[test]
+    fn a_reservation_that_is_taken_back_leaves_no_trace() {
+        let mut ledger = PageLedger::new(None);
+        let a = ledger.open();
+        append(&mut ledger, a, 2 * PAGE_TOKENS + 3).unwrap();
+        let (b, c) = (ledger.fork(a).unwrap(), ledger.open());
+        let state = |ledger: &PageLedger| [a, b, c].map(|id| (ledger.pages(id).to_vec(), ledger.length(id)));
+        let (before, references) = (state(&ledger), ledger.references.clone());
+        let wanted = [(a, 1), (b, PAGE_TOKENS), (c, 2 * PAGE_TOKENS)];
+        let copies = ledger.reserve(&wanted).unwrap();
+        assert_eq!((copies.len(), ledger.pages(b).len(), ledger.pages(c).len()), (1, 4, 2));
+        ledger.take_back(&wanted, &copies);
+        assert_eq!(state(&ledger), before);
+        let (old, new) = ledger.references.split_at(references.len());
+        assert_eq!((old, new, ledger.free.len()), (&references[..], &[0; 4][..], 4), "a copy, one for b, two for c");
+        for id in [a, b, c] {
+            ledger.close(id);
+        }
+        assert!(ledger.references.iter().all(|&count| count == 0));
     }
 
     #[test]

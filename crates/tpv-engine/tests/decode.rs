@@ -390,6 +390,23 @@ fn thinking_can_be_ended_from_outside() {
     let tokens = &record.tokens[&id];
     assert_eq!((tokens[3].token, tokens[3].forced), (THINK_END, true));
     assert_eq!((record.finishes[&id].thinking_tokens, record.finishes[&id].reason), (4, FinishReason::Stop));
+    assert!(!decoder.end_thinking(id), "it has ended");
+}
+
+#[test]
+fn thinking_that_has_not_begun_is_closed_with_its_first_token() {
+    let mut decoder = decoder(engine(), limits(1, 512));
+    let mut record = Record::default();
+    let ids = decoder.submit(prompt(5, vec![sample(0.0), sample(0.0)])).unwrap();
+    let closed = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think></think>");
+    let answering = PromptRequest { phase: closed, ..prompt(5, vec![sample(0.0)]) };
+    let answering = decoder.submit(answering).unwrap()[0];
+    step_until(&mut decoder, &mut record, ids[0], 3);
+    assert!(decoder.end_thinking(ids[1]) && !decoder.end_thinking(answering));
+    decoder.run(&mut record).unwrap();
+    let first = &record.tokens[&ids[1]][0];
+    assert_eq!((first.token, first.forced, record.finishes[&ids[1]].thinking_tokens), (THINK_END, true, 1));
+    assert_eq!(record.finishes[&ids[0]].thinking_tokens, 15, "its neighbour thinks on");
 }
 
 #[test]

@@ -171,18 +171,9 @@ impl DownloadProgress for DownloadBars<'_> {
 }
 
 /// How problems become prompts.
-pub fn prompt_style(args: &DatasetArgs) -> Result<PromptStyle> {
-    style(args.chat_template, &args.prompt_template)
-}
-
-/// How single questions become prompts.
-pub fn problem_style(args: &StyleArgs) -> Result<PromptStyle> {
-    style(args.chat_template, &args.prompt_template)
-}
-
-fn style(chat_template: bool, template: &str) -> Result<PromptStyle> {
-    if chat_template {
-        return Ok(PromptStyle::Chat);
-    }
-    Ok(PromptStyle::Template(PromptTemplate::new(template)?))
+pub fn prompt_style(args: &StyleArgs) -> Result<PromptStyle> {
+    Ok(match args.template() {
+        Some(template) => PromptStyle::Template(PromptTemplate::new(template)?),
+        None => PromptStyle::Chat,
+    })
 }

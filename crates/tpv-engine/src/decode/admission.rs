@@ -21,7 +21,8 @@ impl Decoder {
         self.next_id += request.samples.len() as u64;
         let ids: Vec<SampleId> = (first..self.next_id).map(SampleId).collect();
         let queued = request.samples.into_iter().zip(&ids);
-        let queued = queued.map(|(request, &id)| Queued { id, request, admitted: false, cancelled: false });
+        let queued =
+            queued.map(|(request, &id)| Queued { id, request, admitted: false, cancelled: false, end_asked: false });
         let mut samples: Vec<Queued> = queued.collect();
         while !samples.is_empty() {
             let rest = samples.split_off(self.group_size(&request.tokens, &samples));

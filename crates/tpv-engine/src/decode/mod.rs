@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use tpv_core::event::FinishReason;
+use tpv_core::phase::Phase;
 use tpv_core::policy::Policy;
 
 use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
@@ -148,11 +149,16 @@ impl Decoder {
         queued.map(|queued| queued.request.policy = policy).is_some()
     }
 
-    /// Closes the thinking of a sample with its next token and asks for the answer. Returns whether it is generating and its
-    /// thinking has not ended.
+    /// Closes the thinking of a sample with its next token, the first one where it waits still, and asks for the answer.
+    /// Returns whether it thinks or will.
     pub fn end_thinking(&mut self, sample: SampleId) -> bool {
-        let active = self.active_mut(sample).filter(|active| active.may_think());
-        active.map(|active| active.end_asked = true).is_some()
+        if let Some(active) = self.active_mut(sample) {
+            active.end_asked = active.may_think();
+            return active.end_asked;
+        }
+        let thinking = self.groups.iter_mut().filter(|group| group.phase.next_phase() != Phase::Answer);
+        let queued = thinking.flat_map(|group| &mut group.samples).find(|queued| queued.id == sample);
+        queued.filter(|queued| !queued.cancelled).map(|queued| queued.end_asked = true).is_some()
     }
 
     fn active_mut(&mut self, sample: SampleId) -> Option<&mut Active> {
@@ -315,7 +321,7 @@ impl Decoder {
     /// Starts the first sample of a prompt with a sequence that holds the prompt.
     fn start_sample(&mut self, place: usize, sequence: SequenceId) {
         let group = &mut self.groups[place];
-        let Queued { id, request, .. } = group.samples.remove(0);
+        let Queued { id, request, end_asked, .. } = group.samples.remove(0);
         let (tokens, phase, submitted) = (group.tokens.len(), group.phase.clone(), group.submitted);
         let reserved_tokens = self.reservation(tokens, &request);
         let prompt = &self.groups[place].tokens;
@@ -324,7 +330,7 @@ impl Decoder {
             drafter.learn(&mut self.ngrams, prompt.iter().copied());
             drafter
         });
-        let start = Start { sequence, prompt, phase, reserved_tokens, submitted, drafter };
+        let start = Start { sequence, prompt, phase, reserved_tokens, submitted, end_asked, drafter };
         self.active.push(Active::new(id, request, start));
     }
 

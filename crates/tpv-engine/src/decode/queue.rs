@@ -25,6 +25,8 @@ pub(super) struct Queued {
     /// Whether a slot and KV memory are set aside for it.
     pub admitted: bool,
     pub cancelled: bool,
+    /// Whether its thinking is to be closed with its first token.
+    pub end_asked: bool,
 }
 
 /// A prompt that is being read or was read: its samples are forks of its sequence.

@@ -58,6 +58,8 @@ pub(super) struct Start<'a> {
     pub phase: PhaseTracker,
     pub reserved_tokens: usize,
     pub submitted: Instant,
+    /// Whether its thinking is to be closed with its first token.
+    pub end_asked: bool,
     /// Guesses its tokens; it has seen the prompt.
     pub drafter: Option<Drafter>,
 }
@@ -110,7 +112,7 @@ impl Active {
             speed: SpeedMeter::default(),
             last_step: None,
             step_tokens: 0,
-            end_asked: false,
+            end_asked: start.end_asked,
             finished: None,
         }
     }

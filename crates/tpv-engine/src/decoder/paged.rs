@@ -59,15 +59,9 @@ impl<M: PagedModel> Paged<M> {
         &mut self.model
     }
 
-    fn try_step(&mut self, inputs: &[StepInput<'_>], output: &mut StepOutput) -> Result<()> {
-        let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
-        let copies = self.ledger.reserve(&wanted)?;
-        self.model.make_room(&self.ledger, inputs, &copies)?;
-        self.model.forward(&self.ledger, inputs, output)?;
-        for input in inputs {
-            self.ledger.advance(input.sequence, input.tokens.len());
-        }
-        Ok(())
+    fn compute(&mut self, inputs: &[StepInput<'_>], copies: &[PageCopy], output: &mut StepOutput) -> Result<()> {
+        self.model.make_room(&self.ledger, inputs, copies)?;
+        self.model.forward(&self.ledger, inputs, output)
     }
 }
 
@@ -98,10 +92,12 @@ impl<M: PagedModel> Engine for Paged<M> {
             *output = StepOutput::default();
             return Ok(());
         }
-        let before = self.ledger.clone();
-        let result = self.try_step(inputs, output);
-        if result.is_err() {
-            self.ledger = before;
+        let wanted: Vec<_> = inputs.iter().map(|input| (input.sequence, input.tokens.len())).collect();
+        let copies = self.ledger.reserve(&wanted)?;
+        let result = self.compute(inputs, &copies, output);
+        match result {
+            Ok(()) => wanted.into_iter().for_each(|(sequence, tokens)| self.ledger.advance(sequence, tokens)),
+            Err(_) => self.ledger.take_back(&wanted, &copies),
         }
         result
     }

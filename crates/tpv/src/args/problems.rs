@@ -23,22 +23,26 @@ pub struct DatasetArgs {
     /// The field that holds the gold answer, for files.
     #[arg(long)]
     pub answer_field: Option<String>,
-    /// The prompt, with {problem} for the problem and {{ }} for braces.
-    #[arg(long, default_value = DEFAULT_TEMPLATE, hide_default_value = true)]
-    pub prompt_template: String,
-    /// Make prompts with the checkpoint's own chat template instead.
-    #[arg(long, conflicts_with = "prompt_template")]
-    pub chat_template: bool,
+    /// The prompts.
+    #[command(flatten)]
+    pub style: StyleArgs,
 }
 
-/// How a question becomes a prompt.
+/// How a problem becomes a prompt.
 #[derive(Args, Clone)]
 #[command(rename_all = "snake_case")]
 pub struct StyleArgs {
-    /// The prompt, with {problem} for the question and {{ }} for braces.
+    /// The prompt, with {problem} for the problem and {{ }} for braces.
     #[arg(long, default_value = DEFAULT_TEMPLATE, hide_default_value = true)]
     pub prompt_template: String,
     /// Make the prompt with the checkpoint's own chat template instead.
     #[arg(long, conflicts_with = "prompt_template")]
     pub chat_template: bool,
+}
+
+impl StyleArgs {
+    /// The template; none where the checkpoint's own one is used.
+    pub fn template(&self) -> Option<&str> {
+        (!self.chat_template).then_some(&self.prompt_template)
+    }
 }

@@ -36,8 +36,9 @@ pub struct ReadingEvaluation {
 pub fn run(args: &EvaluateReadingArgs, console: &Console) -> Result<ReadingEvaluation> {
     let (source, dataset) = open(&args.input_dir)?;
     let model = source.model().cloned().unwrap_or_default();
-    let (origin, file) = find(args.tpv.tpv.as_deref(), &model)?.with_context(|| {
-        format!("there is no vector for {}; name one with --tpv, or make one with: tpv learn {0}", model.name)
+    let (origin, file) = find(args.tpv.tpv.as_deref(), &model)?.with_context(|| match model.name.as_str() {
+        "" => format!("{} does not say which model made it; name a vector with --tpv", args.input_dir.display()),
+        name => format!("there is no vector for {name}; name one with --tpv, or make one with: tpv learn {name}"),
     })?;
     let vector = file.vector;
     let calibration = Calibration::of_vector(&vector)?;

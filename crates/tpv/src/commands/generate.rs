@@ -121,7 +121,7 @@ pub fn run_with(
     let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
     let range = problems.select(args.start_problem_index, args.end(problems.problems.len()))?;
     let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();
-    let style = prompt_style(&args.dataset)?;
+    let style = prompt_style(&args.dataset.style)?;
     let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, model))?;
     for left_out in store.left_out() {
         console
@@ -171,8 +171,8 @@ pub fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunC
         model: model.identity.clone(),
         dtype: model.decoder.spec().dtype.clone(),
         dataset: dataset.into(),
-        prompt_template: (!args.dataset.chat_template).then(|| args.dataset.prompt_template.clone()),
-        chat_template: args.dataset.chat_template,
+        prompt_template: args.dataset.style.template().map(str::to_owned),
+        chat_template: args.dataset.style.chat_template,
         sampling: args.sampling.params(),
         seed: args.sampling.seed,
         max_new_tokens: args.max_new_tokens,

@@ -102,7 +102,7 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let of_arm = |arm: &Throttle| Ok(format!("{common} {}", throttles.resolved(arm)?));
     let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
-    let style = prompt_style(&args.dataset)?;
+    let style = prompt_style(&args.dataset.style)?;
     let mut run = Run { args, arms, throttles, sampling, style, settings, folder, done: Vec::new() };
     run.sample_all(chosen, &mut model, console)?;
     let rows = run.arms.iter().map(|arm| run.row(arm, model.prompts.think_end[0])).collect();
@@ -148,7 +148,7 @@ fn settings(
     model: &TextModel,
     throttles: &Throttles,
 ) -> String {
-    let prompt = if args.dataset.chat_template { "chat template" } else { &args.dataset.prompt_template };
+    let prompt = args.dataset.style.template().unwrap_or("chat template");
     let everything = serde_json::json!([
         model.identity,
         model.decoder.spec().dtype,

@@ -146,8 +146,7 @@ fn generate_args(args: &LearnArgs) -> GenerateArgs {
             dataset: args.dataset.clone().unwrap_or_else(|| default.into()),
             problem_field: None,
             answer_field: None,
-            prompt_template: args.style.prompt_template.clone(),
-            chat_template: args.style.chat_template,
+            style: args.style.clone(),
         },
         sampling: args.sampling.clone(),
         run: args.run.clone(),
@@ -221,7 +220,7 @@ impl DecodeSink for Count {
 
 /// Tokens per second of a full batch, without the reading of its prompt.
 fn measure_speed(args: &GenerateArgs, problem: &Problem, samples: usize, model: &mut TextModel) -> Result<f64> {
-    let prompt = model.prompts.prompt(&prompt_style(&args.dataset)?, &problem.text)?;
+    let prompt = model.prompts.prompt(&prompt_style(&args.dataset.style)?, &problem.text)?;
     let sample = |number: usize| SampleRequest {
         sampling: args.sampling.params(),
         seed: sample_seed(args.sampling.seed, 0, number as u64),

@@ -10,7 +10,7 @@ use crate::live::session::{answer, choose_pace};
 use crate::live::terminal::{Key, RawMode, keys};
 use crate::live::text::harmless;
 use crate::live::view::{JsonView, View};
-use crate::model::{open_model, problem_style};
+use crate::model::{open_model, prompt_style};
 use crate::table::table;
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
@@ -97,7 +97,7 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
     if args.alpha == 0.0 {
         bail!("--alpha 0 would race against itself; name another strength");
     }
-    let style = problem_style(&args.style)?;
+    let style = prompt_style(&args.style)?;
     let mut model = open_model(&args.model, &args.run, console)?;
     let vector = open_vector(&args.tpv, &model, console)?
         .with_context(|| format!("a race needs a vector to push along; make one with: tpv learn {}", args.model))?;

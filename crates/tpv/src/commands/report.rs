@@ -53,7 +53,7 @@ pub struct WrittenReport {
 /// Draws everything that the folder holds.
 pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
     let readings: Vec<ReadingLine> = lines(&folder.join(READINGS_FILE), console)?;
-    let figures: Option<SweepFigures> = json(&folder.join(FIGURES_FILE))?;
+    let mut figures: Option<SweepFigures> = json(&folder.join(FIGURES_FILE))?;
     let explanation: Option<Explanation> = json(&folder.join(EXPLAIN_FILE))?;
     let trained: Option<Trained> = json(&folder.join(METRICS_FILE))?;
     let mut sections = readings::sections(&readings);
@@ -68,6 +68,10 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
             "{}: nothing to report on; name a folder that `tpv train`, `tpv sweep` or `tpv explain` wrote",
             folder.display()
         );
+    }
+    if let Some(figures) = figures.as_mut().filter(|_| explanation.is_some()) {
+        // The only cap of `explain` is the token limit of its run.
+        figures.arms.retain(|row| row.cap.is_none());
     }
     let trained_tables = trained.iter().flat_map(Trained::tables);
     let others = figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables));

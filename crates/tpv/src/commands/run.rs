@@ -4,7 +4,7 @@ use crate::args::AskArgs;
 use crate::console::{Console, Stopped};
 use crate::live::session::{answer, choose_pace};
 use crate::live::view::{JsonView, PlainView, TerminalView, Throttle, View};
-use crate::model::{open_model, problem_style};
+use crate::model::{open_model, prompt_style};
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -38,7 +38,7 @@ pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
         bail!("--max_new_tokens must be at least 1");
     }
     let prompt = first_prompt(args.prompt.as_deref())?;
-    let style = problem_style(&args.style)?;
+    let style = prompt_style(&args.style)?;
     let mut model = open_model(&args.model, &args.run, console)?;
     let vector = open_vector(&args.tpv, &model, console)?;
     if args.alpha != 0.0 && vector.is_none() {

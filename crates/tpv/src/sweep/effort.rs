@@ -9,7 +9,7 @@
 
 use super::figures::{ArmFigures, SweepFigures};
 use super::runner::Sweep;
-use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, SweepArgs, TrainArgs};
+use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, StyleArgs, SweepArgs, TrainArgs};
 use crate::console::Console;
 use crate::model::{locate, open_dataset, open_model};
 use anyhow::{Context, Result, bail};
@@ -169,8 +169,10 @@ impl<'a> EffortRun<'a> {
             dataset: dataset.clone(),
             problem_field: None,
             answer_field: None,
-            prompt_template: template.unwrap_or_else(|| DEFAULT_TEMPLATE.into()),
-            chat_template: fitted.run.as_ref().is_some_and(|run| run.chat_template),
+            style: StyleArgs {
+                prompt_template: template.unwrap_or_else(|| DEFAULT_TEMPLATE.into()),
+                chat_template: fitted.run.as_ref().is_some_and(|run| run.chat_template),
+            },
         };
         let set = open_dataset(&dataset, console)?;
         let problems = fitted.unseen(&set, args.effort_problems, console)?;
@@ -207,7 +209,7 @@ impl<'a> EffortRun<'a> {
             policy: CANDIDATES.map(|alpha| format!("constant:{alpha}")).into(),
             budgets: vec![self.max_new_tokens as u32],
             brief: false,
-            brief_template: self.dataset.prompt_template.clone(),
+            brief_template: self.dataset.style.prompt_template.clone(),
             problem_start_idx: start,
             problem_end_idx: Some(end),
             left_out: (start..end).filter(|index| !wanted.contains(index)).collect(),

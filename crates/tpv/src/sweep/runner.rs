@@ -71,7 +71,7 @@ fn chosen(args: &SweepArgs, set: &ProblemSet) -> Result<Vec<Problem>> {
 
 /// Everything but arm, problem and generation that determines a sample, in one line.
 fn settings(args: &SweepArgs, dataset: &str, model: &TextModel, throttles: &Throttles) -> String {
-    let prompt = if args.dataset.chat_template { "chat template" } else { &args.dataset.prompt_template };
+    let prompt = args.dataset.style.template().unwrap_or("chat template");
     let everything = serde_json::json!({
         "model": model.identity,
         "dtype": model.decoder.spec().dtype,
@@ -130,7 +130,7 @@ impl<'a> Sweep<'a> {
         arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, model))?;
         let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
         let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
-        let styles = [prompt_style(&args.dataset)?, brief];
+        let styles = [prompt_style(&args.dataset.style)?, brief];
         let settings = settings(args, &set.identity(), model, &throttles);
         let meters = Meters::default();
         let drawn = problems.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
