@@ -70,16 +70,10 @@ impl Reader for ScriptedReader {
 fn sample(alpha: f32) -> SampleRequest {
     let engine = engine();
     SampleRequest {
-        sampling: SamplingParams::GREEDY,
-        seed: 0,
-        max_new_tokens: 100,
         shift: Some(engine.project(&engine.theta()).unwrap().into()),
-        intervene: IntervenePhase::Thinking,
         reader: Box::new(ScriptedReader(engine.theta())),
         policy: Box::new(Constant(tpv_core::policy::Alpha(alpha))),
-        states: None,
-        logit_bias: Vec::new(),
-        stop_texts: Vec::new(),
+        ..SampleRequest::new(SamplingParams::GREEDY, 0, 100)
     }
 }
 

@@ -7,12 +7,8 @@ use common::{ALL, load, with_options};
 use std::sync::Arc;
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
-use tpv_core::policy::Constant;
-use tpv_core::reading::{Reader, Reading, StateView};
 use tpv_core::sampling::SamplingParams;
-use tpv_engine::decode::{
-    DecodeLimits, DecodeSink, Decoder, DraftLimits, IntervenePhase, PromptRequest, SampleId, SampleRequest,
-};
+use tpv_engine::decode::{DecodeLimits, DecodeSink, Decoder, DraftLimits, PromptRequest, SampleId, SampleRequest};
 use tpv_engine::device::DtypeChoice;
 use tpv_engine::engine::{Engine, SequenceId, StepInput, StepOutput};
 use tpv_engine::error::EngineError;
@@ -160,18 +156,7 @@ fn what_was_admitted_never_runs_out_of_memory() {
     let limits = DecodeLimits { drafts, ..DecodeLimits::default() };
     let mut decoder = Decoder::new(with_options("llama", &options).engine, Arc::new(vocabulary), limits);
     for seed in 0..3 {
-        let sample = SampleRequest {
-            sampling: SamplingParams::GREEDY,
-            seed: 0,
-            max_new_tokens: PAGE_TOKENS / 2 + 1,
-            shift: None,
-            intervene: IntervenePhase::Thinking,
-            reader: Box::new(Blind),
-            policy: Box::new(Constant::default()),
-            states: None,
-            logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
-        };
+        let sample = SampleRequest::new(SamplingParams::GREEDY, 0, PAGE_TOKENS / 2 + 1);
         let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
         let tokens = tokens(seed, PAGE_TOKENS / 2 + 1);
         decoder.submit(PromptRequest { tokens, phase, samples: vec![sample] }).unwrap();
@@ -179,15 +164,6 @@ fn what_was_admitted_never_runs_out_of_memory() {
     let mut lengths = Lengths::default();
     decoder.run(&mut lengths).unwrap();
     assert_eq!(lengths.0, [PAGE_TOKENS as u32 / 2 + 1; 3]);
-}
-
-/// Reads nothing.
-struct Blind;
-
-impl Reader for Blind {
-    fn read(&mut self, state: StateView<'_>) -> Reading {
-        Reading { position: state.position, ..Reading::default() }
-    }
 }
 
 /// The length of each sample.

@@ -13,7 +13,7 @@ use tpv_core::policy::{Alpha, Constant, Policy};
 use tpv_core::reading::{BlindReader, Reader};
 use tpv_core::sampling::sample_seed;
 use tpv_core::text::shortened;
-use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use tpv_engine::decode::{PromptRequest, SampleId, SampleRequest};
 use tpv_engine::error::EngineError;
 use tpv_engine::model::{Prompt, PromptStyle};
 use tpv_engine::template::ChatOptions;
@@ -102,16 +102,12 @@ fn sample_request(
         None => Box::new(BlindReader),
     };
     Ok(SampleRequest {
-        sampling: wish.sampling,
-        seed,
-        max_new_tokens: asked.min(room),
         shift: ready.vector.as_ref().map(|vector| Arc::clone(&vector.shift)),
-        intervene: IntervenePhase::Thinking,
         reader,
         policy: policy_of(ready, wish)?,
-        states: None,
         logit_bias: wish.logit_bias.clone(),
         stop_texts: wish.stop_texts.clone(),
+        ..SampleRequest::new(wish.sampling, seed, asked.min(room))
     })
 }
 

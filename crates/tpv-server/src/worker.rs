@@ -211,9 +211,9 @@ mod tests {
     use super::*;
     use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
     use tpv_core::policy::{Constant, Control, Observation};
-    use tpv_core::reading::BlindReader;
+
     use tpv_core::sampling::SamplingParams;
-    use tpv_engine::decode::{DecodeLimits, IntervenePhase, SampleRequest};
+    use tpv_engine::decode::{DecodeLimits, SampleRequest};
     use tpv_engine::scripted::{ScriptedEngine, ScriptedStep, ScriptedVocabulary};
 
     const TEXTS: [&str; 4] = ["hm ", "</think>", "42", ""];
@@ -236,18 +236,7 @@ mod tests {
     fn events(policies: Vec<Box<dyn Policy>>, ahead: usize) -> Vec<Vec<SampleEvent>> {
         let (commands, receiver) = blocking::channel();
         let submit = |policy: Box<dyn Policy>| {
-            let sample = SampleRequest {
-                sampling: SamplingParams::GREEDY,
-                seed: 0,
-                max_new_tokens: 50,
-                shift: None,
-                intervene: IntervenePhase::Thinking,
-                reader: Box::new(BlindReader),
-                policy,
-                states: None,
-                logit_bias: Vec::new(),
-                stop_texts: Vec::new(),
-            };
+            let sample = SampleRequest { policy, ..SampleRequest::new(SamplingParams::GREEDY, 0, 50) };
             let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
             let request = PromptRequest { tokens: vec![2], phase, samples: vec![sample] };
             let (sender, events) = mpsc::channel(ahead);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::phase::PhaseTracker;
-use tpv_core::policy::Policy;
-use tpv_core::reading::Reader;
+use tpv_core::policy::{Constant, Policy};
+use tpv_core::reading::{BlindReader, Reader};
 use tpv_core::sampling::SamplingParams;
 
 use super::draft::DraftLimits;
@@ -42,6 +42,24 @@ pub struct SampleRequest {
     pub logit_bias: Vec<(u32, f32)>,
     /// Generation stops when one of these texts appears in the answer; the text itself is not part of it.
     pub stop_texts: Vec<String>,
+}
+
+impl SampleRequest {
+    /// A sample of the model as it is: nothing is read, pushed or kept.
+    pub fn new(sampling: SamplingParams, seed: u64, max_new_tokens: usize) -> Self {
+        Self {
+            sampling,
+            seed,
+            max_new_tokens,
+            shift: None,
+            intervene: IntervenePhase::Thinking,
+            reader: Box::new(BlindReader),
+            policy: Box::new(Constant::default()),
+            states: None,
+            logit_bias: Vec::new(),
+            stop_texts: Vec::new(),
+        }
+    }
 }
 
 /// A prompt and the samples that are to be drawn for it.

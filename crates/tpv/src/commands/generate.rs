@@ -17,8 +17,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tpv_core::event::{FinishEvent, FinishReason};
-use tpv_core::policy::Constant;
-use tpv_core::reading::BlindReader;
 use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
 use tpv_data::run::RunConfig;
@@ -27,7 +25,7 @@ use tpv_data::states::{Spill, StateLog};
 use tpv_data::sums::SumsRecord;
 use tpv_data::timings::{ProblemTimes, TraceTimes};
 use tpv_data::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
-use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::decode::{PromptRequest, SampleRequest};
 use tpv_engine::model::{Prompt, PromptStyle, TextModel};
 
 /// What a run did.
@@ -282,17 +280,10 @@ impl<'a> Run<'a> {
     }
 
     fn sample(&self, problem: usize, generation: usize, kept: &KeptStates) -> SampleRequest {
+        let seed = sample_seed(self.args.sampling.seed, problem as u64, generation as u64);
         SampleRequest {
-            sampling: self.args.sampling.params(),
-            seed: sample_seed(self.args.sampling.seed, problem as u64, generation as u64),
-            max_new_tokens: self.args.max_new_tokens,
-            shift: None,
-            intervene: IntervenePhase::Thinking,
-            reader: Box::new(BlindReader),
-            policy: Box::new(Constant::default()),
             states: Some(Box::new(kept.clone())),
-            logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
+            ..SampleRequest::new(self.args.sampling.params(), seed, self.args.max_new_tokens)
         }
     }
 

@@ -256,10 +256,8 @@ impl Run<'_> {
 
     fn sample(&self, problem: usize, generation: usize, arm: usize) -> Result<SampleRequest> {
         let Parts { shift, policy, reader } = self.throttles.parts(&self.arms[arm])?;
+        let seed = sample_seed(self.args.seed, problem as u64, generation as u64);
         Ok(SampleRequest {
-            sampling: self.sampling,
-            seed: sample_seed(self.args.seed, problem as u64, generation as u64),
-            max_new_tokens: self.args.max_new_tokens,
             shift: Some(shift),
             intervene: match self.args.intervene_phase {
                 PhaseArg::Thinking => IntervenePhase::Thinking,
@@ -267,9 +265,7 @@ impl Run<'_> {
             },
             reader,
             policy,
-            states: None,
-            logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
+            ..SampleRequest::new(self.sampling, seed, self.args.max_new_tokens)
         })
     }
 

@@ -14,15 +14,13 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tpv_core::event::{FinishEvent, TokenEvent};
-use tpv_core::policy::Constant;
-use tpv_core::reading::BlindReader;
 use tpv_core::sampling::sample_seed;
 use tpv_data::library::VectorLibrary;
 use tpv_data::problems::Problem;
 use tpv_data::run::RUN_FILE;
 use tpv_data::trace::TraceStore;
 use tpv_data::vector::VectorFile;
-use tpv_engine::decode::{DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest};
+use tpv_engine::decode::{DecodeSink, PromptRequest, SampleId, SampleRequest};
 use tpv_engine::model::TextModel;
 
 /// Tokens of each sample that the speed is measured on.
@@ -221,17 +219,9 @@ impl DecodeSink for Count {
 /// Tokens per second of a full batch, without the reading of its prompt.
 fn measure_speed(args: &GenerateArgs, problem: &Problem, samples: usize, model: &mut TextModel) -> Result<f64> {
     let prompt = model.prompts.prompt(&prompt_style(&args.dataset.style)?, &problem.text)?;
-    let sample = |number: usize| SampleRequest {
-        sampling: args.sampling.params(),
-        seed: sample_seed(args.sampling.seed, 0, number as u64),
-        max_new_tokens: PROBE_TOKENS,
-        shift: None,
-        intervene: IntervenePhase::Thinking,
-        reader: Box::new(BlindReader),
-        policy: Box::new(Constant::default()),
-        states: None,
-        logit_bias: Vec::new(),
-        stop_texts: Vec::new(),
+    let sample = |number: usize| {
+        let seed = sample_seed(args.sampling.seed, 0, number as u64);
+        SampleRequest::new(args.sampling.params(), seed, PROBE_TOKENS)
     };
     let samples = (0..samples.min(model.decoder.max_batch())).map(sample).collect();
     model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;

@@ -23,7 +23,7 @@ use tpv_core::phase::Phase;
 use tpv_core::policy::{Alpha, Constant};
 use tpv_core::reading::Verdict;
 use tpv_core::sampling::sample_seed;
-use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::decode::{PromptRequest, SampleRequest};
 
 /// What is raced over when nothing is asked: problem 308 of the bundled list.
 const PROBLEM: &str = "David has 19 marbles. Day 1: gets 5. Day 2: sells 7. Day 3: gets 7. Day 4: loses 2. Day 5: buys 9. \
@@ -121,17 +121,12 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
 }
 
 fn sample(args: &RaceArgs, alpha: f32, vector: &OpenVector) -> SampleRequest {
+    let seed = sample_seed(args.sampling.seed, 0, 0);
     SampleRequest {
-        sampling: args.sampling.params(),
-        seed: sample_seed(args.sampling.seed, 0, 0),
-        max_new_tokens: args.max_new_tokens,
         shift: Some(Arc::clone(&vector.shift)),
-        intervene: IntervenePhase::Thinking,
         reader: reader(Some(vector), None),
         policy: Box::new(Constant(Alpha(alpha))),
-        states: None,
-        logit_bias: Vec::new(),
-        stop_texts: Vec::new(),
+        ..SampleRequest::new(args.sampling.params(), seed, args.max_new_tokens)
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tpv_core::policy::{Alpha, Constant, Policy, PolicyContext, PolicySpec, Term};
 use tpv_core::sampling::sample_seed;
 use tpv_core::vector::ModelIdentity;
-use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::decode::{PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
 
 const KEYS: &str = "keys: up/down change alpha, e ends the thinking, q stops";
@@ -167,17 +167,12 @@ impl Session<'_> {
     }
 
     fn sample(&self) -> Result<SampleRequest> {
+        let seed = sample_seed(self.args.sampling.seed, self.turn as u64, 0);
         Ok(SampleRequest {
-            sampling: self.args.sampling.params(),
-            seed: sample_seed(self.args.sampling.seed, self.turn as u64, 0),
-            max_new_tokens: self.args.max_new_tokens,
             shift: self.vector.as_ref().map(|vector| Arc::clone(&vector.shift)),
-            intervene: IntervenePhase::Thinking,
             reader: reader(self.vector.as_ref(), self.budget_tokens()),
             policy: self.policy()?,
-            states: None,
-            logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
+            ..SampleRequest::new(self.args.sampling.params(), seed, self.args.max_new_tokens)
         })
     }
 }

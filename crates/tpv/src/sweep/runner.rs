@@ -22,7 +22,7 @@ use tpv_core::policy::{Control, Observation, Policy};
 use tpv_core::sampling::sample_seed;
 use tpv_data::atomic::{append_line, create_folder, write_bytes, write_json};
 use tpv_data::problems::{Problem, ProblemSet};
-use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
+use tpv_engine::decode::{PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
 use tpv_engine::template::PromptTemplate;
 
@@ -248,17 +248,12 @@ impl<'a> Sweep<'a> {
         } else {
             policy
         };
+        let seed = sample_seed(self.args.sampling.seed, problem as u64, generation as u64);
         Ok(SampleRequest {
-            sampling: self.args.sampling.params(),
-            seed: sample_seed(self.args.sampling.seed, problem as u64, generation as u64),
-            max_new_tokens: self.args.max_new_tokens,
             shift: Some(shift),
-            intervene: IntervenePhase::Thinking,
             reader,
             policy,
-            states: None,
-            logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
+            ..SampleRequest::new(self.args.sampling.params(), seed, self.args.max_new_tokens)
         })
     }
 

@@ -22,7 +22,7 @@ use tpv_core::reading::{BlindReader, Reader, Reading, StateView};
 use tpv_core::sampling::SamplingParams;
 use tpv_data::run::StatesDtype;
 use tpv_data::states::Spill;
-use tpv_engine::decode::{Decoder, IntervenePhase, PromptRequest, SampleId, SampleRequest, StateSink};
+use tpv_engine::decode::{Decoder, PromptRequest, SampleId, SampleRequest, StateSink};
 
 /// Rounds are collected for at least so long.
 const LEAST_SECS: f64 = 3.0;
@@ -152,16 +152,11 @@ fn submit(
     let mut samples = Vec::new();
     for (seed, kept) in kept.iter().enumerate() {
         let request = SampleRequest {
-            sampling: SamplingParams::GREEDY,
-            seed: seed as u64,
-            max_new_tokens,
             shift: Some(Arc::clone(&shift)),
-            intervene: IntervenePhase::Thinking,
             reader: Box::new(Switched { switch: Arc::clone(switch), inner: reading.reader(None) }),
             policy: Box::new(Switched { switch: Arc::clone(switch), inner: Control::alpha(1.0) }),
             states: Some(Box::new(Switched { switch: Arc::clone(switch), inner: kept.clone() })),
-            logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
+            ..SampleRequest::new(SamplingParams::GREEDY, seed as u64, max_new_tokens)
         };
         let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
         let tokens = made_up_tokens(&spec, seed, CONTEXT_TOKENS);
