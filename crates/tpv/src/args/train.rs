@@ -35,6 +35,9 @@ pub struct TrainArgs {
     /// The model of that run, if it is not where the traces' model was.
     #[arg(long, alias = "model_name_or_path")]
     pub model: Option<String>,
+    /// The tokenizer's folder or hub name of that run, if it is not the model's.
+    #[arg(long)]
+    pub tokenizer_name_or_path: Option<String>,
     /// Seed of the bootstrap.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,

@@ -173,6 +173,7 @@ fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
         effort_dataset: None,
         effort_problems: 0,
         model: None,
+        tokenizer_name_or_path: None,
         seed,
     }
 }

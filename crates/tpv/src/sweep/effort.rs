@@ -183,7 +183,8 @@ impl<'a> EffortRun<'a> {
             bail!("the traces do not say which model made them, and effort levels need it; name it with --model");
         }
         let revision = fitted.model.revision.clone().filter(|_| model == fitted.model.name);
-        let run = RunArgs { revision, ..RunArgs::default() };
+        let tokenizer_name_or_path = args.tokenizer_name_or_path.clone();
+        let run = RunArgs { tokenizer_name_or_path, revision, ..RunArgs::default() };
         locate(&model, &run, console).context("effort levels need the model, and --model says where it is")?;
         let vector = args.output_dir.as_path();
         Ok(Some(Self {
