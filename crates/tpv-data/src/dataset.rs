@@ -155,22 +155,11 @@ mod tests {
     use crate::states::States;
     use crate::trace::{Generation, GenerationRecord, ProblemTraces, TraceStore};
     use std::fs;
-    use tpv_core::event::FinishReason;
-
     fn store(folder: &Path) -> TraceStore {
         let model = ModelIdentity { name: "tiny".into(), hidden_size: 1, ..ModelIdentity::default() };
         let mut store = TraceStore::create(folder, &RunConfig { model, ..RunConfig::default() }).unwrap();
         for problem in 0..3 {
-            let record = GenerationRecord {
-                text: String::new(),
-                finish_reason: FinishReason::Stop,
-                first_state: 0,
-                thinking_start: 0,
-                thinking_tokens: 2,
-                thinking_ended: true,
-                answer: None,
-                correct: None,
-            };
+            let record = GenerationRecord::of_two_tokens();
             let generation =
                 Generation { record, token_ids: vec![1, 2, 3], states: States::in_memory(StatesDtype::F32, &[0.5; 3]) };
             let traces = ProblemTraces {

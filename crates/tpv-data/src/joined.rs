@@ -222,7 +222,6 @@ mod tests {
     use crate::run::StatesDtype;
     use crate::states::States;
     use crate::trace::{Generation, GenerationRecord, ProblemTraces};
-    use tpv_core::event::FinishReason;
     use tpv_core::phase::ThinkingMarkers;
 
     /// A run of two-token thoughts, one for each problem, whose states are `[marker, problem]`; prepared.
@@ -241,16 +240,7 @@ mod tests {
     }
 
     fn traces(problem: usize, text: &str, marker: f32) -> ProblemTraces {
-        let record = GenerationRecord {
-            text: String::new(),
-            finish_reason: FinishReason::Stop,
-            first_state: 0,
-            thinking_start: 0,
-            thinking_tokens: 2,
-            thinking_ended: true,
-            answer: None,
-            correct: None,
-        };
+        let record = GenerationRecord::of_two_tokens();
         let states = States::in_memory(StatesDtype::F32, &[marker, problem as f32].repeat(2));
         ProblemTraces {
             problem,

@@ -78,7 +78,7 @@ pub struct StateLog {
 /// Where a log grows.
 #[derive(Debug, Default)]
 struct LogEnd {
-    /// And how long it was.
+    /// The temporary file, and how long it was when it was taken.
     file: Option<(u64, File)>,
     bytes_in_file: u64,
     /// What comes after those.
@@ -340,6 +340,21 @@ mod tests {
             }
         }
         assert_eq!(unpoisoned(&spill.free).len(), 1, "one log after the other used the same file");
+    }
+
+    #[test]
+    fn the_longest_file_that_is_free_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::new(folder.path());
+        let logs = [2, 5, 3].map(|rows| {
+            let log = spill.log_with_buffer(StatesDtype::F32, WIDTH, 1);
+            let mut writer = log.writer();
+            (0..rows).for_each(|row| writer.push(&state(0, row)).unwrap());
+            log
+        });
+        drop(logs);
+        let lengths = [(); 4].map(|()| spill.open().unwrap().0);
+        assert_eq!(lengths, [5, 3, 2, 0].map(|rows| rows * 12));
     }
 
     #[test]

@@ -71,6 +71,23 @@ pub struct GenerationRecord {
     pub correct: Option<bool>,
 }
 
+#[cfg(test)]
+impl GenerationRecord {
+    /// A finished thought of two tokens without an answer.
+    pub(crate) fn of_two_tokens() -> Self {
+        Self {
+            text: String::new(),
+            finish_reason: FinishReason::Stop,
+            first_state: 0,
+            thinking_start: 0,
+            thinking_tokens: 2,
+            thinking_ended: true,
+            answer: None,
+            correct: None,
+        }
+    }
+}
+
 /// One finished generation, to be written.
 #[derive(Debug, Clone)]
 pub struct Generation {

@@ -116,7 +116,7 @@ impl PageLedger {
         Ok(wanted.iter().filter_map(|&(id, tokens)| self.grow(id, tokens)).collect())
     }
 
-    /// Undoes a reservation of which nothing was written.
+    /// Undoes a reservation whose step failed: what it may have written lies beyond the lengths.
     pub fn take_back(&mut self, wanted: &[(SequenceId, usize)], copies: &[PageCopy]) {
         for (id, _) in wanted {
             let Some(sequence) = self.sequences.get_mut(id) else { continue };

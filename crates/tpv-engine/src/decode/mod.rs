@@ -271,7 +271,8 @@ impl Decoder {
         let take_rows = |(active, &(states, logits)): (&mut Active, &(&[f32], &[f32]))| {
             let rows = states.chunks_exact(d).zip(logits.chunks_exact(v));
             let take_rows = || active.take_rows(rows, vocabulary, max_positions, now, load);
-            // A panic of a reader, a policy, the sampler or whatever keeps states costs its own sample and nobody else anything.
+            // A panic of a reader, a policy, the sampler or whatever keeps states costs its own sample and nobody else
+            // anything.
             if catch_unwind(AssertUnwindSafe(take_rows)).is_err() {
                 let why = "its reading, its policy, its sampling or the keeping of its states broke".to_owned();
                 active.finished = Some((FinishReason::Failed, Some(why)));

@@ -134,3 +134,66 @@ impl<M: PagedModel> Engine for Paged<M> {
         self.model.side_by_side(jobs);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::PAGE_TOKENS;
+
+    /// Computes zeros, unless it is broken.
+    struct Breakable {
+        broken: bool,
+    }
+
+    impl PagedModel for Breakable {
+        fn make_room(&mut self, _: &PageLedger, _: &[StepInput<'_>], _: &[PageCopy]) -> Result<()> {
+            Ok(())
+        }
+
+        fn forward(&mut self, _: &PageLedger, _: &[StepInput<'_>], _: &mut StepOutput) -> Result<()> {
+            if self.broken { Err(EngineError::Request("broken on purpose".into())) } else { Ok(()) }
+        }
+
+        fn project(&self, _: &[f32]) -> Result<Vec<f32>> {
+            Ok(Vec::new())
+        }
+
+        fn kv_bytes_per_token(&self) -> usize {
+            1
+        }
+
+        fn step_bytes(&self) -> usize {
+            1
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_takes_no_memory_and_no_tokens() {
+        let spec = ModelSpec {
+            architecture: "none".into(),
+            hidden_size: 1,
+            vocab_size: 2,
+            max_positions: 8 * PAGE_TOKENS,
+            dtype: "f32".into(),
+            device: "cpu".into(),
+        };
+        let mut engine = Paged::new(spec, Some(4 * PAGE_TOKENS), Breakable { broken: false });
+        let mut output = StepOutput::default();
+        let prompt = engine.open().unwrap();
+        let prompt_tokens = [0; PAGE_TOKENS + 3];
+        engine.step(&[StepInput { sequence: prompt, tokens: &prompt_tokens, outputs: 0 }], &mut output).unwrap();
+        let fork = engine.fork(prompt).unwrap();
+        let tokens = [1; PAGE_TOKENS];
+        let inputs = [prompt, fork].map(|sequence| StepInput { sequence, tokens: &tokens, outputs: 1 });
+        let before = (engine.kv_tokens(), engine.ledger.pages(fork).to_vec());
+        engine.model_mut().broken = true;
+        for _ in 0..3 {
+            assert!(engine.step(&inputs[1..], &mut output).is_err());
+            assert_eq!((engine.kv_tokens(), engine.ledger.pages(fork).to_vec()), before);
+            assert_eq!([prompt, fork].map(|sequence| engine.length(sequence)), [prompt_tokens.len(); 2]);
+        }
+        engine.model_mut().broken = false;
+        engine.step(&inputs[1..], &mut output).unwrap();
+        assert_eq!(engine.length(fork), 2 * PAGE_TOKENS + 3);
+    }
+}

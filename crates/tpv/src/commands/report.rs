@@ -7,7 +7,7 @@ use crate::json_lines::read_json_lines;
 use crate::report::page::{Section, html, table};
 use crate::report::readings::{self, ReadingLine};
 use crate::report::sweep;
-use crate::sweep::figures::SweepFigures;
+use crate::sweep::figures::{ArmFigures, SweepFigures};
 use crate::sweep::result::SweepResult;
 use crate::sweep::runner::{FIGURES_FILE, RESULTS_FILE};
 use crate::sweep::tables::{self, percent};
@@ -15,6 +15,7 @@ use crate::table::{figure, number};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
 use tpv_core::metrics::Figures;
@@ -53,7 +54,7 @@ pub struct WrittenReport {
 /// Draws everything that the folder holds.
 pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
     let readings: Vec<ReadingLine> = lines(&folder.join(READINGS_FILE), console)?;
-    let mut figures: Option<SweepFigures> = json(&folder.join(FIGURES_FILE))?;
+    let figures: Option<SweepFigures> = json(&folder.join(FIGURES_FILE))?;
     let explanation: Option<Explanation> = json(&folder.join(EXPLAIN_FILE))?;
     let trained: Option<Trained> = json(&folder.join(METRICS_FILE))?;
     let mut sections = readings::sections(&readings);
@@ -68,10 +69,6 @@ pub fn write_report(folder: &Path, console: &Console) -> Result<WrittenReport> {
             "{}: nothing to report on; name a folder that `tpv train`, `tpv sweep` or `tpv explain` wrote",
             folder.display()
         );
-    }
-    if let Some(figures) = figures.as_mut().filter(|_| explanation.is_some()) {
-        // The only cap of `explain` is the token limit of its run.
-        figures.arms.retain(|row| row.cap.is_none());
     }
     let trained_tables = trained.iter().flat_map(Trained::tables);
     let others = figures.iter().flat_map(sweep_tables).chain(explanation.iter().flat_map(explain_tables));
@@ -123,15 +120,19 @@ impl Trained {
     }
 }
 
+/// The settings of a sweep.
+fn settings(figures: &SweepFigures) -> Option<Value> {
+    serde_json::from_str(&figures.settings).ok()
+}
+
 /// What the page is about: the vector in the folder, or the settings of the sweep.
 fn about(folder: &Path, figures: Option<&SweepFigures>) -> Vec<String> {
     let vector = VectorFile::load(folder).ok().map(|file| {
         let VectorInfo { model, dataset, traces, rows, .. } = file.vector.info;
         format!("A vector of {}, fitted on {rows} states of {traces} thoughts ({dataset}).", model.name)
     });
-    let settings = figures.and_then(|figures| serde_json::from_str::<serde_json::Value>(&figures.settings).ok());
-    let sweep = settings.map(|settings| {
-        let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let sweep = figures.and_then(settings).map(|settings| {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let [model, dataset] = [&settings["model"]["name"], &settings["dataset"]].map(text);
         let [dtype, seed, most] = ["dtype", "seed", "max_new_tokens"].map(|key| text(&settings[key]));
         format!("{model} ({dtype}) on {dataset}, seed {seed}, at most {most} tokens a sample.")
@@ -192,7 +193,12 @@ fn lines<T: DeserializeOwned>(path: &Path, console: &Console) -> Result<Vec<T>> 
 }
 
 fn sweep_tables(figures: &SweepFigures) -> Vec<String> {
-    let arms = table("All policies, on the same problems and seeds", &tables::ARMS_HEADER, tables::arms(figures));
+    // A cap that is the token limit of the run cuts nothing: such rows say again what those without a cap say.
+    let limit = settings(figures).and_then(|settings| settings["max_new_tokens"].as_u64());
+    let cuts_nothing = |row: &ArmFigures| limit.is_some_and(|limit| row.cap.is_some_and(|cap| u64::from(cap) >= limit));
+    let is_uncapped = |arm: &str| figures.arms.iter().any(|row| row.arm == arm && row.cap.is_none());
+    let rows = figures.arms.iter().filter(|row| !(cuts_nothing(row) && is_uncapped(&row.arm)));
+    let arms = table("All policies, on the same problems and seeds", &tables::ARMS_HEADER, tables::arms(rows));
     let areas = table("Over all caps", &tables::AREAS_HEADER, tables::areas(figures));
     let landings = table("How deadlines were met", &tables::LANDINGS_HEADER, tables::landings(figures));
     let landings = (!figures.landings.is_empty()).then_some(landings);

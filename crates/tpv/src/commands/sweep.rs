@@ -30,7 +30,7 @@ pub fn run(args: &SweepArgs, console: &Console) -> Result<SweepFigures> {
 
 fn report(figures: &SweepFigures, args: &SweepArgs, console: &Console) {
     console.emit("sweep", figures);
-    console.print(table(&tables::ARMS_HEADER, tables::arms(figures)));
+    console.print(table(&tables::ARMS_HEADER, tables::arms(&figures.arms)));
     console.print(table(&tables::AREAS_HEADER, tables::areas(figures)));
     if !figures.landings.is_empty() {
         console.print(table(&tables::LANDINGS_HEADER, tables::landings(figures)));

@@ -1,6 +1,6 @@
 //! The figures of a sweep as rows of text: one place for the terminal, the page and the CSV files.
 
-use super::figures::SweepFigures;
+use super::figures::{ArmFigures, SweepFigures};
 use super::landing::{LandingFigures, Unit};
 use std::fmt::Write;
 use tpv_core::bootstrap::Interval;
@@ -30,9 +30,9 @@ pub const ARMS_HEADER: [&str; 11] = [
     "McNemar p",
 ];
 
-/// Every policy at every cap.
-pub fn arms(figures: &SweepFigures) -> impl Iterator<Item = Vec<String>> {
-    figures.arms.iter().map(|row| {
+/// Policies at caps.
+pub fn arms<'a>(rows: impl IntoIterator<Item = &'a ArmFigures>) -> impl Iterator<Item = Vec<String>> {
+    rows.into_iter().map(|row| {
         vec![
             row.arm.clone(),
             row.cap.map_or_else(|| "none".into(), |cap| cap.to_string()),
@@ -196,7 +196,7 @@ mod tests {
             let fields: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
             assert_eq!((fields.len(), fields[0]), (2, fields[1]), "{csv}");
         }
-        assert_eq!(arms(&figures).next().unwrap().len(), ARMS_HEADER.len());
+        assert_eq!(arms(&figures.arms).next().unwrap().len(), ARMS_HEADER.len());
         assert_eq!(landings(&figures).next().unwrap().len(), LANDINGS_HEADER.len());
         assert_eq!((percent(interval).as_str(), percent(None).as_str()), ("50.0 (25.0 to 75.0)", "-"));
     }

@@ -96,6 +96,21 @@ fn a_malformed_policy_is_told_what_is_wrong_and_which_policies_there_are() {
 }
 
 #[test]
+fn a_cap_that_is_the_token_limit_is_no_row_of_its_own_on_the_page() {
+    let place = place();
+    place.ok(
+        "sweep --model thinker --dataset thinker --problem_end_idx 1 --generations_per_problem 1 --max_new_tokens 64 \
+         --budgets 32,64 --policy constant:15 --tpv vector.safetensors --output_dir out",
+    );
+    place.ok("report out");
+    let page = place.text("out/report.html");
+    let table = page.split_once("All policies, on the same problems and seeds").unwrap().1;
+    let rows = table.split("<tr>").filter(|row| row.contains(">constant:15<"));
+    let caps: Vec<bool> = rows.map(|row| row.contains(">32<")).collect();
+    assert_eq!(caps, [true, false], "at 32 and without a cap: {table}");
+}
+
+#[test]
 fn training_finds_the_effort_levels_on_as_many_problems_as_there_are() {
     let place = place();
     let generate = "generate --model thinker --dataset thinker --end_problem_index 12 --generations_per_problem 1 --max_new_tokens 300 --fit";
