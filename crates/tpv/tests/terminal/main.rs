@@ -83,17 +83,17 @@ fn no_color_means_no_style() {
 fn the_line_follows_the_size_of_the_terminal() {
     let resized = || {
         let mut terminal = run(USUAL, "15", LONG_PROBLEM);
-        terminal.wait_for_text("  20 tok");
+        terminal.wait_for_text("  20 tok  ");
         terminal.resize(14, 48);
-        terminal.wait_for_text("  40 tok");
+        terminal.wait_for_text("  40 tok  ");
         terminal.press("q");
         terminal
     };
-    let narrow = |screen: &str| screen.contains("  40 tok") && !screen.contains("alpha");
+    let narrow = |screen: &str| screen.contains("  40 tok  ") && !screen.contains("alpha");
     for _ in 0..TRIES {
         let mut terminal = resized();
         assert_eq!(terminal.exit_code(), 0);
-        let (wide, narrow) = (terminal.drawing(|screen| screen.contains("  20 tok")), terminal.drawing(narrow));
+        let (wide, narrow) = (terminal.drawing(|screen| screen.contains("  20 tok  ")), terminal.drawing(narrow));
         // The row at which the size changed is not known; what comes after it is.
         let (Some(wide), Some(narrow)) = (wide, narrow) else { continue };
         assert!(narrow.lines().all(|row| row.split('|').map(str::len).sum::<usize>() < 120), "{narrow}");
