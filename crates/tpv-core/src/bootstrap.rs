@@ -109,6 +109,33 @@ impl Bootstrap {
     }
 }
 
+impl Bootstrap {
+    /// The ratio of two sums over values that belong to problems and to draws of something else, such as random directions:
+    /// `(problem, draw, numerator, denominator)`. Both are resampled, so the interval is one for other problems and other draws.
+    pub fn ratio_over_draws(&self, values: &[(u64, u64, f64, f64)]) -> Option<Interval> {
+        let problems = Groups::of(values.iter().map(|value| value.0));
+        let draws = Groups::of(values.iter().map(|value| value.1));
+        let ratio = |of_problem: &[u32], of_draw: &[u32]| {
+            let places = problems.of_item.iter().zip(&draws.of_item);
+            let (numerator, denominator) =
+                places.zip(values).fold((0.0, 0.0), |total, ((&problem, &draw), &(_, _, numerator, denominator))| {
+                    let weight = f64::from(of_problem[problem]) * f64::from(of_draw[draw]);
+                    (total.0 + weight * numerator, total.1 + weight * denominator)
+                });
+            numerator / denominator
+        };
+        let (mut of_problem, mut of_draw) = (vec![1; problems.count], vec![1; draws.count]);
+        let value = ratio(&of_problem, &of_draw);
+        let mut generator = seed::generator(self.seed);
+        let figure = |_| {
+            draw_weights(&mut of_problem, &mut generator);
+            draw_weights(&mut of_draw, &mut generator);
+            ratio(&of_problem, &of_draw)
+        };
+        self.interval_of(value, (0..self.resamples).map(figure).collect())
+    }
+}
+
 /// Draws as many groups as there are, with replacement.
 fn draw_weights(weights: &mut [u32], generator: &mut impl Rng) {
     weights.fill(0);
@@ -276,6 +303,19 @@ mod tests {
         assert_eq!((interval.low, interval.value, interval.high), (0.5, 0.5, 0.5));
         assert_eq!(Bootstrap::default().ratio(&[(0, 0.0, 0.0)]), None);
         assert_eq!(Bootstrap::default().mean(&[]), None);
+    }
+
+    #[test]
+    fn draws_count_beside_problems() {
+        // Draws that differ, on problems that do not: all that is unsure is which draws there were.
+        let values: Vec<_> =
+            (0..50).flat_map(|problem| [0.0, 1.0, 2.0].map(|shift| (problem, shift as u64, shift, 1.0))).collect();
+        let over_draws = Bootstrap::default().ratio_over_draws(&values).unwrap();
+        assert_eq!((over_draws.low, over_draws.value, over_draws.high), (0.0, 1.0, 2.0));
+        let by_problem: Vec<_> = values.iter().map(|&(problem, _, a, b)| (problem, a, b)).collect();
+        let by_problem = Bootstrap::default().ratio(&by_problem).unwrap();
+        assert_eq!((by_problem.low, by_problem.high), (1.0, 1.0));
+        assert_eq!(Bootstrap::default().ratio_over_draws(&[]), None);
     }
 
     #[test]

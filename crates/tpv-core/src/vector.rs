@@ -71,8 +71,8 @@ pub struct ModelIdentity {
     pub vocab_size: usize,
     /// SHA-256 of `tokenizer.json`, hexadecimal.
     pub tokenizer_sha256: String,
-    /// SHA-256 over the shape, the norms at both ends and some rows of the embedding, hexadecimal; names the model independently
-    /// of the folder it lies in. A fine-tune that leaves all of these alone, such as a merged LoRA, has its base's fingerprint.
+    /// SHA-256 over the shape, the norms at both ends, some rows of the embedding and the first row of most matrices,
+    /// hexadecimal; names the model independently of the folder it lies in.
     pub fingerprint: String,
 }
 
@@ -93,6 +93,9 @@ pub struct VectorInfo {
     pub epsilon: f64,
     /// The program version that wrote the file.
     pub tpv_version: String,
+    /// The lengths of the thoughts in thinking tokens, where no calibration holds them: what baselines know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lengths: Vec<u32>,
     /// Figures on held-out problems, by name, as written to `metrics.json`.
     pub figures: BTreeMap<String, serde_json::Value>,
 }

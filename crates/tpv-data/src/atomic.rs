@@ -9,7 +9,7 @@
 use crate::error::{DataError, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::NamedTempFile;
 
@@ -63,6 +63,40 @@ pub fn remove_file(path: &Path) -> Result<()> {
 /// Removes a folder, if it is there and holds nothing.
 pub fn remove_folder_if_empty(folder: &Path) {
     let _ = fs::remove_dir(folder);
+}
+
+/// A file's name, claimed by this process: who replaces a file again and again holds one meanwhile, so that two do not
+/// replace each other's. It is a locked hidden file beside it, which goes with the claim, at the latest with the process.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Claim {
+    /// Claims the name of a file; `None` while another process holds it. Where files cannot be locked all are granted.
+    pub fn of(path: &Path) -> Result<Option<Self>> {
+        let name = path.file_name().ok_or_else(|| no_file_name(path))?.to_string_lossy();
+        let claim = path.with_file_name(format!(".{name}.claim"));
+        create_folder(parent_of(path))?;
+        loop {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&claim);
+            let file = file.map_err(|source| DataError::io(&claim, "write the file", source))?;
+            if let Err(TryLockError::WouldBlock) = file.try_lock() {
+                return Ok(None);
+            }
+            // Its last holder may have removed it before it was locked.
+            if claim.exists() {
+                return Ok(Some(Self { path: claim, _file: file }));
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Makes a folder and those above it.
@@ -193,6 +227,18 @@ fn ends_with_newline(file: &mut File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_claimed_once_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sums");
+        let claim = Claim::of(&path).unwrap();
+        assert!(claim.is_some() && Claim::of(&path).unwrap().is_none());
+        assert!(Claim::of(&folder.path().join("others")).unwrap().is_some());
+        drop(claim);
+        assert!(names(folder.path()).is_empty());
+        assert!(Claim::of(&path).unwrap().is_some());
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =

@@ -46,6 +46,7 @@ pub fn open_datasets(mut sets: Vec<NamedDataset>) -> Result<(DatasetManifest, Bo
         (set.problems_of(), manifest.train.iter().chain(&manifest.test).min().copied(), manifest.source.clone())
     });
     check_together(&sets)?;
+    leave_out_tested_elsewhere(&mut sets)?;
     let sources = sets.iter().map(|set| set.manifest.open_traces()).collect::<Result<Vec<_>>>()?;
     let places = Places::of(&sets, &sources);
     let mut names: Vec<String> = sets.iter().filter_map(|set| set.manifest.dataset.clone()).collect();
@@ -107,6 +108,45 @@ fn check_pair(set: &NamedDataset, earlier: &NamedDataset) -> Result<()> {
         Some(id) => set.refuse(format!("{id} of the same run is in {other} as well"), "name each run or shard once"),
         None => Ok(()),
     }
+}
+
+/// Why a thought does not train: its problem tests under another data set's name.
+pub const TESTED_ELSEWHERE: &str = "its problem tests in another of the data sets";
+
+/// Problems that have the same words under the names of different data sets: what one of them tests, the others do not train
+/// on. Folders of the Python scripts do not say what theirs were.
+fn leave_out_tested_elsewhere(sets: &mut [NamedDataset]) -> Result<()> {
+    let names: Vec<String> = sets.iter().map(NamedDataset::problems_of).collect();
+    if names.windows(2).all(|pair| pair[0] == pair[1]) {
+        return Ok(());
+    }
+    let stores: Vec<Option<TraceStore>> = sets.iter().map(|set| TraceStore::open(&set.manifest.source).ok()).collect();
+    let text = |at: usize, id: TraceId| -> Result<Option<String>> {
+        stores[at].as_ref().map(|store| Ok(store.record(id.problem)?.problem_text)).transpose()
+    };
+    let mut tested: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for (at, set) in sets.iter().enumerate() {
+        for &id in &set.manifest.test {
+            if let Some(text) = text(at, id)? {
+                tested.entry(text).or_default().insert(&names[at]);
+            }
+        }
+    }
+    for (at, set) in sets.iter_mut().enumerate() {
+        let mut kept = Vec::new();
+        for id in std::mem::take(&mut set.manifest.train) {
+            let by_others = |text: String| tested.get(&text).is_some_and(|by| by.iter().any(|name| *name != names[at]));
+            if text(at, id)?.is_some_and(by_others) {
+                let rows = stores[at].as_ref().and_then(|store| store.header(id).ok()).map_or(0, |it| it.thinking_rows);
+                set.manifest.train_rows -= rows.min(set.manifest.train_rows);
+                set.manifest.left_out.push(LeftOut { trace: id.to_string(), reason: TESTED_ELSEWHERE.into() });
+            } else {
+                kept.push(id);
+            }
+        }
+        set.manifest.train = kept;
+    }
+    Ok(())
 }
 
 /// Two files of one name can hold different problems. Folders of the Python scripts do not say what theirs were.
@@ -231,7 +271,7 @@ mod tests {
             RunConfig { model, dataset: dataset.into(), seed, generations_per_problem: 1, ..RunConfig::default() };
         let mut store = TraceStore::create(folder, &run).unwrap();
         for &problem in train.iter().chain(test) {
-            store.write(&traces(problem, "?", marker)).unwrap();
+            store.write(&traces(problem, &format!("{dataset} {problem}?"), marker)).unwrap();
         }
         let split = SplitRecord { method: "hash".into(), seed: 1, train_ratio: 0.8 };
         let manifest =
@@ -291,6 +331,26 @@ mod tests {
         assert_eq!(reversed, manifest);
         let (alone, source) = open_datasets(sets().into_iter().take(1).collect()).unwrap();
         assert_eq!((alone.train.len(), source.folder()), (2, alone.source.as_path()));
+    }
+
+    #[test]
+    fn what_one_set_tests_the_others_do_not_train_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let maths = set(&at("a"), "maths", 1, &[0, 2], &[4], 1.0);
+        set(&at("b"), "copy", 1, &[7, 8], &[9], 2.0);
+        // The same words as what is tested under the other name, and as what trains there.
+        for (problem, text) in [(7, "maths 4?"), (8, "maths 0?")] {
+            TraceStore::open(&at("b")).unwrap().write(&traces(problem, text, 2.0)).unwrap();
+        }
+        let store = TraceStore::open(&at("b")).unwrap();
+        let split = SplitRecord { method: "hash".into(), seed: 1, train_ratio: 0.8 };
+        let manifest =
+            DatasetManifest::new(&store, &ThinkingMarkers::default(), split, &[7, 8], &[9], Vec::new()).unwrap();
+        let copy = NamedDataset { folder: at("b"), manifest };
+        let (manifest, _) = open_datasets(vec![maths, copy]).unwrap();
+        assert_eq!(manifest.left_out, [LeftOut { trace: id(7, 0).to_string(), reason: TESTED_ELSEWHERE.into() }]);
+        assert_eq!((manifest.train.len(), manifest.train_rows), (3, 6));
     }
 
     #[test]

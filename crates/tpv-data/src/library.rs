@@ -94,7 +94,7 @@ impl VectorLibrary {
                     folder.display(),
                     model.name
                 ),
-                format!("name one of {}", names(&others)),
+                format!("name one of {} (--tpv)", names(&others)),
             )),
             _ => Err(self.not_found(model, name)),
         }
@@ -132,12 +132,7 @@ impl VectorLibrary {
     }
 
     fn vector_path(&self, model: &ModelIdentity, name: &str) -> Result<PathBuf> {
-        if !is_plain_name(name) {
-            return Err(DataError::argument(
-                format!("\"{name}\" cannot name a vector"),
-                "use letters, digits, dots, hyphens and underscores, with a letter or digit first",
-            ));
-        }
+        check_name(name)?;
         Ok(self.model_folder(model)?.join(format!("{name}.{EXTENSION}")))
     }
 
@@ -175,6 +170,17 @@ fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>> {
 fn is_vector_file(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     path.extension().is_some_and(|extension| extension == EXTENSION) && !hidden && path.is_file()
+}
+
+/// Refuses a name that no vector can have.
+pub fn check_name(name: &str) -> Result<()> {
+    if is_plain_name(name) {
+        return Ok(());
+    }
+    Err(DataError::argument(
+        format!("\"{name}\" cannot name a vector"),
+        "use letters, digits, dots, hyphens and underscores, with a letter or digit first",
+    ))
 }
 
 fn is_plain_name(name: &str) -> bool {

@@ -19,7 +19,7 @@ pub const RUN_VERSION: u32 = 1;
 pub const RUN_FILE: &str = "run.json";
 
 /// Keys that may differ between an interrupted run and its continuation.
-const FREE_KEYS: [&str; 1] = ["tpv_version"];
+const FREE_KEYS: [&str; 2] = ["tpv_version", "clock_unix_secs"];
 
 /// Precision in which states are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,6 +51,12 @@ pub struct RunConfig {
     pub prompt_template: Option<String>,
     /// Whether the checkpoint's chat template makes the prompt.
     pub chat_template: bool,
+    /// SHA-256 of that template and the special tokens that it may print.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_sha256: Option<String>,
+    /// The time that the chat template may print, that of the run's start: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_unix_secs: Option<u64>,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
     /// The seed of the whole run.
@@ -85,6 +91,8 @@ impl Default for RunConfig {
             dataset: "math500".into(),
             prompt_template: None,
             chat_template: false,
+            chat_template_sha256: None,
+            clock_unix_secs: None,
             sampling: SamplingParams { temperature: 0.6, top_p: 0.95, top_k: 0 },
             seed: 42,
             max_new_tokens: 1024,
@@ -130,14 +138,18 @@ impl RunConfig {
 
     /// A short hash of everything that determines what the run generates.
     pub fn digest(&self) -> String {
-        let free = Self { tpv_version: String::new(), ..self.clone() };
+        let free = Self { tpv_version: String::new(), clock_unix_secs: None, ..self.clone() };
         short_sha256(serde_json::to_string(&free).expect("a run is plain data and becomes JSON"))
     }
 
     /// Whether both runs generate the same; else the first key in which they differ.
     pub fn same_run(&self, other: &Self) -> Result<(), Difference> {
+        let mut other = other.clone();
+        if !other.model.fingerprint.is_empty() && other.model.fingerprint == self.model.fingerprint {
+            other.model.name.clone_from(&self.model.name); // the same model under another path
+        }
         let value = |run| serde_json::to_value(run).expect("a run is plain data and becomes JSON");
-        match first_difference("", &value(self), &value(other)) {
+        match first_difference("", &value(self), &value(&other)) {
             Some(difference) => Err(difference),
             None => Ok(()),
         }

@@ -152,10 +152,24 @@ fn load<T>(path: &Path, take: impl Fn(GramParts) -> Result<T, GramError>) -> Res
     let file = TensorFile::open(path)?;
     let record = read_record(&file)?;
     let width = record.run.model.hidden_size;
-    let part =
-        |(number, rows)| take(read_part(&file, number, rows, width)?).map_err(|error| file.damaged(error.to_string()));
+    let part = |(number, rows)| {
+        let part = read_part(&file, number, rows, width)?;
+        part.targets.iter().try_for_each(|target| check_labels(&file, &record, number, target))?;
+        take(part).map_err(|error| file.damaged(error.to_string()))
+    };
     let parts = record.rows().into_iter().enumerate().map(part).collect::<Result<_>>()?;
     Ok((record, parts))
+}
+
+/// Whether a part's labels are those of its thoughts: j / N over a thought of N tokens adds up to (N + 1) / 2.
+fn check_labels(file: &TensorFile, record: &SumsRecord, number: usize, target: &TargetSums) -> Result<()> {
+    let own = record.thoughts.iter().filter(|thought| thought.part() == number);
+    let expected: f64 = own.map(|thought| (thought.thinking_tokens as f64 + 1.0) / 2.0).sum();
+    if expected > 0.0 && target.name == PROGRESS && (target.sum - expected).abs() > 1e-6 * expected.max(1.0) {
+        let what = format!("part {number} lacks states that it says are in it (labels {} of {expected})", target.sum);
+        return Err(DataError::damaged(file.path(), what, "remove the file and sum again"));
+    }
+    Ok(())
 }
 
 fn read_record(file: &TensorFile) -> Result<SumsRecord> {
@@ -288,6 +302,18 @@ mod tests {
         assert_eq!(numbers(&parts), numbers(&expected_parts));
         assert_eq!(load_parts(&path).unwrap(), (expected.clone(), numbers(&expected_parts)));
         assert_eq!(load_record(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn sums_that_lack_what_they_name_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sums");
+        let (mut record, parts) = sums_of(&[3, 4], run(42));
+        record.thoughts.push(SummedThought { trace: TraceId { problem: 3, generation: 1 }, thinking_tokens: 5 });
+        save_sums(&path, &record, &numbers(&parts)).unwrap();
+        for text in [load_sums(&path).unwrap_err().to_string(), load_parts(&path).unwrap_err().to_string()] {
+            assert!(text.contains("lacks states that it says are in it (labels 2 of 5)"), "{text}");
+        }
     }
 
     #[test]

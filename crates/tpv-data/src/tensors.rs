@@ -309,7 +309,8 @@ pub fn map_file(path: &Path) -> Result<Mmap> {
         return Err(DataError::io(path, "read the file", io::ErrorKind::IsADirectory.into()));
     }
     // SAFETY: the map is read-only, and every file of ours is replaced by a rename, never changed in place, so the
-    // mapped bytes stay as they are for as long as the map lives.
+    // mapped bytes stay as they are for as long as the map lives. Files of others, checkpoints and arrays of the Python
+    // scripts, must not be cut short meanwhile: the system would stop the process.
     #[expect(unsafe_code, reason = "a memory map cannot be made otherwise")]
     let map = unsafe { Mmap::map(&file) };
     map.map_err(|source| DataError::io(path, "map the file into memory", source))

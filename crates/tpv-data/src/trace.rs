@@ -261,7 +261,11 @@ impl TraceSource for TraceStore {
         let record = read_record(&file)?;
         let states = file.matrix(&states_name(id.generation))?;
         let rows = record.generations.get(id.generation).and_then(|it| it.thinking_rows(states.rows));
-        let rows = rows.ok_or_else(|| file.damaged("the file has changed since it was opened"))?;
+        let rows = rows.filter(|rows| rows.len() == header.thinking_rows);
+        let rows = rows.ok_or_else(|| {
+            let next_step = "run one command at a time in a folder; the same command goes on";
+            DataError::damaged(&path, "another process has changed the file since it was opened", next_step)
+        })?;
         read_blocks(&path, &states, rows, header.first_position, sink)
     }
 }

@@ -272,6 +272,16 @@ impl Keys<'_> {
             (None, Some(object)) => ("rope_scaling", object),
             (None, None) => ("rope_scaling", &empty),
         };
+        let kind_of = |group: &Map<String, Value>| {
+            let kind = group.get("rope_type").or_else(|| group.get("type")).and_then(Value::as_str);
+            kind.unwrap_or("default").to_owned()
+        };
+        if let (Some(new), Some(old)) = (group("rope_parameters"), group("rope_scaling"))
+            && kind_of(new) != kind_of(old)
+        {
+            let both = format!("{} beside `rope_parameters` of type {}", kind_of(old), kind_of(new));
+            return Err(unsupported("rope_scaling", &format!("{both}; put the scaling into `rope_parameters`")));
+        }
         let keys = Keys { object };
         let theta = match keys.number("rope_theta")? {
             Some(theta) => theta,
@@ -286,15 +296,17 @@ impl Keys<'_> {
         if kind.is_none() && object.values().any(Value::is_object) {
             return Err(unsupported(name, "one entry for each kind of layer"));
         }
-        let scaling = keys.rope_scaling(name, kind.unwrap_or("default"), max_positions)?;
+        let original = self.number("original_max_position_embeddings")?;
+        let scaling = keys.rope_scaling(name, kind.unwrap_or("default"), max_positions, original)?;
         Ok(RopeConfig { theta, scaling, pairing: RopePairing::Halves })
     }
 
-    fn rope_scaling(&self, name: &str, kind: &str, max_positions: usize) -> Result<RopeScaling> {
+    /// `beside` is the original number of positions where the config has it beside the group.
+    fn rope_scaling(&self, name: &str, kind: &str, max_positions: usize, beside: Option<f64>) -> Result<RopeScaling> {
         let needed = |key: &str| {
             self.number(key)?.ok_or_else(|| EngineError::Unsupported(format!("`{name}` ({kind}) lacks `{key}`")))
         };
-        let original = self.number("original_max_position_embeddings")?.unwrap_or(max_positions as f64);
+        let original = self.number("original_max_position_embeddings")?.or(beside).unwrap_or(max_positions as f64);
         match kind {
             "default" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: needed("factor")? }),
@@ -336,7 +348,10 @@ impl Keys<'_> {
         }
         let window = match self.object.get("sliding_window") {
             Some(Value::Null) => None,
-            _ => Some(self.count("sliding_window")?.unwrap_or(4096)),
+            _ => match self.count("sliding_window")?.unwrap_or(4096) {
+                0 => return Err(unsupported("sliding_window", "0, so that no token would see any")),
+                window => Some(window),
+            },
         };
         let Some(list) = self.object.get("layer_types").and_then(Value::as_array) else {
             let full_layers = self.count("max_window_layers")?.unwrap_or(28);

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device};
@@ -15,6 +17,7 @@ use candle_core::{DType, Device};
 use crate::config::{DecoderConfig, LARGEST_COUNT, RopeConfig, RopePairing, RopeScaling};
 use crate::decoder::{EmbeddingTable, Linear, LinearShape, WeightSource};
 use crate::error::{EngineError, Result};
+use crate::load::EmbeddedText;
 use crate::weights::file_error;
 
 /// An open GGUF file.
@@ -134,6 +137,15 @@ impl GgufFile {
         }
     }
 
+    /// What the metadata say of the model's text.
+    pub fn embedded_text(&self) -> EmbeddedText {
+        let value = |key: &str| self.content.metadata.get(key);
+        EmbeddedText {
+            eos_token: value("tokenizer.ggml.eos_token_id").and_then(|value| value.to_u32().ok()),
+            chat_template: value("tokenizer.chat_template").and_then(|value| value.to_string().ok()).cloned(),
+        }
+    }
+
     fn text(&self, key: &str) -> Result<String> {
         let value = self.content.metadata.get(key).and_then(|value| value.to_string().ok());
         value.cloned().ok_or_else(|| EngineError::Unsupported(format!("the metadata lack `{key}`")))
@@ -170,6 +182,23 @@ impl GgufFile {
 impl WeightSource for GgufFile {
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         self.widened(&gguf_name(name), shape)
+    }
+
+    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
+        let name = gguf_name(name);
+        let problem = |problem: &dyn std::fmt::Display| file_error(&self.path, format!("tensor `{name}` {problem}"));
+        let info = self.content.tensor_infos.get(&name).ok_or_else(|| problem(&"is missing"))?;
+        let dtype = info.ggml_dtype;
+        if info.shape.dims() != shape || !shape[1].is_multiple_of(dtype.block_size()) {
+            return Err(problem(&format!("is {:?}, the metadata mean {shape:?}", info.shape.dims())));
+        }
+        let mut bytes = vec![0; shape[1] / dtype.block_size() * dtype.type_size()];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = self.content.tensor_data_offset.saturating_add(info.offset);
+        let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|error| problem(&format!("cannot be read ({error})")))?;
+        let row = qtensor_from_ggml(dtype, &bytes, vec![1, shape[1]], &Device::Cpu)?.dequantize(&Device::Cpu)?;
+        Ok(row.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {

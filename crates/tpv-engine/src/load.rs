@@ -104,6 +104,17 @@ pub struct Loaded {
     pub weight_memory: Option<usize>,
     /// Samples in flight, and drafts, that suit the model and the machine, where nothing else is asked for.
     pub limits: DecodeLimits,
+    /// The token that ends a sequence and the chat template, where the file of the weights names them.
+    pub text: EmbeddedText,
+}
+
+/// What a GGUF file says of the model's text; everything else of it is taken from the tokenizer's folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EmbeddedText {
+    /// The token that ends a sequence.
+    pub eos_token: Option<u32>,
+    /// The chat template.
+    pub chat_template: Option<String>,
 }
 
 /// Loads a model.
@@ -157,8 +168,16 @@ fn read_config(path: &Path) -> Result<DecoderConfig> {
     })
 }
 
-fn load_tensors(config: DecoderConfig, source: &impl WeightSource, options: &LoadOptions) -> Result<Loaded> {
+fn load_tensors(mut config: DecoderConfig, source: &impl WeightSource, options: &LoadOptions) -> Result<Loaded> {
     let mut notices = Vec::new();
+    if has_head_of_its_own(&config, source)? {
+        config.tied_head = false;
+        notices.push(
+            "config.json ties lm_head to the embedding, but the checkpoint has an lm_head.weight of its own: it is used, as \
+             transformers 5 does"
+                .into(),
+        );
+    }
     let device = open_device(options.device, &mut notices);
     let dtype = choose_dtype(options.dtype, &device, &config, &mut notices)?;
     if !device.is_cpu() {
@@ -167,22 +186,34 @@ fn load_tensors(config: DecoderConfig, source: &impl WeightSource, options: &Loa
     build(config, source, options, (dtype, dtype.name().to_owned()), notices)
 }
 
+/// Whether a head that the config calls tied is stored, and is another one than the embedding.
+fn has_head_of_its_own(config: &DecoderConfig, source: &impl WeightSource) -> Result<bool> {
+    let shape = [config.vocab_size, config.hidden_size];
+    let stored = source.first_row("lm_head.weight", shape).ok().filter(|_| config.tied_head);
+    let Some(stored) = stored else { return Ok(false) };
+    Ok(stored != source.first_row("model.embed_tokens.weight", shape)?)
+}
+
 /// Quantised files run as they are, unless f32 is asked for.
 fn load_gguf(path: &Path, options: &LoadOptions) -> Result<Loaded> {
     let widen = options.dtype == Some(DtypeChoice::F32);
     let file = GgufFile::open(path, widen)?;
+    Ok(Loaded { text: file.embedded_text(), ..load_gguf_tensors(&file, widen, options)? })
+}
+
+fn load_gguf_tensors(file: &GgufFile, widen: bool, options: &LoadOptions) -> Result<Loaded> {
     let config = file.config()?;
     let mut notices = Vec::new();
     let device = open_device(options.device, &mut notices);
     if widen || !file.is_quantised() || !device.is_cpu() {
-        return load_tensors(config, &file, options);
+        return load_tensors(config, file, options);
     }
     let dtype = choose_dtype(None, &device, &config, &mut notices)?;
     let name = file.dtype_name();
     if let Some(wish) = options.dtype.filter(|wish| wish.name() != name) {
         notices.push(format!("the file's weights are {name}: used as they are, not as {}", wish.name()));
     }
-    build(config, &file, options, (dtype, name), notices)
+    build(config, file, options, (dtype, name), notices)
 }
 
 fn build(
@@ -202,7 +233,8 @@ fn build(
     let max_batch = suitable_batch(is_cached, threads, engine.kv_bytes_per_token(), last_cache_bytes());
     let limits =
         DecodeLimits { max_batch, drafts: suitable_drafts(is_cached, &engine.spec().dtype), ..DecodeLimits::default() };
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits })
+    let text = EmbeddedText::default();
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits, text })
 }
 
 /// On GPUs weights are floats, whatever the file holds.
@@ -222,11 +254,14 @@ fn build_on_gpu(
     let kv_tokens = options.kv_bound(&config, dtype.size_in_bytes());
     let engine = TensorDecoder::load(config, source, device, dtype, kv_tokens)?;
     let limits = DecodeLimits { drafts: DRAFTS_ON_GPUS, ..DecodeLimits::default() };
-    let weight_memory = None;
-    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits })
+    let (weight_memory, text) = (None, EmbeddedText::default());
+    Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits, text })
 }
 
-/// Hashes the shape, the norms at both ends and some rows of the embedding.
+/// The matrices of a layer whose first row is hashed. Queries and keys are not: GGUF files hold theirs in another order.
+const HASHED: [&str; 5] = ["self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+
+/// Hashes the shape, the norms at both ends, some rows of the embedding and one of most matrices.
 fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<String> {
     let width = config.hidden_size;
     let mut samples = source.vector("model.norm.weight", width)?;
@@ -236,6 +271,21 @@ fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<Str
     let mut rows = Vec::new();
     source.embedding(config.vocab_size, width)?.look_up(&tokens, width, &mut rows)?;
     samples.extend(rows);
+    let (heads, kv_heads) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    for layer in 0..config.layers {
+        for part in HASHED {
+            let [outputs, inputs] = match part {
+                "self_attn.v_proj" => [kv_heads, width],
+                "self_attn.o_proj" => [width, heads],
+                "mlp.down_proj" => [width, config.intermediate_size],
+                _ => [config.intermediate_size, width],
+            };
+            samples.extend(source.first_row(&format!("model.layers.{layer}.{part}.weight"), [outputs, inputs])?);
+        }
+    }
+    if !config.tied_head {
+        samples.extend(source.first_row("lm_head.weight", [config.vocab_size, width])?);
+    }
     let mut hash = Sha256::new();
     hash.update(shape_text(config));
     for sample in samples {
@@ -250,9 +300,10 @@ fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<Str
 
 fn shape_text(config: &DecoderConfig) -> String {
     let DecoderConfig { architecture, hidden_size, intermediate_size, layers, heads, kv_heads, .. } = config;
+    let DecoderConfig { head_dim, vocab_size, norm_epsilon, rope, windows, .. } = config;
     format!(
-        "{architecture} {hidden_size} {intermediate_size} {layers} {heads} {kv_heads} {} {}",
-        config.head_dim, config.vocab_size
+        "{architecture} {hidden_size} {intermediate_size} {layers} {heads} {kv_heads} {head_dim} {vocab_size} {} {} {:?} {windows:?}",
+        *norm_epsilon as f32, rope.theta as f32, rope.scaling
     )
 }
 

@@ -23,6 +23,8 @@ pub struct TextFiles {
     pub generation_config: Option<Cow<'static, [u8]>>,
     /// `config.json`.
     pub config: Option<Cow<'static, [u8]>>,
+    /// `special_tokens_map.json`, for what the others do not say.
+    pub special_tokens_map: Option<Cow<'static, [u8]>>,
     /// `chat_template.jinja`, which comes before the template in `tokenizer_config.json`.
     pub chat_template: Option<String>,
 }
@@ -33,7 +35,7 @@ pub enum PromptStyle {
     /// A text with `{problem}` in it.
     Template(PromptTemplate),
     /// The checkpoint's own chat template.
-    Chat,
+    Chat(ChatOptions),
 }
 
 /// A prompt, ready for the decode loop.
@@ -92,12 +94,19 @@ impl TextModel {
         wishes: LimitWishes,
     ) -> Result<Self> {
         let config = text.tokenizer_config.as_deref().map(TokenizerConfig::from_bytes).transpose()?;
+        let config = match text.special_tokens_map.as_deref() {
+            Some(map) => Some(config.unwrap_or_default().with_special_tokens(map)?),
+            None => config,
+        };
         let tokenizer = Tokenizer::from_bytes(&text.tokenizer)?;
         let tokenizer = Arc::new(if let Some(config) = &config { tokenizer.with_config(config) } else { tokenizer });
         let markers = ThinkingMarkers::default();
         let think_end = tokenizer.end_of_thinking_ids(&markers)?;
-        let eos = tokenizer.eos_ids(text.generation_config.as_deref(), text.config.as_deref(), config.as_ref())?;
+        let mut eos = tokenizer.eos_ids(text.generation_config.as_deref(), text.config.as_deref(), config.as_ref())?;
         let loaded = load_model(source, options)?;
+        if eos.is_empty() {
+            eos.extend(loaded.text.eos_token);
+        }
         let spec = loaded.engine.spec().clone();
         if tokenizer.vocab_size() > spec.vocab_size {
             let message = format!(
@@ -135,7 +144,10 @@ impl TextModel {
         let limits = DecodeLimits { max_batch, drafts, ..suitable };
         let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
         let config = config.unwrap_or_default();
-        let chat_template = ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)?;
+        let chat_template = match ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)? {
+            None => loaded.text.chat_template.map(|source| ChatTemplate::new(&source, &config)).transpose()?,
+            found => found,
+        };
         let prompts = Arc::new(Prompter { tokenizer, markers, think_end, chat_template });
         Ok(Self { identity, decoder, prompts, notices })
     }
@@ -146,7 +158,7 @@ impl Prompter {
     pub fn prompt(&self, style: &PromptStyle, problem: &str) -> Result<Prompt> {
         match style {
             PromptStyle::Template(template) => self.tokenise(template.render(problem), true),
-            PromptStyle::Chat => self.chat(&[ChatMessage::new("user", problem)], &ChatOptions::default()),
+            PromptStyle::Chat(options) => self.chat(&[ChatMessage::new("user", problem)], options),
         }
     }
 
@@ -163,6 +175,11 @@ impl Prompter {
     /// Whether the checkpoint brings a chat template.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()
+    }
+
+    /// See [`ChatTemplate::sha256`].
+    pub fn chat_template_sha256(&self) -> Option<&str> {
+        self.chat_template.as_ref().map(ChatTemplate::sha256)
     }
 
     /// A prompt from a text; a chat template writes the special tokens itself, any other text gets them added.

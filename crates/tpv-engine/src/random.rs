@@ -95,6 +95,12 @@ impl WeightSource for RandomWeights {
         Ok(values)
     }
 
+    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
+        let mut row = vec![0.0; shape[1]];
+        self.fill_row(name, 0, &mut row);
+        Ok(row)
+    }
+
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {
         let LinearShape { outputs, inputs, bias, dtype } = shape;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?;

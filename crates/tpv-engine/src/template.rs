@@ -10,6 +10,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, State};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The template around a problem when no other is asked for.
@@ -130,6 +131,7 @@ const FUEL_PER_BYTE: u64 = 64;
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    sha256: String,
     bos_token: String,
     eos_token: String,
 }
@@ -149,9 +151,20 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| refusal(&error))?;
+        environment.add_filter("string", to_text);
+        environment
+            .add_template_owned(NAME, without_generation_tags(&source.replace("\r\n", "\n")))
+            .map_err(|error| refusal(&error))?;
         let token = |text: Option<&str>| text.unwrap_or_default().to_owned();
-        Ok(Self { environment, bos_token: token(config.bos_token()), eos_token: token(config.eos_token()) })
+        let (bos_token, eos_token) = (token(config.bos_token()), token(config.eos_token()));
+        let written = format!("{source}\0{bos_token}\0{eos_token}");
+        let sha256 = Sha256::digest(written).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { environment, sha256, bos_token, eos_token })
+    }
+
+    /// SHA-256 of the template and the special tokens that it may print, hexadecimal: what tells prompts apart.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// The template of a checkpoint: the text of its `chat_template.jinja`, else the one in its
@@ -167,8 +180,10 @@ impl ChatTemplate {
         environment.set_fuel(Some(BASE_FUEL + FUEL_PER_BYTE * message_bytes as u64));
         let now_unix_secs = options.now_unix_secs.unwrap_or_else(present_unix_secs);
         environment.add_function("strftime_now", move |format: String| strftime(&format, now_unix_secs));
-        let variables = self.variables(messages, options);
-        environment.get_template(NAME).and_then(|template| template.render(variables)).map_err(|error| refusal(&error))
+        let (variables, mut text) = (self.variables(messages, options), Bounded::default());
+        let template = environment.get_template(NAME).map_err(|error| refusal(&error))?;
+        template.render_captured_to(variables, &mut text).map_err(|error| refusal(&error))?;
+        Ok(text.into_text())
     }
 
     /// The variables of a template, named as transformers names them.
@@ -216,12 +231,63 @@ fn without_generation_tags(source: &str) -> String {
 /// The widest field that a template may pad with spaces.
 const WIDEST_FIELD: usize = 99;
 
-/// Python's methods of strings, lists and dictionaries. `format` pays no fuel for what it pads, so it may not pad much.
+/// The longest text that a template may make, in bytes.
+const MOST_TEXT_BYTES: usize = 1 << 26;
+
+/// Text that grows to [`MOST_TEXT_BYTES`] and no further: printing pays no fuel.
+#[derive(Debug, Default)]
+struct Bounded(Vec<u8>);
+
+impl Bounded {
+    fn into_text(self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MOST_TEXT_BYTES {
+            return Err(std::io::Error::other(too_long()));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn too_long() -> String {
+    format!("it makes a text of more than {MOST_TEXT_BYTES} bytes")
+}
+
+/// A value as it is printed.
+fn to_text(value: &Value) -> Result<String, JinjaError> {
+    use std::io::Write;
+    let mut text = Bounded::default();
+    write!(text, "{value}").map_err(|_| JinjaError::new(ErrorKind::InvalidOperation, too_long()))?;
+    Ok(text.into_text())
+}
+
+/// Python's methods of strings, lists and dictionaries. They pay no fuel for the text that they make, so it is bounded here.
 fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, JinjaError> {
-    let text = value.as_str().filter(|_| method == "format");
-    if text.is_some_and(|text| !pads_little(text)) {
-        let message = format!("a field wider than {WIDEST_FIELD} in format");
-        return Err(JinjaError::new(ErrorKind::InvalidOperation, message));
+    let text = value.as_str().unwrap_or_default();
+    let refuse = |message| Err(JinjaError::new(ErrorKind::InvalidOperation, message));
+    if method == "format" && !pads_little(text) {
+        return refuse(format!("a field wider than {WIDEST_FIELD} in format"));
+    }
+    // The most that may come out: the inserted text at each place where it can stand, beside the text itself.
+    let places = match (method, args) {
+        ("replace", [from, to, ..]) => {
+            let found = from.as_str().map_or(0, |from| text.matches(from).count());
+            found.saturating_mul(to.as_str().map_or(0, str::len))
+        }
+        ("join", [parts, ..]) => parts.len().unwrap_or(0).saturating_mul(text.len()),
+        _ => 0,
+    };
+    if places > MOST_TEXT_BYTES {
+        return refuse(too_long());
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }
@@ -244,7 +310,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, JinjaError> {
     let _: Option<Value> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
     let failed = |error: serde_json::Error| JinjaError::new(ErrorKind::InvalidOperation, error.to_string());
-    let mut json = Vec::new();
+    let mut json = Bounded::default();
     match indent {
         Some(width) => {
             let spaces = vec![b' '; width.min(16)];
@@ -253,7 +319,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, JinjaError> {
         }
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, PythonStyle)).map_err(failed)?,
     }
-    Ok(String::from_utf8_lossy(&json).into_owned())
+    Ok(json.into_text())
 }
 
 /// JSON with a space after every comma and colon.
@@ -518,6 +584,18 @@ mod tests {
             "{{ 'x' | center(99999999999) }}",
             "{{ '%99999999999d' | format(1) }}",
         ];
+        let prints = "{% set a=[[[[[1]*99]*99]*99]*99]*99 %}";
+        let prints = ["{{ a }}", "{{ a | tojson }}", "{{ a | tojson(indent=16) }}", "{{ a | string }}"]
+            .map(|end| format!("{prints}{end}"));
+        let grows = [
+            "{% set a='x'*400000 %}{{ a.replace('x', a)|length }}",
+            "{% set a='x'*200000 %}{{ a.join(a)|length }}",
+            "{% set a='x'*400000 %}{{ a | replace('x', a) | length }}",
+            "{% set a='x'*200000 %}{{ a | join(a) | length }}",
+        ];
+        for source in prints.iter().map(String::as_str).chain(grows) {
+            assert!(render(source, &[], ChatOptions::default()).is_err(), "{source}");
+        }
         let hostile = [loops, doubles, repeats, replaces, recursion, pads, nested_pads];
         for source in hostile.into_iter().chain(filters) {
             assert!(render(source, &[], ChatOptions::default()).is_err(), "{source}");
@@ -568,6 +646,7 @@ mod tests {
         let config = TokenizerConfig::from_bytes(tpv_thinker::TOKENIZER_CONFIG).unwrap();
         let template = ChatTemplate::from_checkpoint(None, &config).unwrap().unwrap();
         let prompt = template.render(&[ChatMessage::new("user", "1+1?")], &ChatOptions::default()).unwrap();
-        assert_eq!(prompt, PromptTemplate::default().render("1+1?"));
+        let with_bos = format!("<|bos|>{}", PromptTemplate::default().render("1+1?"));
+        assert_eq!(prompt, with_bos, "a chat's prompt is tokenised without the tokens that others get added");
     }
 }

@@ -28,6 +28,8 @@ const MAX_TOKEN_ID: u32 = (1 << 22) - 1;
 pub struct Tokenizer {
     encoder: tokenizers::Tokenizer,
     table: ByteTable,
+    /// Bytes of the longest token.
+    longest: usize,
     sha256: String,
     /// What a prompt starts with beyond what `tokenizer.json` says.
     bos: Option<BosRule>,
@@ -62,7 +64,8 @@ impl Tokenizer {
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
         let table = ByteTable::of(&encoder)?;
-        Ok(Self { encoder, table, sha256: hex(&Sha256::digest(json)), bos: None })
+        let longest = (0..table.spans.len() as u32).map(|id| table.bytes(id).len()).max().unwrap_or(0);
+        Ok(Self { encoder, table, longest, sha256: hex(&Sha256::digest(json)), bos: None })
     }
 
     /// Follows `tokenizer_config.json` where it overrules `tokenizer.json`: `add_bos_token`.
@@ -125,6 +128,12 @@ impl Tokenizer {
     /// One more than the largest token number. The model's logits may be longer (padding) but never shorter.
     pub fn vocab_size(&self) -> usize {
         self.table.spans.len()
+    }
+
+    /// More bytes than a token of a text can stand for: four times the longest one, since texts may shrink when they are
+    /// brought into their normal form.
+    pub fn most_bytes_per_token(&self) -> usize {
+        4 * self.longest.max(1)
     }
 
     /// SHA-256 of the file, in hexadecimal.

@@ -62,6 +62,22 @@ impl TokenizerConfig {
             .map_err(|error| EngineError::Tokenizer(format!("tokenizer_config.json cannot be used: {error}")))
     }
 
+    /// Takes the special tokens that it does not name from the bytes of a `special_tokens_map.json`.
+    pub fn with_special_tokens(mut self, json: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Map {
+            #[serde(default)]
+            bos_token: Option<TokenName>,
+            #[serde(default)]
+            eos_token: Option<TokenName>,
+        }
+        let map: Map = serde_json::from_slice(json)
+            .map_err(|error| EngineError::Tokenizer(format!("special_tokens_map.json cannot be used: {error}")))?;
+        self.bos_token = self.bos_token.or(map.bos_token);
+        self.eos_token = self.eos_token.or(map.eos_token);
+        Ok(self)
+    }
+
     /// The text of the beginning-of-sequence token.
     pub fn bos_token(&self) -> Option<&str> {
         self.bos_token.as_ref().map(TokenName::text)
@@ -101,6 +117,15 @@ pub fn eos_token_ids(file_name: &str, json: &[u8]) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_special_tokens_map_fills_what_is_missing() {
+        let config = TokenizerConfig::from_bytes(br#"{"bos_token": "<s>"}"#).unwrap();
+        let map = br#"{"bos_token": "<other>", "eos_token": {"content": "</s>"}, "additional_special_tokens": ["x"]}"#;
+        let config = config.with_special_tokens(map).unwrap();
+        assert_eq!((config.bos_token(), config.eos_token()), (Some("<s>"), Some("</s>")));
+        assert!(TokenizerConfig::default().with_special_tokens(b"[").is_err());
+    }
 
     #[test]
     fn tokens_are_read_as_texts_and_as_objects() {

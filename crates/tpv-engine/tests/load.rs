@@ -33,6 +33,36 @@ fn a_fingerprint_belongs_to_the_weights_and_not_to_their_place() {
 }
 
 #[test]
+fn every_layer_and_every_number_of_the_config_are_in_a_fingerprint() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy_model("llama", scratch.path());
+    let fingerprint = || {
+        let source = ModelSource::Folder(scratch.path().to_owned());
+        load_model(&source, &LoadOptions::default()).unwrap().fingerprint
+    };
+    let own = fingerprint();
+    let (config, weights) = (scratch.path().join("config.json"), scratch.path().join("model.safetensors"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut changed: serde_json::Value = serde_json::from_str(&text).unwrap();
+    changed["rms_norm_eps"] = 1e-3.into();
+    std::fs::write(&config, changed.to_string()).unwrap();
+    assert_ne!(fingerprint(), own);
+    std::fs::write(&config, text).unwrap();
+    let bytes = std::fs::read(&weights).unwrap();
+    let header_bytes = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_bytes]).unwrap();
+    for name in ["layers.1.mlp.down_proj", "layers.0.self_attn.v_proj", "layers.1.self_attn.o_proj"] {
+        let start = header[format!("model.{name}.weight")]["data_offsets"][0].as_u64().unwrap() as usize;
+        let mut changed = bytes.clone();
+        changed[8 + header_bytes + start + 1] ^= 0x10;
+        std::fs::write(&weights, changed).unwrap();
+        assert_ne!(fingerprint(), own, "{name}");
+    }
+    std::fs::write(&weights, bytes).unwrap();
+    assert_eq!(fingerprint(), own);
+}
+
+#[test]
 fn wishes_that_cannot_be_granted_are_noticed() {
     if cfg!(any(feature = "cuda", feature = "metal")) {
         return;

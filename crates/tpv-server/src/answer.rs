@@ -5,7 +5,7 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::request::{self, Wish};
 use crate::response::{AnswerWriter, Envelope, Form};
-use crate::submission::{Ticket, check_bias, policy_of, prompts, random};
+use crate::submission::{Ticket, check_bias, policy_of, prompt_count, prompts, random};
 use crate::worker::SampleEvent;
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
@@ -42,13 +42,13 @@ pub async fn completion(
 }
 
 async fn answer(app: Arc<App>, client: IpAddr, wish: Wish, form: Form) -> Result<Response, ApiError> {
-    let ready = app.ready()?;
-    let prompts = prompts(ready, &wish)?;
+    let (ready, wish) = (app.ready()?, Arc::new(wish));
     policy_of(ready, &wish)?;
     check_bias(ready, &wish)?;
-    let samples = prompts.len() * wish.samples;
+    let samples = prompt_count(&wish) * wish.samples;
     app.admission.check(samples)?;
     let room = app.admission.admit(client, samples).inspect_err(|_| app.metrics.refuse())?;
+    let prompts = prompts(&app, &wish).await?;
     let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     let phases: Vec<Phase> =
         prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.phase.next_phase(), wish.samples)).collect();

@@ -8,7 +8,7 @@ use crate::worker::Command;
 use std::collections::HashMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tpv_core::policy::PolicyContext;
 use tpv_core::reading::ReadingModel;
 use tpv_core::vector::{ModelIdentity, VectorInfo};
@@ -25,6 +25,8 @@ pub struct App {
     pub started_unix_secs: u64,
     /// Room for samples.
     pub admission: Arc<Admission>,
+    /// The right to make prompts.
+    pub tokenising: Semaphore,
     ready: OnceLock<Ready>,
     stopping: watch::Sender<bool>,
     running: Mutex<HashMap<String, Vec<SampleId>>>,
@@ -73,6 +75,7 @@ impl App {
             metrics: Arc::default(),
             started_unix_secs: unix_secs(),
             admission: Admission::new(config.limits),
+            tokenising: Semaphore::new(1),
             config,
             ready: OnceLock::new(),
             stopping: watch::Sender::new(false),

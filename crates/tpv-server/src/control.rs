@@ -38,6 +38,7 @@ pub async fn control(State(app): State<Arc<App>>, JsonBody(body): JsonBody) -> R
 }
 
 fn change(fields: Fields<'_>) -> Result<Change, ApiError> {
+    fields.only(&["id", "choice", "alpha", "policy", "end_thinking"])?;
     let most = f64::from(MOST_ALPHA);
     let alpha = fields.number("alpha", -most..=most)?.map(|alpha| format!("constant:{alpha}"));
     let policy = fields.text("policy")?.map(str::to_owned);

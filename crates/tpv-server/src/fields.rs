@@ -95,7 +95,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Fields of OpenAI, vLLM, llama.cpp and others that would change the answer; beside them, all that begin with `guided_`.
-const UNSUPPORTED: [&str; 52] = [
+const UNSUPPORTED: [&str; 62] = [
     "add_generation_prompt",
     "allowed_token_ids",
     "audio",
@@ -104,6 +104,7 @@ const UNSUPPORTED: [&str; 52] = [
     "chat_template",
     "chat_template_kwargs",
     "continue_final_message",
+    "documents",
     "dry_multiplier",
     "dynatemp_range",
     "echo",
@@ -113,30 +114,39 @@ const UNSUPPORTED: [&str; 52] = [
     "functions",
     "grammar",
     "ignore_eos",
+    "include_reasoning",
     "include_stop_str_in_output",
     "json_schema",
     "length_penalty",
     "logits_processors",
     "logprobs",
     "max_thinking_tokens",
+    "min_length",
     "min_p",
     "min_tokens",
     "mirostat",
     "modalities",
+    "n_predict",
+    "n_probs",
     "presence_penalty",
     "prompt_logprobs",
     "reasoning",
     "reasoning_budget",
+    "reasoning_format",
     "regex",
     "repeat_penalty",
     "repetition_penalty",
     "response_format",
+    "samplers",
     "stop_token_ids",
     "structural_tag",
     "structured_outputs",
     "suffix",
+    "t_max_predict_ms",
     "thinking",
     "thinking_budget",
+    "thinking_budget_tokens",
+    "thinking_token_budget",
     "tool_choice",
     "tools",
     "top_a",
@@ -161,7 +171,14 @@ fn is_neutral(name: &str, value: &Value) -> bool {
             "best_of" | "length_penalty" | "repeat_penalty" | "repetition_penalty" | "typical_p",
             Value::Number(number),
         ) => number.as_f64() == Some(1.0),
-        ("add_generation_prompt" | "enable_thinking", value) => value.is_null() || *value == Value::Bool(true),
+        (
+            "n_predict" | "t_max_predict_ms" | "thinking_budget_tokens" | "thinking_token_budget",
+            Value::Number(number),
+        ) => number.as_f64() == Some(-1.0),
+        ("reasoning_format", Value::String(format)) => format == "auto",
+        ("add_generation_prompt" | "enable_thinking" | "include_reasoning", value) => {
+            value.is_null() || *value == Value::Bool(true)
+        }
         ("function_call" | "tool_choice", Value::String(choice)) => matches!(choice.as_str(), "none" | "auto"),
         ("modalities", Value::Array(list)) => list.iter().all(|kind| kind == "text"),
         ("response_format", Value::Object(_)) => value["type"] == "text",
@@ -209,6 +226,11 @@ mod tests {
             ("echo", json!(true)),
             ("suffix", json!("end")),
             ("best_of", json!(2)),
+            ("n_predict", json!(3)),
+            ("n_predict", json!(0)),
+            ("thinking_token_budget", json!(5)),
+            ("include_reasoning", json!(false)),
+            ("reasoning_format", json!("none")),
         ] {
             assert_eq!(refused(json!({ name: value.clone() })).as_deref(), Some(name), "{value}");
         }
@@ -221,6 +243,7 @@ mod tests {
             json!({ "min_p": 0, "repetition_penalty": 1.0, "min_tokens": 0, "ignore_eos": false, "stop_token_ids": [] }),
             json!({ "guided_json": null, "chat_template_kwargs": {}, "response_format": { "type": "text" }, "best_of": 1 }),
             json!({ "logprobs": false, "top_logprobs": 0, "presence_penalty": 0.0, "echo": false, "suffix": "" }),
+            json!({ "n_predict": -1, "include_reasoning": true, "reasoning_format": "auto", "n_probs": 0, "samplers": [] }),
             json!({ "user": "somebody", "metadata": { "a": "b" }, "store": true, "service_tier": "auto", "made_up": 7 }),
         ] {
             assert_eq!(refused(body.clone()), None, "{body}");

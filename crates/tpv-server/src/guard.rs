@@ -8,14 +8,14 @@ use crate::config::Access;
 use crate::error::ApiError;
 use crate::page;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Version, header};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
 /// Refuses requests that may not be answered.
 pub fn check(request: &Request, access: &Access) -> Result<(), ApiError> {
     let headers = request.headers();
-    check_host(headers, access)?;
+    check_host(headers, request.version(), access)?;
     check_origin(headers, access)?;
     if request.method() == Method::OPTIONS || is_open(request.uri().path()) {
         return Ok(());
@@ -38,7 +38,10 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn check_host(headers: &HeaderMap, access: &Access) -> Result<(), ApiError> {
+fn check_host(headers: &HeaderMap, version: Version, access: &Access) -> Result<(), ApiError> {
+    if version == Version::HTTP_10 && !headers.contains_key(header::HOST) {
+        return Ok(()); // no browser asks in this way; health checks do
+    }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) {
         (Some(host), None) if !host.is_empty() => host_name(host),

@@ -146,7 +146,7 @@ impl Metrics {
         self.request_secs.render(&mut text, "e2e_request_latency_seconds", "From submission to the end.");
         self.prompt_length.render(&mut text, "request_prompt_tokens", "Prompt tokens of ended samples.");
         self.generation_length.render(&mut text, "request_generation_tokens", "Generated tokens of ended samples.");
-        self.thinking_length.render(&mut text, "thinking_tokens", "Thinking tokens of thoughts that ended.");
+        self.thinking_length.render(&mut text, "thought_length_tokens", "Thinking tokens of thoughts that ended.");
         self.alpha.render(&mut text, "alpha", "Alpha applied to thinking tokens.");
         self.progress_at_think_end.render(
             &mut text,

@@ -112,7 +112,10 @@ fn sampling(fields: Fields<'_>, default: SamplingParams) -> Result<SamplingParam
     Ok(SamplingParams {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
         top_p,
-        top_k: fields.count("top_k", 0..=usize::MAX)?.unwrap_or(default.top_k),
+        top_k: match fields.get("top_k").and_then(serde_json::Value::as_i64) {
+            Some(-1) => 0, // as vLLM writes it
+            _ => fields.count("top_k", 0..=usize::MAX)?.unwrap_or(default.top_k),
+        },
     })
 }
 

@@ -107,6 +107,8 @@ fn sample_request(
         policy: policy_of(ready, wish)?,
         logit_bias: wish.logit_bias.clone(),
         stop_texts: wish.stop_texts.clone(),
+        // A plain completion's text is all of one kind.
+        stop_in_thinking: matches!(wish.input, Input::Completion(_)),
         ..SampleRequest::new(wish.sampling, seed, asked.min(room))
     })
 }
@@ -148,8 +150,46 @@ fn effort_policy(ready: &Ready, effort: &str) -> Result<Box<dyn Policy>, ApiErro
     }
 }
 
+/// Prompts of a wish.
+pub fn prompt_count(wish: &Wish) -> usize {
+    match &wish.input {
+        Input::Chat(_) => 1,
+        Input::Completion(inputs) => inputs.len(),
+    }
+}
+
+/// The prompts of a wish, made where nothing else waits for them, one wish after the other: long ones take seconds.
+pub async fn prompts(app: &Arc<App>, wish: &Arc<Wish>) -> Result<Vec<Prompt>, ApiError> {
+    let _turn = app.tokenising.acquire().await.map_err(|_| ApiError::stopping())?;
+    let (app, wish) = (Arc::clone(app), Arc::clone(wish));
+    let made = tokio::task::spawn_blocking(move || make_prompts(app.ready()?, &wish)).await;
+    made.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
+}
+
+/// Refuses a text that is too long however it is cut into tokens, before anybody cuts it.
+fn refuse_too_long(ready: &Ready, field: &str, bytes: usize) -> Result<(), ApiError> {
+    let least = bytes / ready.prompts.tokenizer.most_bytes_per_token();
+    if least < ready.max_positions { Ok(()) } else { Err(too_long(ready, field, &format!("at least {least}"))) }
+}
+
+fn too_long(ready: &Ready, field: &str, found: &str) -> ApiError {
+    let most = ready.max_positions;
+    let message =
+        format!("{field}: {found} tokens leave no room for an answer; model and KV memory have {most} positions");
+    ApiError { code: "context_length_exceeded", ..ApiError::field(field, message) }
+}
+
 /// The prompts of a wish; each leaves room for an answer.
-pub fn prompts(ready: &Ready, wish: &Wish) -> Result<Vec<Prompt>, ApiError> {
+fn make_prompts(ready: &Ready, wish: &Wish) -> Result<Vec<Prompt>, ApiError> {
+    match &wish.input {
+        Input::Chat(messages) => {
+            refuse_too_long(ready, "messages", messages.iter().map(|message| message.content.len()).sum())?;
+        }
+        Input::Completion(inputs) => {
+            let longest = inputs.iter().map(|input| if let PromptInput::Text(text) = input { text.len() } else { 0 });
+            refuse_too_long(ready, "prompt", longest.max().unwrap_or(0))?;
+        }
+    }
     let (field, prompts) = match &wish.input {
         Input::Chat(messages) => {
             let prompt = if ready.prompts.has_chat_template() {
@@ -165,9 +205,7 @@ pub fn prompts(ready: &Ready, wish: &Wish) -> Result<Vec<Prompt>, ApiError> {
     let prompts = prompts.into_iter().collect::<Result<Vec<_>, _>>();
     let prompts = prompts.map_err(|error| ApiError::field(field, error.to_string()))?;
     if let Some(long) = prompts.iter().find(|prompt| prompt.tokens.len() >= ready.max_positions) {
-        let (found, most) = (long.tokens.len(), ready.max_positions);
-        let message = format!("{field}: {found} tokens leave no room for an answer; the model has {most} positions");
-        return Err(ApiError { code: "context_length_exceeded", ..ApiError::field(field, message) });
+        return Err(too_long(ready, field, &long.tokens.len().to_string()));
     }
     Ok(prompts)
 }

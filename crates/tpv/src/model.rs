@@ -13,7 +13,7 @@ use tpv_data::problems::{DatasetSpec, Fields, ProblemSet};
 use tpv_engine::device::{DeviceChoice, DtypeChoice, thread_count};
 use tpv_engine::load::{LoadOptions, ModelSource};
 use tpv_engine::model::{LimitWishes, PromptStyle, TextFiles, TextModel};
-use tpv_engine::template::PromptTemplate;
+use tpv_engine::template::{ChatOptions, PromptTemplate};
 
 /// The name of the bundled toy model and of its problems.
 pub const THINKER: &str = "thinker";
@@ -73,7 +73,20 @@ pub fn open_source(name: &str, args: &RunArgs, console: &Console) -> Result<Mode
 pub fn locate(name: &str, args: &RunArgs, console: &Console) -> Result<(ModelSource, TextFiles, Option<String>)> {
     let (source, revision) = locate_weights(name, args, console)?;
     let text = match (args.tokenizer_name_or_path.as_deref().filter(|tokenizer| *tokenizer != name), &source) {
-        (Some(tokenizer), _) => locate_text(tokenizer, console).context("--tokenizer_name_or_path")?,
+        (Some(tokenizer), source) => {
+            let text = locate_text(tokenizer, console).context("--tokenizer_name_or_path")?;
+            // What ends an answer is the model's to say, where it says so.
+            let own = match source {
+                ModelSource::Folder(folder) => [GENERATION_CONFIG, CONFIG].map(|name| read_optional(folder, name)),
+                _ => [Ok(None), Ok(None)],
+            };
+            let [generation_config, config] = own;
+            TextFiles {
+                generation_config: generation_config?.map(Cow::Owned).or(text.generation_config),
+                config: config?.map(Cow::Owned).or(text.config),
+                ..text
+            }
+        }
         (None, ModelSource::Folder(folder)) => read_text_files(folder)?,
         (None, ModelSource::Gguf(file)) => read_text_files(file.parent().unwrap_or(Path::new("")))
             .context("a .gguf file needs its tokenizer beside it, or named with --tokenizer_name_or_path")?,
@@ -111,7 +124,20 @@ fn thinker_text() -> TextFiles {
         tokenizer_config: Some(tpv_thinker::TOKENIZER_CONFIG.into()),
         generation_config: Some(tpv_thinker::GENERATION_CONFIG.into()),
         config: Some(tpv_thinker::CONFIG.into()),
+        special_tokens_map: None,
         chat_template: None,
+    }
+}
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// The bytes of a file that need not be there.
+fn read_optional(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let path = folder.join(name);
+    match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => Ok(Some(read.with_context(|| format!("{}: cannot be read", path.display()))?)),
     }
 }
 
@@ -121,13 +147,16 @@ fn read_text_files(folder: &Path) -> Result<TextFiles> {
         std::fs::read(&path)
             .with_context(|| format!("{}: cannot be read; the model's folder must hold it", path.display()))
     };
-    let optional = |name: &str| std::fs::read(folder.join(name)).ok().map(Cow::Owned);
+    let optional = |name: &str| read_optional(folder, name);
+    let chat_template = optional("chat_template.jinja")?.map(String::from_utf8).transpose();
     Ok(TextFiles {
         tokenizer: required("tokenizer.json")?.into(),
-        tokenizer_config: optional("tokenizer_config.json"),
-        generation_config: optional("generation_config.json"),
-        config: optional("config.json"),
-        chat_template: std::fs::read_to_string(folder.join("chat_template.jinja")).ok(),
+        tokenizer_config: optional("tokenizer_config.json")?.map(Cow::Owned),
+        generation_config: optional(GENERATION_CONFIG)?.map(Cow::Owned),
+        config: optional(CONFIG)?.map(Cow::Owned),
+        special_tokens_map: optional("special_tokens_map.json")?.map(Cow::Owned),
+        chat_template: chat_template
+            .with_context(|| format!("{}: not UTF-8", folder.join("chat_template.jinja").display()))?,
     })
 }
 
@@ -174,6 +203,12 @@ impl DownloadProgress for DownloadBars<'_> {
 pub fn prompt_style(args: &StyleArgs) -> Result<PromptStyle> {
     Ok(match args.template() {
         Some(template) => PromptStyle::Template(PromptTemplate::new(template)?),
-        None => PromptStyle::Chat,
+        None => PromptStyle::Chat(ChatOptions::default()),
     })
+}
+
+/// What tells the prompts of a style from others: the template's text, or the hash of the checkpoint's own.
+pub fn prompt_identity(args: &StyleArgs, model: &TextModel) -> String {
+    let of_chat = || format!("chat template {}", model.prompts.chat_template_sha256().unwrap_or_default());
+    args.template().map_or_else(of_chat, str::to_owned)
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tpv_core::gram::{GramAccumulator, GramParts, GramSums, Parallelism};
 use tpv_core::split::{Shard, dealt_part};
+use tpv_data::atomic::Claim;
 use tpv_data::run::RunConfig;
 use tpv_data::source::{LeftOut, TraceHeader, TraceSource};
 use tpv_data::sums::{
@@ -37,6 +38,8 @@ pub struct StreamingFit {
     saving: Duration,
     has_news: bool,
     peak_bytes: usize,
+    /// While this lives nobody else writes the sums.
+    _claim: Claim,
 }
 
 impl StreamingFit {
@@ -44,6 +47,12 @@ impl StreamingFit {
     pub fn open(store: &TraceStore, shard: Option<Shard>, problems: impl Iterator<Item = usize>) -> Result<Self> {
         let run = store.run();
         let path = store.folder().join(sums_file(shard));
+        let Some(claim) = Claim::of(&path)? else {
+            bail!(
+                "{}: another process is summing into it; wait for it, or give each a part (--shard 1/2)",
+                path.display()
+            )
+        };
         let mut fit = Self {
             record: SumsRecord::new(run.clone()),
             parts: Vec::new(),
@@ -54,6 +63,7 @@ impl StreamingFit {
             has_news: false,
             peak_bytes: 0,
             path,
+            _claim: claim,
         };
         if fit.path.exists() {
             let (record, parts) = load_parts(&fit.path)?;
@@ -73,6 +83,11 @@ impl StreamingFit {
     /// Whether a problem must be sampled, though its file may be there: its states are neither on the disk nor in the sums.
     pub fn lacks(&self, store: &TraceStore, problem: usize) -> bool {
         self.waiting.contains(&problem) && !store.has_states(problem)
+    }
+
+    /// Does not wait for a problem that cannot be sampled.
+    pub fn pass_over(&mut self, problem: usize) {
+        self.waiting.retain(|&waiting| waiting != problem);
     }
 
     /// The most bytes of memory that the sums took; it does not grow with the number of problems.

@@ -52,6 +52,15 @@ impl Throttles {
         self.reading.is_calibrated()
     }
 
+    /// What to know of a policy whose strength is given in logits, where the vector's scale was not measured.
+    pub fn remark_on_scale(&self, throttle: &Throttle) -> Option<&'static str> {
+        let unmeasured = throttle.policy.uses_logits() && !self.context.scale_is_measured;
+        unmeasured.then_some(
+            "logits are turned into alpha by a stand-in, which may be many times off: the vector's scale was not measured \
+             (tpv sweep --write_efforts measures it)",
+        )
+    }
+
     /// Prepares a throttle's direction and checks that its policy can be built.
     pub fn prepare(&mut self, throttle: &Throttle, model: &TextModel) -> Result<()> {
         throttle.policy.build(&self.context)?;

@@ -294,13 +294,68 @@ fn finer(value: &BigRational, fraction_digits: usize) -> bool {
     !(value * BigRational::from_integer(scale)).is_integer()
 }
 
-/// Prose is the same when its letters and digits are, articles aside.
+/// Prose is the same when its words, numbers and signs are, articles before another word aside.
 fn same_words(a: &str, b: &str) -> bool {
-    let words = |text: &str| -> Vec<String> {
-        text.split(|c: char| !c.is_alphanumeric())
-            .filter(|word| !matches!(*word, "" | "the" | "a" | "an"))
-            .map(str::to_owned)
-            .collect()
+    let without_articles = |text: &str| -> Vec<String> {
+        let words = words(text);
+        let next = words.iter().skip(1).map(Some).chain([None]);
+        let is_article = |word: &str, next: Option<&String>| matches!(word, "the" | "a" | "an") && next.is_some();
+        words.iter().zip(next).filter(|(word, next)| !is_article(word, *next)).map(|(word, _)| word.clone()).collect()
     };
-    words(a) == words(b)
+    without_articles(a) == without_articles(b)
+}
+
+/// Letters and digits, each comparison by itself, and within numbers their sign, point and stroke; other signs part words.
+fn words(text: &str) -> Vec<String> {
+    let letters: Vec<char> = text.chars().collect();
+    let digit = |place: Option<usize>| place.and_then(|place| letters.get(place)).is_some_and(char::is_ascii_digit);
+    let mut words = vec![String::new()];
+    for (place, &letter) in letters.iter().enumerate() {
+        let before = place.checked_sub(1);
+        let after_word = before.is_some_and(|before| letters[before].is_alphanumeric());
+        match letter {
+            _ if letter.is_alphanumeric() => {}
+            '.' | '/' if digit(before) && digit(Some(place + 1)) => {}
+            '-' | '\u{2212}' if digit(Some(place + 1)) && !after_word => {}
+            '<' | '>' | '=' | '\u{2264}' | '\u{2265}' | '\u{2260}' => {
+                words.extend([letter.to_string(), String::new()]);
+                continue;
+            }
+            _ => {
+                words.push(String::new());
+                continue;
+            }
+        }
+        words.last_mut().expect("there is always a word").push(if letter == '\u{2212}' { '-' } else { letter });
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_keeps_its_numbers_signs_and_last_words() {
+        for (a, b) in [
+            ("the red box", "red box."),
+            ("3 apples", "3, apples"),
+            ("a well-known case", "well known case"),
+            ("2.5 km", "2.5 km"),
+            ("it is 5.", "it is 5"),
+        ] {
+            assert!(same_words(a, b), "{a} | {b}");
+        }
+        for (a, b) in [
+            ("-3 apples", "3 apples"),
+            ("ben has -5 coins", "ben has 5 coins"),
+            ("x < 3 always", "x > 3 always"),
+            ("2.5 km", "2/5 km"),
+            ("type a", "type"),
+            ("between 2 and 5", "between 25"),
+        ] {
+            assert!(!same_words(a, b), "{a} | {b}");
+        }
+    }
 }

@@ -129,6 +129,8 @@ pub struct PolicyContext {
     pub efforts: BTreeMap<String, f32>,
     /// Logits of `</think>` per unit of alpha, see [`scale`]; none without a vector.
     pub think_end_logits_per_alpha: Option<f32>,
+    /// Whether that was measured on thoughts; else it is a stand-in, which may be far from it.
+    pub scale_is_measured: bool,
     /// The first token of `</think>`, by which deadlines see where a thought may close.
     pub think_end_token: Option<u32>,
     /// Tokens that `</think>` takes.
@@ -142,6 +144,7 @@ impl Default for PolicyContext {
         Self {
             efforts: BTreeMap::new(),
             think_end_logits_per_alpha: None,
+            scale_is_measured: false,
             think_end_token: None,
             think_end_tokens: 1,
             length_thirds: None,
@@ -159,6 +162,7 @@ impl PolicyContext {
         Self {
             efforts: vector.efforts.clone(),
             think_end_logits_per_alpha: measured.or_else(unmeasured),
+            scale_is_measured: measured.is_some(),
             think_end_token: think_end.first().copied(),
             think_end_tokens: think_end.len().max(1) as u32,
             length_thirds: third(1).zip(third(2)).map(|(short, long)| [short, long]),
@@ -626,6 +630,7 @@ mod tests {
         PolicyContext {
             efforts: BTreeMap::from([("low".to_owned(), 25.0)]),
             think_end_logits_per_alpha: Some(0.1),
+            scale_is_measured: true,
             think_end_token: Some(1),
             think_end_tokens: 2,
             length_thirds: Some([100.0, 200.0]),

@@ -54,9 +54,9 @@ impl RepoCache {
         if path.exists() {
             return Ok(path);
         }
-        let _ = fs::remove_file(&path); // a link to a blob that is gone
-        place(blob, &path, Path::new(file).components().count())
-            .map_err(|source| DataError::io(&path, "link the downloaded file", source))?;
+        // Others may be linking the same file now: what is there, such as a link to a blob that is gone, is replaced whole.
+        let linked = place_over(blob, &path, Path::new(file).components().count());
+        linked.map_err(|source| DataError::io(&path, "link the downloaded file", source))?;
         Ok(path)
     }
 
@@ -78,6 +78,22 @@ pub fn is_commit(revision: &str) -> bool {
 pub fn is_relative(name: &str) -> bool {
     let components = Path::new(name).components();
     !name.is_empty() && !name.contains('\\') && components.into_iter().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// As [`place`], over whatever `path` is.
+#[cfg(unix)]
+fn place_over(blob: &Path, path: &Path, depth: usize) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.link", std::process::id()));
+    let _ = fs::remove_file(&temporary); // of a process with this number that was killed
+    place(blob, &temporary, depth)?;
+    fs::rename(&temporary, path)
+}
+
+/// Whoever comes second finds the blob gone and the file there.
+#[cfg(not(unix))]
+fn place_over(blob: &Path, path: &Path, depth: usize) -> std::io::Result<()> {
+    place(blob, path, depth).or_else(|error| if path.exists() { Ok(()) } else { Err(error) })
 }
 
 /// Links `path`, which lies `depth` names below its commit's folder, to the blob.
@@ -127,5 +143,14 @@ mod tests {
         }
         assert!(folder.path().join("models--org--name/refs/feature/x").is_file());
         assert_eq!(cache.snapshot("../refs/main"), None);
+        let other = cache.blob("other");
+        atomic::write_bytes(&other, b"other").unwrap();
+        assert_eq!(fs::read(cache.link(commit, "sub/file.txt", &other).unwrap()).unwrap(), b"content", "first come");
+        fs::remove_file(&blob).unwrap();
+        assert_eq!(
+            fs::read(cache.link(commit, "sub/file.txt", &other).unwrap()).unwrap(),
+            b"other",
+            "the blob was gone"
+        );
     }
 }

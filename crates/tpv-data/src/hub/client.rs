@@ -19,6 +19,8 @@ use ureq::{Agent, Body};
 const ATTEMPTS: u32 = 5;
 /// How often a file is asked for when what comes is wrong.
 const WRONG_ATTEMPTS: u32 = 2;
+/// How often the hub is asked about a repository or a file when it is too busy to answer, with growing pauses.
+const QUESTIONS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 const CHUNK_BYTES: usize = 1 << 18;
 const INFO_LIMIT_BYTES: u64 = 64 << 20;
@@ -84,7 +86,7 @@ impl Client {
             RepoKind::Dataset => "datasets",
         };
         let url = format!("{}/api/{kind}/{}/revision/{}", self.endpoint, repo.id, escape(&repo.revision, false));
-        let mut response = self.get(&self.following, &url, None)?;
+        let mut response = until_answered(|| self.get(&self.following, &url, None))?;
         if response.status() != StatusCode::OK {
             return Err(refusal(&url, repo, &mut response));
         }
@@ -134,15 +136,15 @@ impl Client {
     fn file_info(&self, url: &str, repo: &Repo) -> Result<FileInfo> {
         let mut target = url.to_string();
         for _ in 0..5 {
-            let request = self.authorised(self.staying.head(&target));
-            let mut response = request.call().map_err(|error| self.unreachable(url, error))?;
+            let ask =
+                || self.authorised(self.staying.head(&target)).call().map_err(|error| self.unreachable(url, error));
+            let mut response = until_answered(ask)?;
             let location = header(&response, "location").map(str::to_string);
             match (response.status().is_redirection(), location, header(&response, "x-linked-etag")) {
                 // A renamed repository redirects to its new path on the same host.
                 (true, Some(path), None) if path.starts_with('/') => target = format!("{}{path}", self.endpoint),
-                (true, _, Some(_)) | (false, ..) if !response.status().is_client_error() => {
-                    return read_file_info(url, &response);
-                }
+                (true, _, Some(_)) => return read_file_info(url, &response),
+                (false, ..) if response.status().is_success() => return read_file_info(url, &response),
                 _ => return Err(refusal(url, repo, &mut response)),
             }
         }
@@ -262,6 +264,19 @@ impl Client {
             ),
         }
     }
+}
+
+/// Asks again while the hub says that it is too busy.
+fn until_answered(ask: impl Fn() -> Result<Response<Body>>) -> Result<Response<Body>> {
+    let busy = |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    for asked in 1..QUESTIONS {
+        let response = ask()?;
+        if !busy(response.status()) {
+            return Ok(response);
+        }
+        std::thread::sleep(PAUSE * asked);
+    }
+    ask()
 }
 
 fn agent(redirects: u32) -> Agent {

@@ -42,6 +42,8 @@ pub struct SampleRequest {
     pub logit_bias: Vec<(u32, f32)>,
     /// Generation stops when one of these texts appears in the answer; the text itself is not part of it.
     pub stop_texts: Vec<String>,
+    /// Whether it stops as well when they appear in the thinking.
+    pub stop_in_thinking: bool,
 }
 
 impl SampleRequest {
@@ -58,6 +60,7 @@ impl SampleRequest {
             states: None,
             logit_bias: Vec::new(),
             stop_texts: Vec::new(),
+            stop_in_thinking: false,
         }
     }
 }

@@ -275,6 +275,9 @@ impl Active {
         } else if thinking && control.wait && self.forced.is_empty() {
             self.forced.extend(vocabulary.wait_tokens());
         }
+        if !thinking {
+            control.think_end_bias = 0.0; // there is no thinking to end
+        }
         self.closing = thinking && (self.closing || control.end_thinking || self.end_asked);
         control
     }
@@ -308,7 +311,10 @@ impl Active {
         if is_last {
             text.push_str(self.text.finish());
         }
-        if phase == Phase::Thinking { text } else { self.stop.push(text, is_last) }
+        match phase {
+            Phase::Thinking if !self.request.stop_in_thinking => self.stop.release() + &text,
+            _ => self.stop.push(text, is_last),
+        }
     }
 
     fn end_if_due(&mut self, is_end: bool, is_last: bool) {

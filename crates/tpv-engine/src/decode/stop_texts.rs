@@ -30,6 +30,11 @@ impl StopTexts {
         std::mem::replace(&mut self.held, rest)
     }
 
+    /// Gives up what is held back: what follows is not watched.
+    pub fn release(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
     /// Bytes at the end of the held text that begin one of the stop texts.
     fn longest_beginning(&self) -> usize {
         let begins = |keep: &usize| {

@@ -30,6 +30,13 @@ pub(crate) trait WeightSource {
         self.floats(name, &[length])
     }
 
+    /// The first row of a matrix `[outputs, inputs]`; `name` is whole.
+    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
+        let mut row = self.floats(name, &shape)?;
+        row.truncate(shape[1]);
+        Ok(row)
+    }
+
     /// A linear layer.
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear>;
 
@@ -87,6 +94,12 @@ impl WeightSource for TensorFiles {
         let mut floats = vec![0.0; shape.iter().product()];
         tensor.copy(0, &mut floats)?;
         Ok(floats)
+    }
+
+    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
+        let mut row = vec![0.0; shape[1]];
+        self.get(name, &shape)?.copy(0, &mut row)?;
+        Ok(row)
     }
 
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {

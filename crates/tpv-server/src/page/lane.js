@@ -62,7 +62,8 @@ export class Lane {
     const tpv = chunk.tpv;
     if (tpv?.summary) this.summary = tpv.summary;
     else if (tpv?.phase === "thinking") this.steps.push(tpv);
-    if (delta.reasoning) this.pieces.push([delta.reasoning, tpv?.progress]);
+    const reasoning = delta.reasoning ?? delta.reasoning_content;
+    if (reasoning) this.pieces.push([reasoning, tpv?.progress]);
     if (delta.content) this.answer += delta.content;
     this.schedule();
   }

@@ -150,7 +150,7 @@ fn the_counters_add_up() {
         ("tpv_request_prompt_tokens_sum", prompt),
         ("tpv_request_generation_tokens_sum", completion),
         ("tpv_request_success_total{finished_reason=\"stop\"}", 1.0),
-        ("tpv_thinking_tokens_sum", thinking),
+        ("tpv_thought_length_tokens_sum", thinking),
         ("tpv_alpha_sum", 2.0 * thinking),
         ("tpv_progress_at_think_end_count", 1.0),
         ("tpv_disconnects_total", 0.0),

@@ -21,6 +21,7 @@ pub fn thinker_with(options: &LoadOptions) -> TextModel {
         tokenizer_config: Some(tpv_thinker::TOKENIZER_CONFIG.into()),
         generation_config: Some(tpv_thinker::GENERATION_CONFIG.into()),
         config: Some(tpv_thinker::CONFIG.into()),
+        special_tokens_map: None,
         chat_template: None,
     };
     let wishes = LimitWishes { max_batch: Some(32), ..LimitWishes::default() };

@@ -42,10 +42,15 @@ pub fn run(args: &EvaluateReadingArgs, console: &Console) -> Result<ReadingEvalu
     })?;
     let vector = file.vector;
     let calibration = Calibration::of_vector(&vector)?;
-    let known_lengths = known_lengths(calibration.as_ref(), &vector)?;
+    let known_lengths = known_lengths(calibration.as_ref(), &vector, console)?;
     let chosen = choose(&*source, dataset.as_ref());
     if let Some(remark) = overlap(&vector, source.dataset(), dataset.as_ref()) {
         console.notice(remark);
+    }
+    if vector.progress.intercept != 0.0 && vector.theta == vector.progress.weights {
+        console.notice(
+            "theta was fitted with an intercept (--intercept), and its rows read without it; the head's rows have it",
+        );
     }
     let traces = read(&*source, &chosen.traces, &vector, console)?;
     if traces.is_empty() {
@@ -72,10 +77,19 @@ fn open(folder: &Path) -> Result<(Box<dyn TraceSource>, Option<DatasetManifest>)
     Ok((open_traces(folder, &ThinkingMarkers::default())?, None))
 }
 
-fn known_lengths(calibration: Option<&Calibration>, vector: &ProgressVector) -> Result<Vec<u32>> {
+fn known_lengths(calibration: Option<&Calibration>, vector: &ProgressVector, console: &Console) -> Result<Vec<u32>> {
     if let Some(calibration) = calibration {
         return Ok(calibration.lengths.clone());
     }
+    if !vector.info.lengths.is_empty() {
+        let mut lengths = vector.info.lengths.clone();
+        lengths.sort_unstable();
+        return Ok(lengths);
+    }
+    console.notice(
+        "the vector does not hold the lengths that it was fitted on: the position-only baselines know their mean alone, and are \
+         weaker than they could be",
+    );
     // Without the lengths themselves their mean is all that the vector knows of other problems.
     let mean = vector.info.rows.checked_div(vector.info.traces).filter(|&mean| mean > 0);
     let mean =
@@ -108,7 +122,9 @@ fn reason(header: &TraceHeader, dataset: Option<&DatasetManifest>) -> Option<&'s
 
 /// A warning where the vector may have seen what it is measured on.
 fn overlap(vector: &ProgressVector, dataset: Option<&str>, manifest: Option<&DatasetManifest>) -> Option<String> {
-    let same = dataset.is_some_and(|name| !name.is_empty() && name == vector.info.dataset);
+    let learned_from = || vector.info.dataset.split(" + ");
+    let same = dataset
+        .is_some_and(|name| !name.is_empty() && name.split(" + ").any(|part| learned_from().any(|it| it == part)));
     let what = match (same, manifest) {
         (false, _) => return None,
         (true, Some(_)) => {
@@ -146,7 +162,7 @@ fn show(found: &ReadingEvaluation, console: &Console) {
         "{} tokens of {} thoughts of {} problems, {:.0} tokens a thought; vector: {}",
         report.tokens, report.traces, report.problems, report.mean_thinking_tokens, found.vector
     ));
-    reading_table::warn_of_one_problem(report.problems, console);
+    reading_table::warn_of_few_problems(report.problems, console);
     found.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
     console.print(reading_table::sources(report));
     console.print(reading_table::per_thought(report));

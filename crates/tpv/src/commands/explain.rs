@@ -145,17 +145,19 @@ fn parts(arms: &[String], results: &[SweepResult]) -> Vec<PartFigures> {
     let [base, theta, ..] = arms else { return Vec::new() };
     let Some((base, theta)) = sorted.get(base).zip(sorted.get(theta)) else { return Vec::new() };
     let part = |name: &str, of_arms: &[&Vec<&SweepResult>]| {
-        let rows = of_arms.iter().flat_map(|of_arm| of_arm.iter().zip(base.iter().zip(theta)));
-        let saved = rows.map(|(it, (base, theta))| {
+        let rows = of_arms.iter().enumerate().flat_map(|(draw, of_arm)| {
+            of_arm.iter().zip(base.iter().zip(theta)).map(move |(it, others)| (draw, it, others))
+        });
+        let saved = rows.map(|(draw, it, (base, theta))| {
             let less = |other: &SweepResult| f64::from(base.thinking_tokens) - f64::from(other.thinking_tokens);
-            (it.problem as u64, less(it), less(theta))
+            (it.problem as u64, draw as u64, less(it), less(theta))
         });
         let all = || of_arms.iter().flat_map(|of_arm| of_arm.iter());
         let samples = all().count();
         PartFigures {
             part: name.into(),
             mean_tokens: all().map(|it| f64::from(it.thinking_tokens)).sum::<f64>() / samples.max(1) as f64,
-            share_of_shortening: Bootstrap::default().ratio(&saved.collect::<Vec<_>>()),
+            share_of_shortening: Bootstrap::default().ratio_over_draws(&saved.collect::<Vec<_>>()),
             correct: all().filter(|it| it.correct == Some(true)).count(),
             samples,
         }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tpv_core::event::{FinishEvent, FinishReason};
 use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
@@ -41,6 +41,8 @@ pub struct GenerateSummary {
     pub thinking_ended: usize,
     /// Samples with the right answer, of those with a gold answer.
     pub correct: usize,
+    /// Problems whose prompt leaves no room for an answer; nothing of them is recorded.
+    pub too_long: usize,
     /// Tokens generated in this run.
     pub tokens: u64,
     /// Tokens that were guessed ahead in this run.
@@ -119,8 +121,12 @@ pub fn run_with(
     let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
     let range = problems.select(args.start_problem_index, args.end(problems.problems.len()))?;
     let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();
-    let style = prompt_style(&args.dataset.style)?;
     let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, model))?;
+    let mut style = prompt_style(&args.dataset.style)?;
+    if let PromptStyle::Chat(options) = &mut style {
+        // Prompts of one run show one date, on whatever day it goes on.
+        options.now_unix_secs = store.run().clock_unix_secs;
+    }
     for left_out in store.left_out() {
         console
             .notice(format!("{}: {}; what this run needs of it is generated again", left_out.trace, left_out.reason));
@@ -140,6 +146,9 @@ pub fn run_with(
     let mut run = Run { args, store, spill, style, recorder: Recorder::new(), open: BTreeMap::new(), fit, summary };
     run.sample_all(&missing, model, console)?;
     run.finish_fit(console)?;
+    if run.summary.too_long == chosen.len() {
+        bail!("no problem's prompt leaves room for an answer; give another model or shorter problems");
+    }
     report(&run.summary, args, console);
     Ok(run.summary)
 }
@@ -165,12 +174,17 @@ fn refuse_another_problem(store: &TraceStore, problem: &Problem) -> Result<()> {
 
 /// What `run.json` says of a run.
 pub fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {
+    let chat_template = model.prompts.chat_template_sha256().filter(|_| args.dataset.style.chat_template);
     RunConfig {
         model: model.identity.clone(),
         dtype: model.decoder.spec().dtype.clone(),
         dataset: dataset.into(),
         prompt_template: args.dataset.style.template().map(str::to_owned),
         chat_template: args.dataset.style.chat_template,
+        chat_template_sha256: chat_template.map(str::to_owned),
+        clock_unix_secs: chat_template
+            .and_then(|_| SystemTime::now().duration_since(UNIX_EPOCH).ok())
+            .map(|now| now.as_secs()),
         sampling: args.sampling.params(),
         seed: args.sampling.seed,
         max_new_tokens: args.max_new_tokens,
@@ -212,7 +226,9 @@ impl<'a> Run<'a> {
             console.check_interrupted()?;
             while model.decoder.samples_waiting() < self.args.generations_per_problem {
                 let Some(problem) = waiting.next() else { break };
-                self.submit(problem, model)?;
+                if !self.submit(problem, model, console)? {
+                    bar.inc(self.args.generations_per_problem as u64);
+                }
             }
             let more = model.decoder.step(&mut self.recorder)?;
             self.count_states();
@@ -260,8 +276,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn submit(&mut self, problem: &'a Problem, model: &mut TextModel) -> Result<()> {
+    /// Hands a problem to the decode loop; one whose prompt fills the model's positions is passed over.
+    fn submit(&mut self, problem: &'a Problem, model: &mut TextModel, console: &Console) -> Result<bool> {
         let prompt = model.prompts.prompt(&self.style, &problem.text)?;
+        let (tokens, positions) = (prompt.tokens.len(), model.decoder.spec().max_positions);
+        if tokens >= positions {
+            console.notice(format!(
+                "problem {} is left out: its prompt has {tokens} tokens, and the model's {positions} positions leave no room",
+                problem.index
+            ));
+            self.summary.too_long += 1;
+            self.fit.iter_mut().for_each(|fit| fit.pass_over(problem.index));
+            return Ok(false);
+        }
         let count = self.args.generations_per_problem;
         let RunConfig { states_dtype, thinking_only, model: ref identity, .. } = *self.store.run();
         let states = self.spill.log(states_dtype, identity.hidden_size);
@@ -276,7 +303,7 @@ impl<'a> Run<'a> {
         let generations = (0..count).map(|_| None).collect();
         let open = OpenProblem { problem, prompt, states, generations, timings: Vec::new() };
         self.open.insert(problem.index, open);
-        Ok(())
+        Ok(true)
     }
 
     fn sample(&self, problem: usize, generation: usize, kept: &KeptStates) -> SampleRequest {
@@ -344,7 +371,7 @@ fn report(summary: &GenerateSummary, args: &GenerateArgs, console: &Console) {
         0 => "nothing was left to do".to_owned(),
         _ => format!(
             "{samples} samples of {} problems, {thinking_ended} ended their thinking, {tokens} tokens in {elapsed_secs:.1} s ({speed:.0} tok/s)",
-            summary.problems - summary.skipped,
+            summary.problems - summary.skipped - summary.too_long,
         ),
     });
     if summary.tokens_guessed > 0 {

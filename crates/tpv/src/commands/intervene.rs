@@ -7,7 +7,7 @@ use crate::answers::judge;
 use crate::args::{InterveneArgs, PhaseArg};
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::{open_dataset, open_model, prompt_style};
+use crate::model::{open_dataset, open_model, prompt_identity, prompt_style};
 use crate::recorder::{Recorder, Recording};
 use crate::table::table;
 use crate::throttles::{Parts, Throttles};
@@ -15,7 +15,7 @@ use crate::vectors::{at_path_or_of_model, check_path};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use tpv_core::event::{FinishEvent, FinishReason};
 use tpv_core::policy::{Direction, PolicySpec, Strength, Term, Throttle};
 use tpv_core::sampling::{SamplingParams, sample_seed};
@@ -70,9 +70,9 @@ pub struct AlphaRow {
     /// Right answers; none where no gold answer is known.
     pub correct: Option<usize>,
     /// What alpha adds to the logit of `</think>` (its first token).
-    pub think_end_logit_shift: f32,
+    pub think_end_logit_shift: Option<f32>,
     /// The same, less what it adds to a logit on average.
-    pub think_end_logit_shift_over_mean: f32,
+    pub think_end_logit_shift_over_mean: Option<f32>,
 }
 
 /// What a run found.
@@ -92,12 +92,18 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let sampling = SamplingParams { temperature: args.temperature, top_p: args.top_p, top_k: args.top_k };
     sampling.validate()?;
     check_path(&args.intervention_vector_path)?;
+    if Path::new(&args.task_name).components().any(|part| !matches!(part, Component::Normal(_))) {
+        bail!("--task_name {}: it names a folder within the output folder, such as math500", args.task_name);
+    }
     let problems = open_dataset(&args.dataset, console)?;
     let chosen = problems.select(args.problem_start_idx, args.problem_end_idx)?;
     let mut model = open_model(&args.model_name_or_path, &args.run, console)?;
     let vector = at_path_or_of_model(&args.intervention_vector_path, &model.identity, console)?;
     let mut throttles = Throttles::new(vector, &model)?;
     arms.iter().try_for_each(|arm| throttles.prepare(arm, &model))?;
+    if let Some(remark) = arms.iter().find_map(|arm| throttles.remark_on_scale(arm)) {
+        console.notice(remark);
+    }
     let common = settings(args, &sampling, &problems.identity(), &model, &throttles);
     let of_arm = |arm: &Throttle| Ok(format!("{common} {}", throttles.resolved(arm)?));
     let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
@@ -148,7 +154,7 @@ fn settings(
     model: &TextModel,
     throttles: &Throttles,
 ) -> String {
-    let prompt = args.dataset.style.template().unwrap_or("chat template");
+    let prompt = prompt_identity(&args.dataset.style, model);
     let everything = serde_json::json!([
         model.identity,
         model.decoder.spec().dtype,
@@ -329,6 +335,7 @@ impl Run<'_> {
 
     fn row(&self, arm: &Throttle, think_end: u32) -> AlphaRow {
         let (alpha, policy) = (constant_alpha(arm), arm.to_string());
+        let constant = (alpha != 0.0 || arm.policy.terms.is_empty()).then_some(alpha);
         let responses: Vec<&Response> = self.done.iter().filter(|it| it.policy == policy).collect();
         let count = |holds: fn(&Response) -> bool| responses.iter().filter(|it| holds(it)).count();
         let total: f64 = responses.iter().map(|it| f64::from(it.thinking_tokens)).sum();
@@ -343,8 +350,8 @@ impl Run<'_> {
             ended: count(|it| it.thinking_ended),
             answered: count(|it| it.answer.is_some()),
             correct: responses.iter().any(|it| it.correct.is_some()).then(|| count(|it| it.correct == Some(true))),
-            think_end_logit_shift: alpha * end_shift,
-            think_end_logit_shift_over_mean: alpha * (end_shift - mean_shift),
+            think_end_logit_shift: constant.map(|alpha| alpha * end_shift),
+            think_end_logit_shift_over_mean: constant.map(|alpha| alpha * (end_shift - mean_shift)),
         }
     }
 }
@@ -362,6 +369,11 @@ pub fn python_float(value: f32) -> String {
     if value.fract() == 0.0 { format!("{value:.1}") } else { format!("{value}") }
 }
 
+/// A shift with its sign; of a policy that is no constant push there is no such number.
+fn signed(shift: Option<f32>) -> String {
+    shift.map_or_else(|| "-".into(), |shift| format!("{shift:+.2}"))
+}
+
 fn report(summary: &InterveneSummary, folder: &Path, args: &InterveneArgs, console: &Console) {
     summary.rows.iter().for_each(|row| console.emit("intervene_alpha", row));
     let header =
@@ -374,8 +386,8 @@ fn report(summary: &InterveneSummary, folder: &Path, args: &InterveneArgs, conso
             row.ended.to_string(),
             row.answered.to_string(),
             row.correct.map_or_else(|| "-".into(), |correct| correct.to_string()),
-            format!("{:+.2}", row.think_end_logit_shift),
-            format!("{:+.2}", row.think_end_logit_shift_over_mean),
+            signed(row.think_end_logit_shift),
+            signed(row.think_end_logit_shift_over_mean),
         ]
     });
     console.print(table(&header, rows));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::sampling::sample_seed;
-use tpv_data::library::VectorLibrary;
+use tpv_data::library::{DEFAULT_NAME, VectorLibrary, check_name};
 use tpv_data::problems::Problem;
 use tpv_data::run::RUN_FILE;
 use tpv_data::trace::TraceStore;
@@ -50,6 +50,7 @@ pub struct Cost {
 /// Runs the command.
 pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     let library = VectorLibrary::of_user();
+    check_name(&args.name)?;
     let generate_args = generate_args(args);
     let problems = open_dataset(&generate_args.dataset, console)?;
     let chosen = problems.select(0, args.problems.min(problems.problems.len()))?;
@@ -80,12 +81,15 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     generate::run_with(&generate_args, &problems, &mut model, console)?;
     drop(model);
     let (dataset, vector) = (work.join("dataset"), work.join("vector"));
-    prepare::run(&prepare_args(&generate_args.output_dir, &dataset, args.sampling.seed), console)?;
+    // The folder may hold more problems, of an earlier time.
+    let prepare_args = prepare_args(&generate_args.output_dir, &dataset, args.sampling.seed);
+    prepare::run_within(&prepare_args, chosen.len(), console)?;
     train::run(&train_args(&dataset, &vector, args.sampling.seed), console)?;
     write_levels(args, &generate_args, further, &vector, &work, console)?;
     let entry = library.put(&args.name, &VectorFile::load(&vector)?, true)?;
+    let wanted = if entry.name == DEFAULT_NAME { String::new() } else { format!(" --tpv {}", entry.name) };
     console.print(format!(
-        "the vector is in the library as {} ({}); `tpv run --model {}` finds it\n\
+        "the vector is in the library as {} ({}); `tpv run --model {}{wanted}` uses it\n\
          the traces in {} are no longer needed",
         entry.name,
         entry.path.display(),

@@ -7,11 +7,14 @@ use crate::args::{PrepareArgs, SplitMethod};
 use crate::console::Console;
 use crate::table::table;
 use anyhow::{Result, bail};
+use std::collections::BTreeSet;
 use std::path::Path;
 use tpv_core::phase::ThinkingMarkers;
 use tpv_core::split::{hashed_split, reference_split};
 use tpv_data::dataset::{DatasetManifest, SplitRecord};
+use tpv_data::run::RUN_FILE;
 use tpv_data::source::{LeftOut, NO_STATES, TraceHeader, TraceSource, count_reasons};
+use tpv_data::trace::TraceStore;
 use tpv_data::traces::open_traces;
 
 /// So many traces that are left out for one reason are named.
@@ -19,6 +22,11 @@ const FEW: usize = 3;
 
 /// Runs the command.
 pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
+    run_within(args, usize::MAX, console)
+}
+
+/// Runs the command on the problems with an index below `end`, as if there were no others.
+pub fn run_within(args: &PrepareArgs, end: usize, console: &Console) -> Result<DatasetManifest> {
     if !(args.train_split_ratio > 0.0 && args.train_split_ratio < 1.0) {
         bail!("--train_split_ratio {} must lie between 0 and 1", args.train_split_ratio);
     }
@@ -27,14 +35,15 @@ pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
     }
     let markers = ThinkingMarkers { end: args.end_of_thinking_token.clone(), ..ThinkingMarkers::default() };
     let source = open_traces(&args.input_dir, &markers)?;
-    if source.model().is_some() && markers.end != ThinkingMarkers::default().end {
+    if args.input_dir.join(RUN_FILE).is_file() && markers.end != ThinkingMarkers::default().end {
         let folder = args.input_dir.display();
         bail!("{folder}: traces of `tpv generate` know where their thinking ends; leave --end_of_thinking_token out");
     }
-    let (usable, left_out) = sort_out(&*source, console)?;
+    let (usable, left_out) = sort_out(&*source, end, console)?;
     if usable.is_empty() {
         bail!("{}: {}", args.input_dir.display(), nothing_usable(&left_out, &args.input_dir));
     }
+    tell_of_copies(args, &usable, console)?;
     let manifest = split(args, &*source, &usable, &markers, left_out)?;
     manifest.save(&args.output_dir)?;
     report(&manifest, args, console);
@@ -42,11 +51,15 @@ pub fn run(args: &PrepareArgs, console: &Console) -> Result<DatasetManifest> {
 }
 
 /// The traces that can be labelled and whose states are finite numbers, and the others with the reason.
-fn sort_out<'a>(source: &'a dyn TraceSource, console: &Console) -> Result<(Vec<&'a TraceHeader>, Vec<LeftOut>)> {
+fn sort_out<'a>(
+    source: &'a dyn TraceSource,
+    end: usize,
+    console: &Console,
+) -> Result<(Vec<&'a TraceHeader>, Vec<LeftOut>)> {
     let mut left_out = source.left_out().to_vec();
     let mut usable = Vec::new();
     let bar = console.bar(source.headers().len() as u64, "prepare");
-    for header in source.headers() {
+    for header in source.headers().iter().filter(|header| header.id.problem < end) {
         console.check_interrupted()?;
         let reason = match header.unusable() {
             Some(reason) => Some(reason.to_owned()),
@@ -62,13 +75,40 @@ fn sort_out<'a>(source: &'a dyn TraceSource, console: &Console) -> Result<(Vec<&
     Ok((usable, left_out))
 }
 
+/// Says where problems are copies of others: the split goes by index, so that copies may lie on both of its sides.
+fn tell_of_copies(args: &PrepareArgs, usable: &[&TraceHeader], console: &Console) -> Result<()> {
+    if !args.input_dir.join(RUN_FILE).is_file() {
+        return Ok(()); // folders of the scripts do not hold the problems' texts
+    }
+    let store = TraceStore::open(&args.input_dir)?;
+    let problems: BTreeSet<usize> = usable.iter().map(|header| header.id.problem).collect();
+    let mut texts = BTreeSet::new();
+    let mut copies = Vec::new();
+    for problem in problems {
+        if !texts.insert(store.record(problem)?.problem_text) {
+            copies.push(problem.to_string());
+        }
+    }
+    if !copies.is_empty() {
+        let (count, first) = (copies.len(), copies[..copies.len().min(FEW)].join(", "));
+        console.notice(format!(
+            "{count} problem(s) have the words of another one (first: {first}): where copies train and test, figures flatter"
+        ));
+    }
+    Ok(())
+}
+
 /// Why there is nothing to split, and what to do next.
 fn nothing_usable(left_out: &[LeftOut], folder: &Path) -> String {
     let reasons = count_reasons(left_out);
     let next_step = if reasons.contains_key(NO_STATES) {
         format!("if the run was made with --fit, its sums can be trained on: tpv train {}", folder.display())
+    } else if reasons.keys().any(|reason| reason.contains(" holds ")) {
+        "states beyond 65504 overflow f16: generate again with --states_dtype f32; other numbers that are not finite come \
+         from the model"
+            .into()
     } else {
-        "generate with a larger --max_new_tokens".into()
+        "generate with a larger --max_new_tokens, as far as the model's positions allow".into()
     };
     let reasons: Vec<String> = reasons.into_iter().map(|(why, count)| format!("{count} {why}")).collect();
     format!("none of the {} traces can be used ({}); {next_step}", left_out.len(), reasons.join(", "))

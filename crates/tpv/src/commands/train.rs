@@ -29,7 +29,7 @@ use tpv_core::reading::{Calibration, HeadTrace, HeadValues, calibrate};
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
 use tpv_data::atomic::{write_bytes, write_json};
 use tpv_data::dataset::DatasetManifest;
-use tpv_data::joined::{NamedDataset, open_datasets};
+use tpv_data::joined::{NamedDataset, TESTED_ELSEWHERE, open_datasets};
 use tpv_data::source::{TraceId, TraceSource};
 use tpv_data::vector::VectorFile;
 
@@ -216,6 +216,10 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     let sets = args.inputs().iter().map(|folder| NamedDataset::load(folder)).collect::<Result<Vec<_>, _>>()?;
     let fitted = FittedOn::datasets(&sets);
     let (manifest, source) = open_datasets(sets)?;
+    let tested_elsewhere = manifest.left_out.iter().filter(|it| it.reason == TESTED_ELSEWHERE).count();
+    if tested_elsewhere > 0 {
+        console.notice(format!("{tested_elsewhere} thoughts do not train: {TESTED_ELSEWHERE}"));
+    }
     if manifest.train.is_empty() || manifest.test.is_empty() {
         let folder = args.inputs()[0].display();
         bail!("{folder}: the data set has no traces on one side of the split; prepare it again");
@@ -236,9 +240,9 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     let vector = vector(args, &manifest, &all, &refit, calibration.as_ref(), &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
-    write_readings(&traces.test, &args.output_dir)?;
+    write_readings(&traces.test, args, &args.output_dir)?;
     write_report(&args.output_dir, console)?;
-    reading_table::warn_of_one_problem(problems(&manifest.test), console);
+    reading_table::warn_of_few_problems(problems(&manifest.test), console);
     report(&metrics, problems(&manifest.train) + problems(&manifest.test), args, console);
     if let Some(efforts) = efforts {
         efforts.write(console)?;
@@ -263,12 +267,13 @@ fn reading_traces(traces: &[HeadTrace], head: fn(&HeadValues) -> f32) -> Vec<Rea
 }
 
 /// What theta reads along the held-out thoughts, for the report.
-fn write_readings(traces: &[HeadTrace], folder: &Path) -> Result<()> {
+fn write_readings(traces: &[HeadTrace], args: &TrainArgs, folder: &Path) -> Result<()> {
     let mut text = String::new();
     for trace in traces {
         let labels = progress_labels(trace.thinking_tokens);
-        let read = trace.values.iter().zip(labels).filter(|(values, _)| values.theta.is_finite());
-        let (predicted, target) = read.map(|(values, label)| (values.theta, label as f32)).unzip();
+        let read = trace.values.iter().map(|values| if args.intercept { values.progress } else { values.theta });
+        let (predicted, target) =
+            read.zip(labels).filter(|(read, _)| read.is_finite()).map(|(read, label)| (read, label as f32)).unzip();
         text += &serde_json::to_string(&ReadingLine { problem: trace.problem as u64, predicted, target })?;
         text.push('\n');
     }
@@ -297,8 +302,11 @@ fn measure_all(
     reading: Option<ReadingReport>,
 ) -> Result<TrainMetrics> {
     let bootstrap = bootstrap(args);
-    let train = reading_traces(&traces.train, |values| values.theta);
-    let test = reading_traces(&traces.test, |values| values.theta);
+    // With an intercept theta is the reading head without its intercept, which belongs to what it reads.
+    let of_theta: fn(&HeadValues) -> f32 =
+        if args.intercept { |values| values.progress } else { |values| values.theta };
+    let train = reading_traces(&traces.train, of_theta);
+    let test = reading_traces(&traces.test, of_theta);
     let with_intercept = reading_traces(&traces.test, |values| values.progress);
     let baseline = |predictors| -> Result<Vec<ReadingTrace>> {
         let baseline = Baseline::fit(predictors, &train)?;
@@ -359,6 +367,7 @@ fn vector(
             epsilon: args.epsilon,
             tpv_version: env!("CARGO_PKG_VERSION").into(),
             figures: BTreeMap::from([("test".to_owned(), serde_json::to_value(&metrics.test)?)]),
+            lengths: Vec::new(),
         },
         ..refit.vector()
     })
@@ -387,10 +396,21 @@ fn report(metrics: &TrainMetrics, problems: usize, args: &TrainArgs, console: &C
     }
     console.print(format!(
         "MSE of theta less that of position only: {difference}; in brackets 95 % bootstrap intervals by problem\n\
-         theta + intercept is the reading head; theta alone is the direction to push along\n\
+         {}\n\
          the saved vector is refitted on all {} traces, so these figures are of the fit before\n\
          the vector is in {}",
+        what_theta_is(args),
         metrics.refit_traces,
         args.output_dir.display()
     ));
+}
+
+/// What the vector's two parts are for.
+pub fn what_theta_is(args: &TrainArgs) -> &'static str {
+    match args.intercept {
+        false => "theta + intercept is the reading head; theta alone is the direction to push along",
+        true => {
+            "theta was fitted with an intercept, as the reading head is: it reads, and is useless as a direction to push along"
+        }
+    }
 }

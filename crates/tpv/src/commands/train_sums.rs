@@ -4,7 +4,7 @@
 //! exactly from the sums of the fifth, and the position-only baseline needs no more than the lengths of the thoughts. What
 //! needs every token's reading cannot be had: intervals by problem, absolute errors, the calibration and so the time left.
 
-use super::train::Heads;
+use super::train::{Heads, what_theta_is};
 use crate::args::TrainArgs;
 use crate::commands::report::remove_report;
 use crate::console::Console;
@@ -258,6 +258,12 @@ fn vector(
             epsilon: args.epsilon,
             tpv_version: env!("CARGO_PKG_VERSION").into(),
             figures: BTreeMap::from([("held_out".to_owned(), serde_json::to_value(&metrics.held_out)?)]),
+            lengths: merged
+                .records
+                .iter()
+                .flat_map(|record| &record.thoughts)
+                .map(|it| it.thinking_tokens as u32)
+                .collect(),
         },
         ..heads.vector()
     })
@@ -281,9 +287,10 @@ fn report(metrics: &SumsMetrics, args: &TrainArgs, console: &Console) {
     console.print(table(&header, rows));
     metrics.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
     console.print(format!(
-        "theta + intercept is the reading head; theta alone is the direction to push along\n\
+        "{}\n\
          the saved vector is fitted on all {} thoughts ({} states); without states it has no calibration, so time left is unknown\n\
          the vector is in {}",
+        what_theta_is(args),
         metrics.thoughts,
         metrics.states,
         args.output_dir.display()

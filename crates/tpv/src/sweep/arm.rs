@@ -1,6 +1,6 @@
 //! One way of decoding that a sweep compares with the others.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fmt;
 use tpv_core::policy::{DeadlineTarget, Direction, Strength, Term, Throttle};
 
@@ -38,6 +38,12 @@ impl Arm {
             Ok(Self { family: text.to_owned(), budget, throttle, brief })
         };
         if text.contains(BUDGET) {
+            let first = arm(budgets.first().copied())?;
+            if matches!(first.deadline(), Some(DeadlineTarget::Seconds(_))) {
+                bail!(
+                    "--policy {text}: {BUDGET} counts tokens and this deadline seconds; write the seconds, such as seconds=2"
+                );
+            }
             budgets.iter().map(|&tokens| arm(Some(tokens))).collect()
         } else {
             Ok(vec![arm(None)?])
@@ -94,5 +100,7 @@ mod tests {
         assert_eq!(Arm::expand("constant:15@pattern", &[1], false).unwrap()[0].plain_alpha(), None);
         assert_eq!(Arm::expand("constant:15", &[64, 128], false).unwrap().len(), 1);
         assert!(Arm::expand("budget:{budgets}", &[64], false).is_err());
+        let seconds = Arm::expand("deadline:seconds={budget}", &[64], false).unwrap_err().to_string();
+        assert!(seconds.contains("counts tokens"), "{seconds}");
     }
 }

@@ -250,7 +250,11 @@ pub fn write_levels(
     let efforts = choose(&candidates, problems.len()).context("effort levels need the run without a policy")?;
     let scale = sweep.measured_scale(model.prompts.think_end[0]);
     let file = &mut sweep.throttles.file;
-    file.vector.efforts = efforts;
+    let nothing_shown = |levels: &BTreeMap<String, f32>| levels.values().all(|&alpha| alpha == 0.0);
+    let shown = !nothing_shown(&efforts);
+    if shown || nothing_shown(&file.vector.efforts) {
+        file.vector.efforts = efforts;
+    }
     if let Some(scale) = scale {
         file.vector.info.figures.insert(SCALE_FIGURE.into(), scale.into());
     }
@@ -259,8 +263,10 @@ pub fn write_levels(
     let levels: Vec<String> = file.vector.efforts.iter().map(|(name, alpha)| format!("{name} = {alpha}")).collect();
     let scale = scale.map_or_else(String::new, |scale| format!("; one alpha is {scale:.4} logits of </think>"));
     console.print(format!("effort levels in {}: {}{scale}", path.display(), levels.join(", ")));
-    if file.vector.efforts.values().all(|&alpha| alpha == 0.0) {
-        console.notice("no push was shown to be harmless enough for a level, so all are 0; more problems show more");
+    if !shown {
+        let what = if nothing_shown(&file.vector.efforts) { "all are 0" } else { "those that were there stay" };
+        console
+            .notice(format!("no push was shown to be harmless enough for a level, so {what}; more problems show more"));
     }
     Ok(())
 }

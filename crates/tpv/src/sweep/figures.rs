@@ -126,19 +126,19 @@ fn compare(first: &[&SweepResult], second: &[&SweepResult], cap: Option<u32>) ->
 }
 
 fn areas(arms: &[Arm], sorted: &ByArm<'_>, caps: &[u32]) -> Vec<AreaFigures> {
-    let mut families: Vec<String> = Vec::new();
-    arms.iter().map(Arm::family_name).for_each(|name| {
-        if !families.contains(&name) {
-            families.push(name);
+    let mut families: Vec<&Arm> = Vec::new();
+    for arm in arms {
+        if families.iter().all(|other| other.family_name() != arm.family_name()) {
+            families.push(arm);
         }
-    });
+    }
     let weights = trapezoid_weights(caps);
-    let area = |family: &String| {
-        let of_family: Vec<&Arm> = arms.iter().filter(|arm| arm.family_name() == *family).collect();
+    let area = |family: &Arm| {
         let mut values: Vec<(u64, f64)> = Vec::new();
         for (&cap, weight) in caps.iter().zip(&weights) {
-            let arm = of_family.iter().find(|arm| arm.budget.is_none_or(|budget| budget == cap))?;
-            let of_arm = &sorted[&arm.to_string()];
+            // By its name: a member that was asked for by itself as well is not run twice.
+            let member = Arm::expand(&family.family, &[cap], family.brief).ok()?;
+            let of_arm = sorted.get(&member.first()?.to_string())?;
             values.resize(of_arm.len(), (0, 0.0));
             for (value, result) in values.iter_mut().zip(of_arm) {
                 value.0 = result.problem as u64;
@@ -147,7 +147,7 @@ fn areas(arms: &[Arm], sorted: &ByArm<'_>, caps: &[u32]) -> Vec<AreaFigures> {
         }
         Bootstrap::default().mean(&values)
     };
-    families.iter().map(|family| AreaFigures { family: family.clone(), area: area(family) }).collect()
+    families.iter().map(|family| AreaFigures { family: family.family_name(), area: area(family) }).collect()
 }
 
 /// Weights of the values at ascending caps in the mean of the broken line from (0, 0) through them.
@@ -199,6 +199,21 @@ mod tests {
         // The broken line (0, 0), (50, 1/2) has the mean 1/4.
         assert!((figures.areas[0].area.unwrap().value - 0.25).abs() < 1e-12);
         assert_eq!(figures.landings.len(), 1);
+    }
+
+    #[test]
+    fn a_member_that_was_named_by_itself_counts_in_its_family() {
+        let names = ["none", "budget:30", "budget:60"];
+        let results: Vec<_> = names.iter().flat_map(|name| (0..4).map(|i| result(name, i, 20, true))).collect();
+        let mut arms = vec![Arm::base(false)];
+        arms.extend(Arm::expand("budget:60", &[30, 60], false).unwrap());
+        arms.extend(Arm::expand("budget:{budget}", &[30], false).unwrap());
+        let areas = figures(&arms, &results, &[30, 60], "").areas;
+        assert_eq!(
+            areas.iter().map(|area| area.family.as_str()).collect::<Vec<_>>(),
+            ["none", "budget:60", "budget:{budget}"]
+        );
+        assert!(areas.iter().all(|area| area.area.is_some()), "{areas:?}");
     }
 
     #[test]

@@ -78,7 +78,10 @@ pub fn landing(arm: &Arm, sorted: &ByArm<'_>, base: &[&SweepResult]) -> Option<L
         });
         compare_accuracy(&pairs.collect::<Vec<_>>(), &Bootstrap::default())
     };
-    let hard_cut = format!("budget:{target}{}", if arm.brief { " (brief)" } else { "" });
+    // A budget is a number of tokens.
+    let hard_cut =
+        (unit == Unit::Tokens).then(|| format!("budget:{target}{}", if arm.brief { " (brief)" } else { "" }));
+    let hard_cut = hard_cut.and_then(|name| sorted.get(&name));
     let cut = less(base);
     Some(LandingFigures {
         arm: arm.to_string(),
@@ -93,7 +96,7 @@ pub fn landing(arm: &Arm, sorted: &ByArm<'_>, base: &[&SweepResult]) -> Option<L
         worst_overshoot: of_arm.iter().map(|it| length(it) / target - 1.0).fold(f64::MIN, f64::max),
         forced_share: share(&|it| it.forced),
         accuracy: cut.map(|it| it.second),
-        less_hard_cut: sorted.get(&hard_cut).and_then(|cut| less(cut)).map(|it| it.difference),
+        less_hard_cut: hard_cut.and_then(|cut| less(cut)).map(|it| it.difference),
         less_cut_without_answer: cut.map(|it| it.difference),
     })
 }

@@ -9,7 +9,8 @@ use crate::answers::judge;
 use crate::args::SweepArgs;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::{open_dataset, prompt_style};
+use crate::model::{open_dataset, prompt_identity, prompt_style};
+use crate::reading_table::warn_of_few_problems;
 use crate::recorder::{Recorder, Recording};
 use crate::throttles::{Parts, Throttles};
 use anyhow::{Result, bail};
@@ -69,9 +70,22 @@ fn chosen(args: &SweepArgs, set: &ProblemSet) -> Result<Vec<Problem>> {
     Ok(chosen)
 }
 
+/// The problems with a right answer: without one nothing can be called right or wrong.
+fn graded(problems: Vec<Problem>, name: &str, console: &Console) -> Result<Vec<Problem>> {
+    let all = problems.len();
+    let graded: Vec<Problem> = problems.into_iter().filter(|problem| problem.answer.is_some()).collect();
+    if graded.is_empty() {
+        bail!("data set {name}: no problem has a right answer to compare with; name their field with --answer_field");
+    }
+    if graded.len() < all {
+        console.notice(format!("{} of {all} problems have no right answer and are left out", all - graded.len()));
+    }
+    Ok(graded)
+}
+
 /// Everything but arm, problem and generation that determines a sample, in one line.
 fn settings(args: &SweepArgs, dataset: &str, model: &TextModel, throttles: &Throttles) -> String {
-    let prompt = args.dataset.style.template().unwrap_or("chat template");
+    let prompt = prompt_identity(&args.dataset.style, model);
     let everything = serde_json::json!({
         "model": model.identity,
         "dtype": model.decoder.spec().dtype,
@@ -123,11 +137,23 @@ impl<'a> Sweep<'a> {
         if args.write_efforts {
             require_answers(&set.name, &problems, &args.dataset)?;
         }
+        let problems = graded(problems, &set.name, console)?;
+        if let Some(budget) = budgets.iter().find(|&&budget| budget as usize >= args.max_new_tokens) {
+            console.notice(format!(
+                "a budget of {budget} leaves no room for an answer within --max_new_tokens {}: thoughts are cut by that limit, \
+                 and policies that end them there look worse than they are",
+                args.max_new_tokens
+            ));
+        }
+        warn_of_few_problems(problems.len(), console);
         let mut throttles = Throttles::open(&args.tpv, model)?;
         if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline().is_some()) {
             console.notice("the vector has no calibration, so deadlines go by smoothed progress; `tpv train` adds one");
         }
         arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, model))?;
+        if let Some(remark) = arms.iter().find_map(|arm| throttles.remark_on_scale(&arm.throttle)) {
+            console.notice(remark);
+        }
         let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
         let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
         let styles = [prompt_style(&args.dataset.style)?, brief];

@@ -44,9 +44,14 @@ pub fn arms<'a>(rows: impl IntoIterator<Item = &'a ArmFigures>) -> impl Iterator
             row.samples.to_string(),
             percent(row.accuracy),
             percent(row.less_base),
-            row.mcnemar_p.map_or_else(|| "-".into(), |p| format!("{p:.3}")),
+            row.mcnemar_p.map_or_else(|| "-".into(), p_value),
         ]
     })
+}
+
+/// A p-value: never 0.
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
 }
 
 /// Columns of [`areas`].

@@ -4,6 +4,7 @@ use crate::hub::{COMMIT, Hub};
 use crate::workplace::{THINKER_FILES, Workplace};
 use serde_json::json;
 use std::path::PathBuf;
+use tpv_data::sums::load_sums;
 use tpv_data::trace::{ProblemRecord, TraceStore};
 
 const TINY: &str = "--generations_per_problem 1 --max_new_tokens 4";
@@ -19,6 +20,32 @@ fn shared(name: &str) -> Option<PathBuf> {
         eprintln!("skipped: {} is not there", path.display());
     }
     path.canonicalize().ok()
+}
+
+#[test]
+fn a_problem_that_is_too_long_for_the_model_stops_nobody_else() {
+    let place = Workplace::new();
+    let problem = |text: &str| json!({ "problem": text, "answer": "1" }).to_string();
+    let lines = [problem("Bob has 2 pens."), problem(&"one ".repeat(3000)), problem("Ann has 3 pens.")];
+    place.write("mixed.jsonl", lines.join("\n"));
+    let line =
+        "generate --model thinker --dataset mixed.jsonl --generations_per_problem 1 --max_new_tokens 9 --output_dir";
+    let run = place.ok(&format!("{line} run --fit"));
+    assert!(run.stderr.contains("problem 1 is left out: its prompt has"), "{}", run.stderr);
+    let (record, _) = load_sums(&place.path("run/sums.safetensors")).unwrap();
+    assert_eq!(record.problems, [0, 2]);
+    assert!(place.path("run/problem_2.safetensors").is_file() && !place.path("run/problem_1.safetensors").exists());
+    place.write("long.jsonl", &lines[1]);
+    place.refused(&format!("{line} none").replace("mixed", "long"), &["no problem's prompt leaves room"]);
+}
+
+#[test]
+fn a_sweep_wants_right_answers() {
+    let place = Workplace::new();
+    place.write("v.safetensors", tpv_thinker::VECTOR);
+    place.write("open.jsonl", json!({ "problem": "Bob has 2 pens." }).to_string());
+    let line = "sweep --model thinker --tpv v.safetensors --dataset open.jsonl --budgets 8 --max_new_tokens 20 --output_dir out";
+    place.refused(line, &["no problem has a right answer"]);
 }
 
 #[test]

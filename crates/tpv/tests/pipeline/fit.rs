@@ -5,6 +5,7 @@ use crate::workplace::{Workplace, names, npy_vector};
 use serde_json::Value;
 use std::fs;
 use tpv_core::split::dealt_part;
+use tpv_data::atomic::Claim;
 use tpv_data::source::{TraceId, TraceSource};
 use tpv_data::sums::{PARTS, load_sums};
 use tpv_data::tensors::TensorFile;
@@ -43,6 +44,19 @@ fn json(place: &Workplace, file: &str) -> Value {
 fn close(a: &[f32], b: &[f32], relative: f32) -> bool {
     let greatest = b.iter().fold(0f32, |max, it| max.max(it.abs()));
     a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() <= relative * greatest)
+}
+
+#[test]
+fn two_processes_do_not_sum_into_one_file() {
+    let place = Workplace::new();
+    let line = "generate --model thinker --dataset thinker --end_problem_index 1 --generations_per_problem 1 \
+                --max_new_tokens 20 --fit --output_dir run";
+    let claim = Claim::of(&place.path("run/sums.safetensors")).unwrap();
+    assert!(claim.is_some());
+    place.refused(line, &["another process is summing into it"]);
+    place.ok(&format!("{line} --shard 1/2"));
+    drop(claim);
+    place.ok(line);
 }
 
 #[test]

@@ -131,6 +131,28 @@ fn a_python_made_folder_gives_the_scripts_weights_and_split() {
 }
 
 #[test]
+fn the_end_of_the_thinking_may_have_another_name_in_a_folder_of_the_scripts() {
+    let place = Workplace::new();
+    place.ok("generate --model thinker --dataset thinker --end_problem_index 6 --generations_per_problem 1 \
+              --max_new_tokens 900 --output_dir traces");
+    write_python_folder(&place, "traces", "results");
+    place.ok("prepare --input_dir results --output_dir usual");
+    for problem in 0..6 {
+        for file in ["tokens.json", "response.txt"] {
+            let path = format!("results/problem_{problem}/generation_0/{file}");
+            place.write(&path, place.text(&path).replace("</think>", "[END_THINK]"));
+        }
+    }
+    place.refused("prepare --input_dir results --output_dir none", &["results"]);
+    place.ok("prepare --input_dir results --output_dir named --end_of_thinking_token [END_THINK]");
+    let traces = |folder: &str| {
+        let manifest: Value = serde_json::from_slice(&place.read(&format!("{folder}/dataset.json"))).unwrap();
+        [manifest["train"].clone(), manifest["test"].clone(), manifest["train_rows"].clone()]
+    };
+    assert_eq!(traces("named"), traces("usual"));
+}
+
+#[test]
 fn the_scripts_command_lines_run_with_tpv_in_place() {
     let place = Workplace::new();
     place.thinker("thinker");
