@@ -287,7 +287,8 @@ impl Pool {
             .collect();
         let value = of_sums(&once);
         let interval = |figure: usize| {
-            bootstrap.interval_of(value[figure], by_sums.iter().map(|figures| figures[figure]).collect())
+            let figures = by_sums.iter().map(|figures| figures[figure]).collect();
+            bootstrap.interval_of(value[figure], figures, self.problems.len())
         };
         Figures {
             problems: self.problems.len(),
@@ -296,7 +297,7 @@ impl Pool {
             mse: interval(0),
             mae: interval(1),
             r2: interval(2),
-            spearman: bootstrap.interval_of(of_ranks(&once, &mut Vec::new()), by_ranks),
+            spearman: bootstrap.interval_of(of_ranks(&once, &mut Vec::new()), by_ranks, self.problems.len()),
             trace_mse: interval(3),
             trace_mae: interval(4),
             trace_spearman: interval(5),

@@ -15,7 +15,7 @@ pub fn warn_of_few_problems(problems: usize, console: &Console) {
         console.notice("all these figures are of one problem: their intervals say nothing");
     } else if problems < FEW_PROBLEMS {
         console.notice(format!(
-            "all these figures are of {problems} problems: intervals of so few are too narrow (docs/READING.md)"
+            "all these figures are of {problems} problems: intervals of so few hold the truth less often than they say (docs/READING.md)"
         ));
     }
 }

@@ -128,7 +128,12 @@ function showAlpha() {
 }
 
 $("ask").addEventListener("submit", (event) => { event.preventDefault(); start([alpha()]); });
-$("race").addEventListener("click", () => { $("alpha").value = raceAlpha(); showAlpha(); start([0, alpha()]); });
+$("race").addEventListener("click", () => {
+  if (!$("ask").reportValidity()) return;
+  $("alpha").value = raceAlpha();
+  showAlpha();
+  start([0, alpha()]);
+});
 $("end").addEventListener("click", () => lanes.forEach((lane) => lane.control({ end_thinking: true })));
 $("stop").addEventListener("click", stop);
 $("alpha").addEventListener("input", throttle);

@@ -25,7 +25,7 @@ function showIntervals(measured) {
   const note = "Measured on held-out problems, beside the baselines, with 95 % intervals. Error: mean absolute error of progress, where 1 is the whole thought. R²: share of the variance explained.";
   const rows = measured.map((row) => [row.predictor, interval(row.figures?.mae), interval(row.figures?.r2)]);
   $("vector").append(make("p", { className: "muted", textContent: note }), table(["Predictor", "Error", "R²"], rows));
-  if (error(...READINGS) && error(BASELINE)) $("error").textContent = `measured error ${interval(error(...READINGS))}; position alone ${interval(error(BASELINE))}`;
+  if (error(...READINGS) && error(BASELINE)) $("error").textContent = `measured error ${interval(error(...READINGS))} of the head alone; position alone ${interval(error(BASELINE))}`;
 }
 
 /* Of a vector that was trained on sums, which have squared errors alone. */
