@@ -20,4 +20,4 @@ assert.equal(reasoning, message.reasoning);
 assert.equal(content, message.content);
 assert.ok(seen > 10);
 
-await assert.rejects(client.chat.completions.create({ model: "thinker", messages, top_p: 7 }), (error) => error.status === 422 && error.param === "top_p");
+await assert.rejects(client.chat.completions.create({ model: "thinker", messages, top_p: 7 }), (error) => error.status === 400 && error.param === "top_p");

@@ -37,7 +37,7 @@ text = client.completions.create(model="thinker", prompt="Bob has 2 pens.\n<thin
 assert text.usage.completion_tokens == 5 and text.choices[0].finish_reason == "length"
 
 for error, extra in [
-    (openai.UnprocessableEntityError, {"temperature": -1}),
+    (openai.BadRequestError, {"temperature": -1}),
     (openai.NotFoundError, {"model": "gpt-5"}),
 ]:
     try:

@@ -132,6 +132,36 @@ impl Hub {
         Ok(Snapshot { folder: cache.snapshot_folder(&info.commit), commit: info.commit })
     }
 
+    /// Fetches those of some files that a snapshot lacks and its commit has; what the commit lacks is remembered, so that it
+    /// is asked for once. Caches that other programs filled can be without them.
+    pub fn complete(
+        &self,
+        repo: &Repo,
+        snapshot: &Snapshot,
+        names: &[&str],
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<()> {
+        let cache = RepoCache::new(&self.environment.cache, repo);
+        let is_unknown = |name: &&str| !snapshot.folder.join(name).is_file() && !cache.lacks(&snapshot.commit, name);
+        let unknown: Vec<&str> = names.iter().copied().filter(is_unknown).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        if self.environment.offline {
+            return Err(self.not_cached(repo));
+        }
+        let at = Repo { revision: snapshot.commit.clone(), ..repo.clone() };
+        let info = self.client.repo_info(&at)?;
+        for name in unknown {
+            if info.files.iter().any(|file| file == name) {
+                self.client.download(&at, &cache, &snapshot.commit, name, progress)?;
+            } else {
+                cache.mark_lacking(&snapshot.commit, name)?;
+            }
+        }
+        Ok(())
+    }
+
     fn not_cached(&self, repo: &Repo) -> DataError {
         let kind = match repo.kind {
             RepoKind::Model => "model",

@@ -106,7 +106,10 @@ pub fn resolve_text(name_or_path: &str, hub: &Hub, progress: &mut dyn DownloadPr
         ));
     };
     let complete = |snapshot: &Snapshot| snapshot.folder.join(TOKENIZER).is_file();
-    Ok(hub.snapshot(&Repo::model(&id, None), &complete, &choose_text_files, progress)?.folder)
+    let repo = Repo::model(&id, None);
+    let snapshot = hub.snapshot(&repo, &complete, &choose_text_files, progress)?;
+    let _ = hub.complete(&repo, &snapshot, &OPTIONAL, progress);
+    Ok(snapshot.folder)
 }
 
 struct HubName {
@@ -163,6 +166,8 @@ fn from_hub(id: &str, revision: Option<&str>, hub: &Hub, progress: &mut dyn Down
     let repo = Repo::model(id, revision);
     let has_index = |snapshot: &Snapshot| complete_but_shards(&snapshot.folder);
     let snapshot = hub.snapshot(&repo, &has_index, &choose_files, progress)?;
+    // Without the hub what there is has to do.
+    let _ = hub.complete(&repo, &snapshot, &OPTIONAL, progress);
     let snapshot = match missing_shards(&snapshot.folder)? {
         shards if shards.is_empty() => snapshot,
         shards => fetch_shards(id, &snapshot, shards, hub, progress)?,

@@ -238,6 +238,30 @@ fn a_model_is_downloaded_once_and_then_found_in_the_cache() {
 }
 
 #[test]
+fn what_another_program_left_out_of_the_cache_is_fetched_once() {
+    let files: [(&str, &[u8]); 4] = [
+        ("config.json", b"{}"),
+        ("tokenizer.json", b"{}"),
+        ("model.safetensors", b"w"),
+        ("tokenizer_config.json", b"{\"add_bos_token\": true}"),
+    ];
+    let server = Server::with_model(&files);
+    let cache = tempfile::tempdir().unwrap();
+    let hub = server.hub(cache.path());
+    let folder = folder_of(&resolve(&hub).unwrap()).to_path_buf();
+    fs::remove_file(folder.join("tokenizer_config.json")).unwrap();
+    server.log();
+    resolve(&hub).unwrap();
+    assert_eq!(fs::read(folder.join("tokenizer_config.json")).unwrap(), files[3].1);
+    assert!(server.log().iter().all(|request| !request.contains("model.safetensors")));
+    resolve(&hub).unwrap();
+    assert!(server.log().is_empty(), "what the repository lacks is not asked for again");
+    fs::remove_file(folder.join("tokenizer_config.json")).unwrap();
+    server.plan.lock().unwrap().refuse = Some((401, "", ""));
+    resolve(&hub).unwrap(); // without the hub what there is has to do
+}
+
+#[test]
 fn for_a_tokenizer_no_weights_are_fetched() {
     let files: [(&str, &[u8]); 3] =
         [("tokenizer.json", b"{}"), ("model.safetensors", b"weights"), ("config.json", b"{}")];

@@ -95,8 +95,8 @@ mod tests {
         let small = admission(|_| {});
         assert!(small.check(3).is_ok());
         let error = small.check(4).unwrap_err();
-        assert_eq!((error.status, error.field.as_deref()), (422, Some("n")));
-        assert_eq!(admission(|limits| limits.max_per_client = 1).check(2).unwrap_err().status, 422);
+        assert_eq!((error.status, error.field.as_deref()), (400, Some("n")));
+        assert_eq!(admission(|limits| limits.max_per_client = 1).check(2).unwrap_err().status, 400);
         let _room = small.admit(client, 3).unwrap();
         assert_eq!(small.admit(client, 1).map(drop).unwrap_err().status, 503);
         let endless = admission(|limits| limits.max_queue = usize::MAX);

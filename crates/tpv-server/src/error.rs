@@ -27,9 +27,9 @@ impl ApiError {
         Self { status, message: message.into(), field: None, code, retry_after_secs: None }
     }
 
-    /// A field whose value cannot be used: 422.
+    /// A field whose value cannot be used: 400.
     pub fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: Some(field.into()), ..Self::new(422, "invalid_value", message) }
+        Self { field: Some(field.into()), ..Self::new(400, "invalid_value", message) }
     }
 
     /// A model that is not here: 404.

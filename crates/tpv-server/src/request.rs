@@ -282,7 +282,7 @@ mod tests {
         ] {
             let error = with(name, value.clone()).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{name}: {value}");
-            assert_eq!(error.status, 422);
+            assert_eq!(error.status, 400);
         }
         assert_eq!(with("model", json!("gpt-5")).unwrap_err().status, 404);
         assert_eq!(parse(json!([])).unwrap_err().status, 400);
@@ -329,7 +329,7 @@ mod tests {
             body[name] = value;
             for result in [chat(&body, &ServerConfig::default()), completion(&body, &ServerConfig::default())] {
                 if let Err(error) = result {
-                    prop_assert!([400, 404, 422].contains(&error.status));
+                    prop_assert!([400, 404].contains(&error.status));
                     prop_assert!(error.field.is_some());
                 }
             }

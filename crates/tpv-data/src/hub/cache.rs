@@ -60,6 +60,16 @@ impl RepoCache {
         Ok(path)
     }
 
+    /// Whether a commit is known to lack a file; the Python library leaves such marks too.
+    pub fn lacks(&self, commit: &str, file: &str) -> bool {
+        self.folder.join(".no_exist").join(commit).join(file).exists()
+    }
+
+    /// Remembers that a commit lacks a file.
+    pub fn mark_lacking(&self, commit: &str, file: &str) -> Result<()> {
+        atomic::write_bytes(&self.folder.join(".no_exist").join(commit).join(file), b"")
+    }
+
     fn read_ref(&self, revision: &str) -> Option<String> {
         if !is_relative(revision) {
             return None;

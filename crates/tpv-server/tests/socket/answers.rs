@@ -91,7 +91,7 @@ fn control_ends_a_thought_and_changes_alpha_under_way() {
     assert_eq!(control(json!({ "id": id, "end_thinking": true })).json()["applied"], 1);
     for choice in [json!(1), json!("first")] {
         let answer = control(json!({ "id": id, "alpha": 1, "choice": choice }));
-        assert_eq!((answer.status, &answer.json()["error"]["param"]), (422, &json!("choice")));
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("choice")));
     }
     let mut last = next_chunk(&mut reader);
     let (mut forced, mut answered) = (false, false);
@@ -107,7 +107,7 @@ fn control_ends_a_thought_and_changes_alpha_under_way() {
     let tokens = last["tpv"]["summary"]["thinking_tokens"].as_u64().unwrap();
     assert!(forced && answered && tokens < 30, "{last}");
     assert_eq!(control(json!({ "id": id, "alpha": 1 })).status, 404);
-    assert_eq!(control(json!({ "id": id })).status, 422);
+    assert_eq!(control(json!({ "id": id })).status, 400);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn an_answer_without_a_length_gets_what_the_memory_holds() {
     let usage = |extra: Value| server.chat(extra).json()["usage"]["total_tokens"].as_u64();
     assert!(usage(json!({})) <= Some(256) && usage(json!({ "max_tokens": 10_000 })) <= Some(256));
     let long = server.chat(json!({ "messages": [{ "role": "user", "content": "word ".repeat(300) }] }));
-    assert_eq!((long.status, &long.json()["error"]["code"]), (422, &json!("context_length_exceeded")));
+    assert_eq!((long.status, &long.json()["error"]["code"]), (400, &json!("context_length_exceeded")));
 }
 
 #[test]

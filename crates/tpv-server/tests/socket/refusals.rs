@@ -19,14 +19,14 @@ fn refusals_have_a_status_and_name_the_field() {
         let (status, field, _) = refusal(extra);
         (status, field.unwrap())
     };
-    assert_eq!(field(json!({ "temperature": -1 })), (422, "temperature".into()));
-    assert_eq!(field(json!({ "tpv": { "policy": "warp:9" } })), (422, "tpv.policy".into()));
-    assert_eq!(field(json!({ "reasoning_effort": "heroic" })), (422, "reasoning_effort".into()));
+    assert_eq!(field(json!({ "temperature": -1 })), (400, "temperature".into()));
+    assert_eq!(field(json!({ "tpv": { "policy": "warp:9" } })), (400, "tpv.policy".into()));
+    assert_eq!(field(json!({ "reasoning_effort": "heroic" })), (400, "reasoning_effort".into()));
     assert_eq!(field(json!({ "model": "gpt-5" })), (404, "model".into()));
-    assert_eq!(field(json!({ "logit_bias": { "999999": 1 } })), (422, "logit_bias".into()));
-    assert_eq!(field(json!({ "logit_bias": { "999999": 1 }, "stream": true })), (422, "logit_bias".into()));
-    assert_eq!(field(json!({ "tpv": { "alpha": 1 } })), (422, "tpv.alpha".into()));
-    assert_eq!(field(json!({ "tool_choice": "required" })), (422, "tool_choice".into()));
+    assert_eq!(field(json!({ "logit_bias": { "999999": 1 } })), (400, "logit_bias".into()));
+    assert_eq!(field(json!({ "logit_bias": { "999999": 1 }, "stream": true })), (400, "logit_bias".into()));
+    assert_eq!(field(json!({ "tpv": { "alpha": 1 } })), (400, "tpv.alpha".into()));
+    assert_eq!(field(json!({ "tool_choice": "required" })), (400, "tool_choice".into()));
     let long = "entropy+".repeat(10_000);
     for extra in [
         json!({ "tpv": { "policy": long } }),
@@ -35,16 +35,16 @@ fn refusals_have_a_status_and_name_the_field() {
         json!({ "tpv": { long.clone(): 1 } }),
     ] {
         let (status, _, message) = refusal(extra);
-        assert!([404, 422].contains(&status) && message.len() < 1200, "{message}");
+        assert!([404, 400].contains(&status) && message.len() < 1200, "{message}");
     }
     for name in ["tools", "response_format", "top_logprobs", "logprobs"] {
         let value = if name.ends_with("probs") { json!(2) } else { json!([{ "type": "json_object" }]) };
         let answer = server.post("/v1/completions", &json!({ "prompt": "1 + 1", "max_tokens": 1, name: value }));
-        assert_eq!((answer.status, &answer.json()["error"]["param"]), (422, &json!(name)));
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(name)));
     }
     assert_eq!(
         field(json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
-        (422, "messages".into())
+        (400, "messages".into())
     );
     let send = |text: &str| server.send(post("/v1/chat/completions", text, "connection: close\r\n").as_bytes());
     assert_eq!(send(&"{".repeat(1_000_000)).status, 400);
@@ -143,7 +143,7 @@ fn a_full_queue_is_said_with_a_time_to_come_back() {
     assert_eq!(refused.status, 503);
     assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
     let never = server.chat(json!({ "n": 2 }));
-    assert_eq!((never.status, &never.json()["error"]["param"]), (422, &json!("n")));
+    assert_eq!((never.status, &never.json()["error"]["param"]), (400, &json!("n")));
     drop(reader);
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(server.chat(json!({ "max_tokens": 1 })).status, 200);
