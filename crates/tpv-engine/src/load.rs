@@ -122,10 +122,10 @@ pub fn load_model(source: &ModelSource, options: &LoadOptions) -> Result<Loaded>
     match source {
         ModelSource::Folder(folder) => {
             let config = read_config(&folder.join("config.json"))?;
-            load_tensors(config, &TensorFiles::open_folder(folder)?, options)
+            load_checkpoint(config, &TensorFiles::open_folder(folder)?, options)
         }
         ModelSource::Embedded { config, weights } => {
-            load_tensors(DecoderConfig::from_json(config)?, &TensorFiles::embedded(weights)?, options)
+            load_checkpoint(DecoderConfig::from_json(config)?, &TensorFiles::embedded(weights)?, options)
         }
         ModelSource::Gguf(path) => load_gguf(path, options),
     }
@@ -168,16 +168,22 @@ fn read_config(path: &Path) -> Result<DecoderConfig> {
     })
 }
 
-fn load_tensors(mut config: DecoderConfig, source: &impl WeightSource, options: &LoadOptions) -> Result<Loaded> {
-    let mut notices = Vec::new();
-    if has_head_of_its_own(&config, source)? {
-        config.tied_head = false;
-        notices.push(
-            "config.json ties lm_head to the embedding, but the checkpoint has an lm_head.weight of its own: it is used, as \
-             transformers 5 does"
-                .into(),
-        );
+fn load_checkpoint(mut config: DecoderConfig, source: &TensorFiles, options: &LoadOptions) -> Result<Loaded> {
+    if !has_head_of_its_own(&config, source)? {
+        return load_tensors(config, source, options);
     }
+    config.tied_head = false;
+    let mut loaded = load_tensors(config, source, options)?;
+    loaded.notices.push(
+        "config.json ties lm_head to the embedding, but the checkpoint has an lm_head.weight of its own: it is used, as \
+         transformers 5 does"
+            .into(),
+    );
+    Ok(loaded)
+}
+
+fn load_tensors(config: DecoderConfig, source: &impl WeightSource, options: &LoadOptions) -> Result<Loaded> {
+    let mut notices = Vec::new();
     let device = open_device(options.device, &mut notices);
     let dtype = choose_dtype(options.dtype, &device, &config, &mut notices)?;
     if !device.is_cpu() {
@@ -187,7 +193,7 @@ fn load_tensors(mut config: DecoderConfig, source: &impl WeightSource, options: 
 }
 
 /// Whether a head that the config calls tied is stored, and is another one than the embedding.
-fn has_head_of_its_own(config: &DecoderConfig, source: &impl WeightSource) -> Result<bool> {
+fn has_head_of_its_own(config: &DecoderConfig, source: &TensorFiles) -> Result<bool> {
     let shape = [config.vocab_size, config.hidden_size];
     let stored = source.first_row("lm_head.weight", shape).ok().filter(|_| config.tied_head);
     let Some(stored) = stored else { return Ok(false) };

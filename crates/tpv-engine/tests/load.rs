@@ -63,6 +63,24 @@ fn every_layer_and_every_number_of_the_config_are_in_a_fingerprint() {
 }
 
 #[test]
+fn a_head_that_is_called_tied_and_is_another_one_is_used() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy_model("llama", scratch.path());
+    let config = scratch.path().join("config.json");
+    let mut changed: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    assert_eq!(changed["tie_word_embeddings"], false);
+    changed["tie_word_embeddings"] = true.into();
+    std::fs::write(&config, changed.to_string()).unwrap();
+    let source = ModelSource::Folder(scratch.path().to_owned());
+    let loaded = load_model(&source, &LoadOptions::default()).unwrap();
+    let own = load("llama");
+    let state: Vec<f32> = (0..own.engine.spec().hidden_size).map(|k| (k as f32).sin()).collect();
+    assert_eq!(loaded.engine.project(&state).unwrap(), own.engine.project(&state).unwrap());
+    assert!(loaded.notices[0].contains("lm_head.weight of its own"), "{:?}", loaded.notices);
+    assert!(load("qwen3_tied_sharded").notices.is_empty());
+}
+
+#[test]
 fn wishes_that_cannot_be_granted_are_noticed() {
     if cfg!(any(feature = "cuda", feature = "metal")) {
         return;
