@@ -145,7 +145,10 @@ impl TextModel {
         let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
         let config = config.unwrap_or_default();
         let chat_template = match ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)? {
-            None => loaded.text.chat_template.map(|source| ChatTemplate::new(&source, &config)).transpose()?,
+            None => loaded.text.chat_template.and_then(|source| {
+                let usable = ChatTemplate::new(&source, &config);
+                usable.inspect_err(|error| notices.push(format!("the chat template in the .gguf file: {error}"))).ok()
+            }),
             found => found,
         };
         let prompts = Arc::new(Prompter { tokenizer, markers, think_end, chat_template });

@@ -222,8 +222,11 @@ fn refusal(error: &JinjaError) -> EngineError {
 fn without_generation_tags(source: &str) -> String {
     let mut text = source.to_owned();
     for (left, right) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
-        text = text.replace(&format!("{left} generation {right}"), &format!("{left} if true {right}"));
-        text = text.replace(&format!("{left} endgeneration {right}"), &format!("{left} endif {right}"));
+        for space in ["", " "] {
+            let tag = |name: &str| format!("{left}{space}{name}{space}{right}");
+            text = text.replace(&tag("generation"), &format!("{left} if true {right}"));
+            text = text.replace(&tag("endgeneration"), &format!("{left} endif {right}"));
+        }
     }
     text
 }
@@ -618,7 +621,12 @@ mod tests {
     #[test]
     fn generation_tags_are_passed_over() {
         let source = "{%- for m in messages %}{% generation %}{{ m.content }}{%- endgeneration %}{% endfor %}";
-        assert_eq!(render(source, &[("user", "a"), ("user", "b")], ChatOptions::default()).unwrap(), "ab");
+        for source in [
+            source.to_owned(),
+            source.replace(" generation ", "generation").replace(" endgeneration ", "endgeneration"),
+        ] {
+            assert_eq!(render(&source, &[("user", "a"), ("user", "b")], ChatOptions::default()).unwrap(), "ab");
+        }
     }
 
     #[test]
