@@ -88,6 +88,8 @@ async fn converse(stream: &TcpStream, client: SocketAddr, app: Arc<App>, router:
     // Who comes while the server stops is told so, and gets no second answer.
     let late = app.is_stopping();
     let mut builder = http1::Builder::new();
+    // Where the end of the client's side is seen beside the reading, it ends what takes time, and not what is ready.
+    builder.half_close(cfg!(any(target_os = "linux", target_os = "android")));
     builder.keep_alive(!late).timer(TokioTimer::new()).header_read_timeout(transfer_time).max_buf_size(BUFFER_BYTES);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
     // An error is a client that left or broke a rule: it is answered where that is possible, and nobody else cares.

@@ -34,6 +34,20 @@ fn a_client_that_leaves_frees_its_slot_within_two_tokens() {
     assert_eq!((server.metric("tpv_num_requests_running"), server.metric("tpv_disconnects_total")), (0.0, 1.0));
 }
 
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "elsewhere the end of the client's side ends its request")]
+fn what_is_ready_is_answered_though_the_client_has_closed_its_side() {
+    let server = start(|_| ());
+    for _ in 0..20 {
+        let mut connection = server.connect();
+        connection.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        connection.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
 /// The reader of a request stops at what follows it, so the end must be seen in another way.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "only Linux says so")]
