@@ -222,7 +222,12 @@ fn from_jsonl(path: &Path, bytes: &[u8], fields: &Fields) -> Result<Vec<Problem>
 fn from_parquet(path: &Path, fields: &Fields) -> Result<Vec<Problem>> {
     let file = File::open(path).map_err(|source| DataError::io(path, "read the data set", source))?;
     let damaged = |error: parquet::errors::ParquetError| {
-        DataError::damaged(path, format!("not a complete parquet file ({error})"), "download or export it again")
+        let text = error.to_string();
+        if text.contains("Disabled feature") {
+            let what = format!("the parquet file is compressed in a way that is not read here ({text})");
+            return DataError::damaged(path, what, "export it with snappy or zstd, or without compression");
+        }
+        DataError::damaged(path, format!("not a complete parquet file ({text})"), "download or export it again")
     };
     let reader = SerializedFileReader::new(file).map_err(damaged)?;
     let rows = reader.get_row_iter(None).map_err(damaged)?;
