@@ -128,9 +128,7 @@ impl Bootstrap {
             numerator / denominator
         })
     }
-}
 
-impl Bootstrap {
     /// The ratio of two sums over values that belong to problems and to draws of something else, such as random directions:
     /// `(problem, draw, numerator, denominator)`. Both are resampled, so the interval is one for other problems and other draws.
     pub fn ratio_over_draws(&self, values: &[(u64, u64, f64, f64)]) -> Option<Interval> {

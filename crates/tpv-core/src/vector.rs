@@ -71,8 +71,8 @@ pub struct ModelIdentity {
     pub vocab_size: usize,
     /// SHA-256 of `tokenizer.json`, hexadecimal.
     pub tokenizer_sha256: String,
-    /// SHA-256 over the shape, the norms at both ends, some rows of the embedding and the first row of most matrices,
-    /// hexadecimal; names the model independently of the folder it lies in.
+    /// SHA-256 over what of the config changes the computation, the norms at both ends, some rows of the embedding and the first
+    /// row of every other matrix, hexadecimal; names the model independently of the folder it lies in.
     pub fingerprint: String,
 }
 

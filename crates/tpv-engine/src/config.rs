@@ -274,13 +274,16 @@ impl Keys<'_> {
         };
         let kind_of = |group: &Map<String, Value>| {
             let kind = group.get("rope_type").or_else(|| group.get("type")).and_then(Value::as_str);
-            kind.unwrap_or("default").to_owned()
+            kind.map(str::to_owned)
         };
-        if let (Some(new), Some(old)) = (group("rope_parameters"), group("rope_scaling"))
-            && kind_of(new) != kind_of(old)
-        {
-            let both = format!("{} beside `rope_parameters` of type {}", kind_of(old), kind_of(new));
-            return Err(unsupported("rope_scaling", &format!("{both}; put the scaling into `rope_parameters`")));
+        let kind = kind_of(object);
+        if let (Some(_), Some(old)) = (group("rope_parameters"), group("rope_scaling")) {
+            let named = |kind: Option<String>| kind.unwrap_or_else(|| "default".to_owned());
+            let (new, old) = (named(kind.clone()), named(kind_of(old)));
+            if new != old {
+                let both = format!("{old} beside `rope_parameters` of type {new}");
+                return Err(unsupported("rope_scaling", &format!("{both}; put the scaling into `rope_parameters`")));
+            }
         }
         let keys = Keys { object };
         let theta = match keys.number("rope_theta")? {
@@ -292,12 +295,11 @@ impl Keys<'_> {
                 return Err(unsupported("partial_rotary_factor", "other than 1"));
             }
         }
-        let kind = object.get("rope_type").or_else(|| object.get("type")).and_then(Value::as_str);
         if kind.is_none() && object.values().any(Value::is_object) {
             return Err(unsupported(name, "one entry for each kind of layer"));
         }
         let original = self.number("original_max_position_embeddings")?;
-        let scaling = keys.rope_scaling(name, kind.unwrap_or("default"), max_positions, original)?;
+        let scaling = keys.rope_scaling(name, kind.as_deref().unwrap_or("default"), max_positions, original)?;
         Ok(RopeConfig { theta, scaling, pairing: RopePairing::Halves })
     }
 

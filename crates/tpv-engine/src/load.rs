@@ -1,6 +1,5 @@
 //! From a checkpoint to a running engine.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -14,6 +13,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::gguf::GgufFile;
 use crate::random::RandomWeights;
+use crate::tokenizer::hex;
 use crate::weights::{TensorFiles, file_error, read_file};
 
 /// Where a model's files are.
@@ -264,10 +264,8 @@ fn build_on_gpu(
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits, text })
 }
 
-/// The matrices of a layer whose first row is hashed. Queries and keys are not: GGUF files hold theirs in another order.
-const HASHED: [&str; 5] = ["self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
-
-/// Hashes the shape, the norms at both ends, some rows of the embedding and one of most matrices.
+/// Hashes the shape, the norms at both ends, some rows of the embedding and the first row of every other matrix, which GGUF
+/// files have in the same place.
 fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<String> {
     let width = config.hidden_size;
     let mut samples = source.vector("model.norm.weight", width)?;
@@ -278,15 +276,19 @@ fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<Str
     source.embedding(config.vocab_size, width)?.look_up(&tokens, width, &mut rows)?;
     samples.extend(rows);
     let (heads, kv_heads) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let inner = config.intermediate_size;
+    let matrices = [
+        ("self_attn.q_proj", [heads, width]),
+        ("self_attn.k_proj", [kv_heads, width]),
+        ("self_attn.v_proj", [kv_heads, width]),
+        ("self_attn.o_proj", [width, heads]),
+        ("mlp.gate_proj", [inner, width]),
+        ("mlp.up_proj", [inner, width]),
+        ("mlp.down_proj", [width, inner]),
+    ];
     for layer in 0..config.layers {
-        for part in HASHED {
-            let [outputs, inputs] = match part {
-                "self_attn.v_proj" => [kv_heads, width],
-                "self_attn.o_proj" => [width, heads],
-                "mlp.down_proj" => [width, config.intermediate_size],
-                _ => [config.intermediate_size, width],
-            };
-            samples.extend(source.first_row(&format!("model.layers.{layer}.{part}.weight"), [outputs, inputs])?);
+        for (name, shape) in matrices {
+            samples.extend(source.first_row(&format!("model.layers.{layer}.{name}.weight"), shape)?);
         }
     }
     if !config.tied_head {
@@ -297,11 +299,7 @@ fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<Str
     for sample in samples {
         hash.update(sample.to_le_bytes());
     }
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        write!(text, "{byte:02x}").expect("writing to a string succeeds");
-    }
-    Ok(text)
+    Ok(hex(&hash.finalize()))
 }
 
 fn shape_text(config: &DecoderConfig) -> String {

@@ -5,6 +5,7 @@
 //! network and only so much work and memory.
 
 use crate::error::{EngineError, Result};
+use crate::tokenizer::hex;
 use crate::tokenizer_config::TokenizerConfig;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
@@ -158,8 +159,7 @@ impl ChatTemplate {
         let token = |text: Option<&str>| text.unwrap_or_default().to_owned();
         let (bos_token, eos_token) = (token(config.bos_token()), token(config.eos_token()));
         let written = format!("{source}\0{bos_token}\0{eos_token}");
-        let sha256 = Sha256::digest(written).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { environment, sha256, bos_token, eos_token })
+        Ok(Self { environment, sha256: hex(&Sha256::digest(written)), bos_token, eos_token })
     }
 
     /// SHA-256 of the template and the special tokens that it may print, hexadecimal: what tells prompts apart.

@@ -344,6 +344,7 @@ fn byte_level_alphabet() -> HashMap<char, u8> {
     (0..=255).filter(|&byte| prints(byte)).map(|byte| (char::from(byte), byte)).chain(moved).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -88,6 +88,7 @@ mod tests {
             (json!({ "alpha": 1e9 }), "alpha"),
             (json!({ "policy": "off", "alpha": 3 }), "alpha"),
             (json!({ "alpha": 3, "choice": "first" }), "choice"),
+            (json!({ "end_thinking": true, "choise": 1 }), "choise"),
         ] {
             assert_eq!(parse(body).map(drop).unwrap_err().field.as_deref(), Some(field));
         }

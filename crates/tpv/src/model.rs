@@ -76,14 +76,13 @@ pub fn locate(name: &str, args: &RunArgs, console: &Console) -> Result<(ModelSou
         (Some(tokenizer), source) => {
             let text = locate_text(tokenizer, console).context("--tokenizer_name_or_path")?;
             // What ends an answer is the model's to say, where it says so.
-            let own = match source {
-                ModelSource::Folder(folder) => [GENERATION_CONFIG, CONFIG].map(|name| read_optional(folder, name)),
-                _ => [Ok(None), Ok(None)],
+            let own = |name: &str| match source {
+                ModelSource::Folder(folder) => read_optional(folder, name),
+                _ => Ok(None),
             };
-            let [generation_config, config] = own;
             TextFiles {
-                generation_config: generation_config?.map(Cow::Owned).or(text.generation_config),
-                config: config?.map(Cow::Owned).or(text.config),
+                generation_config: own(GENERATION_CONFIG)?.map(Cow::Owned).or(text.generation_config),
+                config: own(CONFIG)?.map(Cow::Owned).or(text.config),
                 ..text
             }
         }

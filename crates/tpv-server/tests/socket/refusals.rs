@@ -35,7 +35,7 @@ fn refusals_have_a_status_and_name_the_field() {
         json!({ "tpv": { long.clone(): 1 } }),
     ] {
         let (status, _, message) = refusal(extra);
-        assert!([404, 400].contains(&status) && message.len() < 1200, "{message}");
+        assert!([400, 404].contains(&status) && message.len() < 1200, "{message}");
     }
     for name in ["tools", "response_format", "top_logprobs", "logprobs"] {
         let value = if name.ends_with("probs") { json!(2) } else { json!([{ "type": "json_object" }]) };
@@ -46,6 +46,8 @@ fn refusals_have_a_status_and_name_the_field() {
         field(json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
         (400, "messages".into())
     );
+    assert_eq!(server.send(b"GET /health HTTP/1.0\r\n\r\n").status, 200, "health checks ask so");
+    assert_eq!(server.send(b"GET /health HTTP/1.1\r\nconnection: close\r\n\r\n").status, 400);
     let send = |text: &str| server.send(post("/v1/chat/completions", text, "connection: close\r\n").as_bytes());
     assert_eq!(send(&"{".repeat(1_000_000)).status, 400);
     assert_eq!(send(&"[".repeat(1_000_000)).status, 400);
