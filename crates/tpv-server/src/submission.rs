@@ -183,7 +183,8 @@ fn too_long(ready: &Ready, field: &str, found: &str) -> ApiError {
 fn make_prompts(ready: &Ready, wish: &Wish) -> Result<Vec<Prompt>, ApiError> {
     match &wish.input {
         Input::Chat(messages) => {
-            refuse_too_long(ready, "messages", messages.iter().map(|message| message.content.len()).sum())?;
+            // Of earlier messages a template may leave something out.
+            refuse_too_long(ready, "messages", messages.last().map_or(0, |message| message.content.len()))?;
         }
         Input::Completion(inputs) => {
             let longest = inputs.iter().map(|input| if let PromptInput::Text(text) = input { text.len() } else { 0 });

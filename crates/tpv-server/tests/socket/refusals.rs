@@ -46,6 +46,10 @@ fn refusals_have_a_status_and_name_the_field() {
         field(json!({ "messages": [{ "role": "user", "content": "word ".repeat(9000) }] })),
         (400, "messages".into())
     );
+    // The toy's template writes the last message alone.
+    let long_ago =
+        json!([{ "role": "user", "content": "word ".repeat(90_000) }, { "role": "user", "content": "1 + 1" }]);
+    assert_eq!(server.chat(json!({ "messages": long_ago, "max_tokens": 1 })).status, 200);
     assert_eq!(server.send(b"GET /health HTTP/1.0\r\n\r\n").status, 200, "health checks ask so");
     assert_eq!(server.send(b"GET /health HTTP/1.1\r\nconnection: close\r\n\r\n").status, 400);
     let send = |text: &str| server.send(post("/v1/chat/completions", text, "connection: close\r\n").as_bytes());
