@@ -1,6 +1,7 @@
 //! Which device and which arithmetic a model runs on, and what to say when the wish cannot be granted.
 
 use candle_core::Device;
+use sysinfo::System;
 
 use crate::config::DecoderConfig;
 use crate::error::{EngineError, Result};
@@ -132,6 +133,15 @@ pub fn thread_count(wish: Option<usize>) -> usize {
         .clamp(1, cores)
 }
 
+/// Bytes of memory that processes can still take, within the limits of the container; `None` where the system does not tell.
+pub fn available_memory_bytes() -> Option<u64> {
+    let mut system = System::new();
+    system.refresh_memory();
+    let in_container = system.cgroup_limits().map(|limits| limits.total_memory.saturating_sub(limits.rss));
+    let available = system.available_memory().min(in_container.unwrap_or(u64::MAX));
+    (available > 0).then_some(available)
+}
+
 /// Bytes of the processor's last cache, which cores share, where the system tells (Linux).
 pub fn last_cache_bytes() -> Option<usize> {
     const CACHES: &str = "/sys/devices/system/cpu/cpu0/cache";
@@ -152,6 +162,15 @@ mod tests {
     fn sizes_of_caches_are_read() {
         assert_eq!([cache_bytes("32768K\n"), cache_bytes("480K")], [Some(32 << 20), Some(480 << 10)]);
         assert_eq!(["", "K", "12 apples", "99999999999999999999K"].map(cache_bytes), [None; 4]);
+    }
+
+    #[test]
+    fn free_memory_is_known_and_less_than_there_is() {
+        if let (true, Some(free)) = (cfg!(target_os = "linux"), available_memory_bytes()) {
+            let total = std::fs::read_to_string("/proc/meminfo").unwrap();
+            let total: u64 = total.split_whitespace().nth(1).unwrap().parse().unwrap();
+            assert!(free > 1 << 20 && free < total * 1024, "{free} of {total} KiB");
+        }
     }
 
     fn config(hidden_size: usize) -> DecoderConfig {

@@ -26,7 +26,16 @@ const TEXTS: [&str; 6] = ["hm ", "</think>", "42 ", "", "a", "Wait"];
 
 /// Thinks for as many tokens as the first token of the prompt says, then answers with two tokens.
 fn script(tokens: &[u32]) -> ScriptedStep {
-    let (thinking, generated) = (10 + tokens[0] as usize, tokens.len().saturating_sub(3));
+    think_for(10 + tokens[0] as usize, tokens)
+}
+
+/// Thinks for ten times as long.
+fn long_script(tokens: &[u32]) -> ScriptedStep {
+    think_for(10 + 10 * tokens[0] as usize, tokens)
+}
+
+fn think_for(thinking: usize, tokens: &[u32]) -> ScriptedStep {
+    let generated = tokens.len().saturating_sub(3);
     let next = match tokens.iter().position(|&token| token == THINK_END) {
         None if generated + 1 < thinking => THINK,
         None => THINK_END,
@@ -42,6 +51,10 @@ fn engine() -> ScriptedEngine {
 
 fn limits(max_batch: usize, prefill_chunk: usize) -> DecodeLimits {
     DecodeLimits { max_batch, prefill_chunk, ..DecodeLimits::default() }
+}
+
+fn long_engine(capacity: usize) -> ScriptedEngine {
+    ScriptedEngine::new(TEXTS.len(), THINK_END, long_script).with_capacity(capacity)
 }
 
 /// With drafts, so that all that is said of the loop here holds with them.
@@ -108,6 +121,13 @@ impl DecodeSink for Record {
     fn finish(&mut self, sample: SampleId, event: FinishEvent) {
         self.in_flight -= usize::from(event.generated_tokens > 0);
         assert!(self.finishes.insert(sample, event).is_none(), "a sample ends once");
+    }
+}
+
+impl Record {
+    /// What came of a sample, but for the times.
+    fn events(&self, id: SampleId) -> Vec<TokenEvent> {
+        self.tokens[&id].iter().cloned().map(without_times).collect()
     }
 }
 
@@ -233,8 +253,7 @@ fn alpha_shortens_and_acts_only_while_thinking() {
 fn alpha_zero_equals_no_vector() {
     let without = SampleRequest { shift: None, ..sample(50.0) };
     let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(3, vec![sample(0.0), without]));
-    let events = |id: &SampleId| record.tokens[id].iter().cloned().map(without_times).collect::<Vec<_>>();
-    assert_eq!(events(&ids[0]), events(&ids[1]));
+    assert_eq!(record.events(ids[0]), record.events(ids[1]));
 }
 
 #[test]
@@ -291,9 +310,8 @@ fn samples_enter_one_by_one_as_slots_become_free() {
     assert_eq!(tokens, [2, 9, 4, 7, 3, 6, 2, 5]);
     assert_eq!((record.most_in_flight, decoder.kv_tokens().0), (3, 0));
     let alone = run(&mut decoder, prompt(5, vec![limited(7)])).1;
-    let events = |events: &Vec<TokenEvent>| events.iter().cloned().map(without_times).collect::<Vec<_>>();
-    let late = events(&record.tokens[&ids[3]]);
-    assert_eq!(late, events(alone.tokens.values().next().unwrap()), "a late sample begins where the prompt ended");
+    let (id, _) = alone.tokens.first_key_value().unwrap();
+    assert_eq!(record.events(ids[3]), alone.events(*id), "a late sample begins where the prompt ended");
 }
 
 #[test]
@@ -324,6 +342,79 @@ fn kv_memory_bounds_what_is_in_flight() {
     let too_long = SampleRequest { max_new_tokens: 1000, ..sample(0.0) };
     let error = small(engine()).submit(prompt(1, vec![too_long])).unwrap_err();
     assert!(matches!(&error, EngineError::Request(message) if message.contains("1024 tokens")), "{error}");
+}
+
+#[test]
+fn samples_enter_by_what_they_write_soon_and_not_by_what_they_may_write() {
+    let long = || SampleRequest { max_new_tokens: 400, ..sample(0.0) };
+    let request = |first, count| prompt(first, (0..count).map(|_| long()).collect());
+    let run_with = |capacity: usize, prefill_chunk: usize| {
+        let limits = DecodeLimits { tokens_ahead: 40, ..limits(64, prefill_chunk) };
+        let mut decoder = decoder(engine().with_capacity(capacity), limits);
+        let mut ids = decoder.submit(request(5, 4)).unwrap();
+        ids.extend(decoder.submit(request(3, 3)).unwrap());
+        let mut record = Record::default();
+        while decoder.step(&mut record).unwrap() {
+            assert!(decoder.kv_tokens().0 <= capacity);
+        }
+        let samples: Vec<_> = ids.iter().map(|id| record.events(*id)).collect();
+        (samples, record.most_in_flight, decoder.pauses())
+    };
+    let (expected, most, pauses) = run_with(1_000_000, 512);
+    assert_eq!((most, pauses), (7, 0));
+    for capacity in [416, 450, 500] {
+        for prefill_chunk in [1, 3, 512] {
+            let (samples, most, pauses) = run_with(capacity, prefill_chunk);
+            assert_eq!(samples, expected, "{capacity} tokens, {prefill_chunk} in a step");
+            assert!(most >= 5, "{most}: two of the longest would not fit");
+            assert_eq!(pauses, 0, "thoughts of 15 and 13 tokens need no more than was reckoned");
+        }
+    }
+}
+
+#[test]
+fn a_paused_sample_reads_its_tokens_again_and_goes_on() {
+    let samples = |count: usize| (0..count).map(|_| SampleRequest { max_new_tokens: 90, ..sample(0.0) }).collect();
+    let run_with = |capacity: usize, prefill_chunk: usize| {
+        let limits = DecodeLimits { tokens_ahead: 1, ..limits(64, prefill_chunk) };
+        let mut decoder = decoder(long_engine(capacity), limits);
+        // Thoughts of 60 tokens, and of 10.
+        let mut ids = decoder.submit(prompt(5, samples(3))).unwrap();
+        ids.extend(decoder.submit(prompt(0, samples(2))).unwrap());
+        let mut record = Record::default();
+        decoder.run(&mut record).unwrap();
+        assert_eq!(decoder.kv_tokens().0, 0);
+        let thoughts: Vec<_> = ids.iter().map(|id| record.events(*id)).collect();
+        let order: Vec<usize> = ids.iter().map(|id| record.finishes[id].generated_tokens as usize).collect();
+        (thoughts, order, decoder.pauses())
+    };
+    let (expected, lengths, _) = run_with(1_000_000, 512);
+    assert_eq!(lengths, [63, 63, 63, 13, 13]);
+    for (capacity, prefill_chunk) in [(96, 512), (96, 5), (128, 512), (128, 1), (160, 7)] {
+        let (samples, _, pauses) = run_with(capacity, prefill_chunk);
+        assert_eq!(samples, expected, "{capacity} tokens, {prefill_chunk} in a step");
+        assert!(pauses > 0, "{capacity}");
+    }
+}
+
+#[test]
+fn a_paused_sample_can_be_cancelled_and_told_to_end() {
+    let limits = DecodeLimits { tokens_ahead: 1, ..limits(64, 512) };
+    let mut decoder = with_limits(long_engine(96), limits);
+    let samples = (0..3).map(|_| SampleRequest { max_new_tokens: 90, ..sample(0.0) }).collect();
+    let ids = decoder.submit(prompt(5, samples)).unwrap();
+    let mut record = Record::default();
+    while decoder.pauses() < 2 {
+        decoder.step(&mut record).unwrap();
+    }
+    let written: Vec<usize> = ids.iter().map(|id| record.tokens[id].len()).collect();
+    assert!(written[1] < written[0] && written[2] < written[1], "{written:?}: the youngest were paused first");
+    decoder.cancel(ids[1]);
+    assert!(decoder.end_thinking(ids[2]));
+    decoder.run(&mut record).unwrap();
+    assert_eq!(record.finishes[&ids[1]].reason, FinishReason::Cancelled);
+    assert_eq!(record.tokens[&ids[2]][written[2]].token, THINK_END);
+    assert_eq!((record.finishes[&ids[0]].generated_tokens, decoder.kv_tokens().0), (63, 0));
 }
 
 #[test]

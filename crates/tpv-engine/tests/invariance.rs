@@ -4,6 +4,7 @@
 mod common;
 
 use common::{ALL, load, with_options};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
@@ -147,34 +148,57 @@ fn a_full_memory_is_an_error_that_changes_nothing() {
     assert_same_bits("after the refusal", &after.logits, &expected[1].logits);
 }
 
+/// Samples that were paused, and read their tokens again, write what they write in a memory that is large enough.
 #[test]
 fn what_was_admitted_never_runs_out_of_memory() {
-    let kv_tokens = Some(4 * PAGE_TOKENS);
-    let options = LoadOptions { dtype: Some(DtypeChoice::F32), kv_tokens, ..LoadOptions::default() };
-    let vocabulary = ScriptedVocabulary::new(&["x"; 96], 96, &[1]);
-    let drafts = DraftLimits { tokens: 9, rows: usize::MAX, shared: true };
-    let limits = DecodeLimits { drafts, ..DecodeLimits::default() };
-    let mut decoder = Decoder::new(with_options("llama", &options).engine, Arc::new(vocabulary), limits);
-    for seed in 0..3 {
-        let sample = SampleRequest::new(SamplingParams::GREEDY, 0, PAGE_TOKENS / 2 + 1);
-        let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
-        let tokens = tokens(seed, PAGE_TOKENS / 2 + 1);
-        decoder.submit(PromptRequest { tokens, phase, samples: vec![sample] }).unwrap();
+    let vocabulary = || Arc::new(ScriptedVocabulary::new(&["x"; 96], 96, &[1]));
+    let limits = DecodeLimits {
+        drafts: DraftLimits { tokens: 9, rows: usize::MAX, shared: true },
+        tokens_ahead: 1,
+        prefill_chunk: 20,
+        ..DecodeLimits::default()
+    };
+    let write = |name: &str, dtype, pages: usize| {
+        let kv_tokens = Some(pages * PAGE_TOKENS);
+        let options = LoadOptions { dtype: Some(dtype), kv_tokens, ..LoadOptions::default() };
+        let mut decoder = Decoder::new(with_options(name, &options).engine, vocabulary(), limits);
+        for prompt in 0..3 {
+            let sampling = SamplingParams { temperature: 0.8, top_p: 0.95, top_k: 0 };
+            let samples = (0..2).map(|seed| SampleRequest::new(sampling, seed, 3 * PAGE_TOKENS)).collect();
+            let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
+            let tokens = tokens(prompt, PAGE_TOKENS / 2 + 1 + prompt);
+            decoder.submit(PromptRequest { tokens, phase, samples }).unwrap();
+        }
+        let mut written = Written::default();
+        while decoder.step(&mut written).unwrap() {
+            assert!(decoder.kv_tokens().0 <= pages * PAGE_TOKENS);
+        }
+        (written.0, decoder.pauses())
+    };
+    for (name, dtype) in [("llama", DtypeChoice::F32), ("qwen2_window", DtypeChoice::F32), ("llama", DtypeChoice::Q8_0)]
+    {
+        let (expected, pauses) = write(name, dtype, 100);
+        assert_eq!(pauses, 0);
+        assert!(expected.len() == 6 && expected.values().all(|tokens| tokens.len() == 3 * PAGE_TOKENS));
+        for pages in [4, 6, 9] {
+            let (written, pauses) = write(name, dtype, pages);
+            assert!(pauses > 0, "{pages} pages");
+            assert!(written == expected, "{name} {dtype:?}, {pages} pages");
+        }
     }
-    let mut lengths = Lengths::default();
-    decoder.run(&mut lengths).unwrap();
-    assert_eq!(lengths.0, [PAGE_TOKENS as u32 / 2 + 1; 3]);
 }
 
-/// The length of each sample.
+/// The tokens of each sample.
 #[derive(Default)]
-struct Lengths(Vec<u32>);
+struct Written(BTreeMap<SampleId, Vec<u32>>);
 
-impl DecodeSink for Lengths {
-    fn token(&mut self, _: SampleId, _: TokenEvent) {}
+impl DecodeSink for Written {
+    fn token(&mut self, sample: SampleId, event: TokenEvent) {
+        self.0.entry(sample).or_default().push(event.token);
+    }
 
-    fn finish(&mut self, _: SampleId, event: FinishEvent) {
-        self.0.push(event.generated_tokens);
+    fn finish(&mut self, sample: SampleId, event: FinishEvent) {
+        assert_eq!(event.generated_tokens as usize, self.0[&sample].len());
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::Phase;
+use tpv_engine::decode::Decoder;
 
 const LATENCY_SECS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -19,6 +20,7 @@ pub struct Metrics {
     waiting: AtomicUsize,
     kv_tokens: AtomicUsize,
     kv_capacity: AtomicUsize,
+    preemptions: AtomicU64,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
     thinking_tokens: AtomicU64,
@@ -42,6 +44,7 @@ impl Default for Metrics {
             waiting: AtomicUsize::new(0),
             kv_tokens: AtomicUsize::new(0),
             kv_capacity: AtomicUsize::new(0),
+            preemptions: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
             thinking_tokens: AtomicU64::new(0),
@@ -61,12 +64,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Notes what the decode loop holds: samples in all, samples waiting, KV tokens in use and in all.
-    pub fn set_load(&self, in_flight: usize, waiting: usize, kv_tokens: (usize, Option<usize>)) {
-        self.running.store(in_flight.saturating_sub(waiting), Ordering::Relaxed);
+    /// Notes what the decode loop holds: samples, KV tokens in use and in all, and how often samples made room for others.
+    pub fn set_load(&self, decoder: &Decoder) {
+        let waiting = decoder.samples_waiting();
+        self.running.store(decoder.samples_in_flight().saturating_sub(waiting), Ordering::Relaxed);
         self.waiting.store(waiting, Ordering::Relaxed);
-        self.kv_tokens.store(kv_tokens.0, Ordering::Relaxed);
-        self.kv_capacity.store(kv_tokens.1.unwrap_or(0), Ordering::Relaxed);
+        let (used, capacity) = decoder.kv_tokens();
+        self.kv_tokens.store(used, Ordering::Relaxed);
+        self.kv_capacity.store(capacity.unwrap_or(0), Ordering::Relaxed);
+        self.preemptions.store(decoder.pauses(), Ordering::Relaxed);
     }
 
     /// Counts a token that came `since_last_secs` after the sample's last one; `None` for its first.
@@ -134,6 +140,7 @@ impl Metrics {
             ("prompt_tokens_total", "Prompt tokens of ended samples.", &self.prompt_tokens),
             ("generation_tokens_total", "Generated tokens.", &self.generation_tokens),
             ("thinking_tokens_total", "Generated tokens that were thinking.", &self.thinking_tokens),
+            ("num_preemptions_total", "Times that a sample gave its KV memory up for others.", &self.preemptions),
             ("disconnects_total", "Clients that left before their answer was complete.", &self.disconnects),
             ("requests_refused_total", "Requests that got no room (429 and 503).", &self.refused),
         ];

@@ -159,11 +159,7 @@ impl Worker {
         for id in std::mem::take(&mut self.routes.left) {
             self.decoder.cancel(id);
         }
-        self.metrics.set_load(
-            self.decoder.samples_in_flight(),
-            self.decoder.samples_waiting(),
-            self.decoder.kv_tokens(),
-        );
+        self.metrics.set_load(&self.decoder);
     }
 
     /// Gives up everything under way; the loop itself goes on.

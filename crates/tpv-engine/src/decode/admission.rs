@@ -1,8 +1,12 @@
 //! Who may enter the decode loop: requests are checked, and prompts wait until slots and KV memory are free for them.
 //!
-//! A sample enters only when its longest possible sequence has room, so nothing in flight ever runs out of memory. Prompts
-//! take their turn in the order in which they came: a prompt is read once its first sample has a slot, its other samples
-//! enter one by one as slots become free, and the next prompt is read when no sample of those before it waits.
+//! A sample enters when there is room for its prompt and for what it is likely to write soon, since few become as long as they
+//! may. Where they do and the KV memory is full, the youngest give up theirs: a prompt that was read for samples that wait, or
+//! a sample, which keeps its slot and all it is, and once there is room reads its tokens again and goes on as if nothing had
+//! been. A sample whose longest possible sequence has no room alone is refused, so the oldest one always goes on.
+//!
+//! Prompts take their turn in the order in which they came: a prompt is read once its first sample has a slot, its other
+//! samples enter one by one as slots become free, and the next prompt is read when no sample of those before it waits.
 
 use std::time::Instant;
 
@@ -23,26 +27,12 @@ impl Decoder {
         let queued = request.samples.into_iter().zip(&ids);
         let queued =
             queued.map(|(request, &id)| Queued { id, request, admitted: false, cancelled: false, end_asked: false });
-        let mut samples: Vec<Queued> = queued.collect();
-        while !samples.is_empty() {
-            let rest = samples.split_off(self.group_size(&request.tokens, &samples));
-            let (tokens, phase) = (request.tokens.clone(), request.phase.clone());
+        let samples: Vec<Queued> = queued.collect();
+        if !samples.is_empty() {
+            let PromptRequest { tokens, phase, .. } = request;
             self.groups.push_back(Group { tokens, phase, samples, submitted, prefill: None });
-            samples = rest;
         }
         Ok(ids)
-    }
-
-    /// How many of these samples the KV memory can hold together: no more may share a prompt, which is kept until the last
-    /// of them has entered.
-    fn group_size(&self, prompt: &[u32], samples: &[Queued]) -> usize {
-        let Some(capacity) = self.engine.kv_tokens().1 else { return samples.len() };
-        let mut reserved = 0;
-        let fits = samples.iter().take_while(|queued| {
-            reserved += self.reservation(prompt.len(), &queued.request);
-            reserved <= capacity
-        });
-        fits.count().max(1)
     }
 
     fn check(&self, request: &PromptRequest) -> Result<()> {
@@ -77,7 +67,7 @@ impl Decoder {
             return Err(EngineError::Request(format!("the shift has {found} entries, the logits have {expected}")));
         }
         if let (_, Some(capacity)) = self.engine.kv_tokens() {
-            let needed = self.reservation(prompt_tokens, sample);
+            let needed = self.longest(prompt_tokens, sample);
             if needed > capacity {
                 let message = format!(
                     "a sample needs room for {needed} tokens, but the KV memory holds {capacity}; lower --max_new_tokens or raise --kv_memory"
@@ -89,7 +79,7 @@ impl Decoder {
     }
 
     /// KV tokens that a sample may come to hold, in whole pages, as they are given out.
-    pub(super) fn reservation(&self, prompt_tokens: usize, sample: &SampleRequest) -> usize {
+    pub(super) fn longest(&self, prompt_tokens: usize, sample: &SampleRequest) -> usize {
         let tokens = prompt_tokens.saturating_add(sample.max_new_tokens).min(self.engine.spec().max_positions);
         tokens.next_multiple_of(PAGE_TOKENS)
     }
@@ -104,16 +94,57 @@ impl Decoder {
         self.groups.iter().take_while(|group| group.prefill.is_some() || group.admitted().next().is_some())
     }
 
-    fn tokens_reserved(&self) -> usize {
-        let active = self.active.iter().map(|active| active.reserved_tokens).sum::<usize>();
-        active + self.open_groups().map(|group| self.group_reservation(group)).sum::<usize>()
+    /// KV tokens, in whole pages, that a sample needs for now: what it holds and what it writes soon.
+    fn claim(&self, held: usize, longest: usize) -> usize {
+        held.saturating_add(self.limits.tokens_ahead.max(1)).next_multiple_of(PAGE_TOKENS).min(longest)
+    }
+
+    /// Whether all that is admitted and not paused has room.
+    fn fits(&self) -> bool {
+        let Some(capacity) = self.engine.kv_tokens().1 else { return true };
+        let active = self.active.iter().filter(|active| !active.is_paused);
+        let active = active.map(|active| self.claim(active.tokens_held(), active.longest)).sum::<usize>();
+        active + self.open_groups().map(|group| self.group_claim(group)).sum::<usize>() <= capacity
     }
 
     /// KV tokens for the admitted samples of a group, and for the prompt, which is kept for those that are not.
-    fn group_reservation(&self, group: &Group) -> usize {
-        let admitted = group.admitted().map(|queued| self.reservation(group.tokens.len(), &queued.request));
-        let prompt = if group.waiting() > 0 { group.tokens.len().next_multiple_of(PAGE_TOKENS) } else { 0 };
+    fn group_claim(&self, group: &Group) -> usize {
+        let tokens = group.tokens.len();
+        let admitted = group.admitted().map(|queued| self.claim(tokens, self.longest(tokens, &queued.request)));
+        let prompt = if group.waiting() > 0 { tokens.next_multiple_of(PAGE_TOKENS) } else { 0 };
         admitted.sum::<usize>() + prompt
+    }
+
+    /// Lets paused samples go on while there is room, the oldest first. Whether none is left.
+    fn resume(&mut self) -> bool {
+        let mut is_idle = self.active.iter().all(|active| active.is_paused);
+        for place in 0..self.active.len() {
+            if self.active[place].is_paused {
+                self.active[place].is_paused = false;
+                if !is_idle && !self.fits() {
+                    self.active[place].is_paused = true;
+                    return false;
+                }
+                is_idle = false;
+            }
+        }
+        true
+    }
+
+    /// Frees KV memory for a step: that of the last prompt whose samples wait, or else of the last sample that is not alone.
+    /// Whether there was one.
+    pub(super) fn make_room(&mut self) -> bool {
+        if let Some(group) = self.groups.iter_mut().rfind(|group| group.prefill.is_some()) {
+            group.samples.iter_mut().for_each(|queued| queued.admitted = false);
+            group.prefill.take().into_iter().for_each(|prefill| self.engine.close(prefill.sequence));
+            return true;
+        }
+        let mut running = self.active.iter_mut().filter(|active| !active.is_paused);
+        let (Some(_), Some(last)) = (running.next(), running.next_back()) else { return false };
+        last.pause();
+        self.engine.truncate(last.sequence, 0);
+        self.pauses += 1;
+        true
     }
 
     /// Lets go of the samples that were cancelled before they generated.
@@ -136,8 +167,11 @@ impl Decoder {
         });
     }
 
-    /// Admits samples while there is room, those of earlier prompts first.
+    /// Admits samples while there is room, those first that have been in flight, then those of earlier prompts.
     pub(super) fn admit(&mut self) -> Result<()> {
+        if !self.resume() {
+            return Ok(());
+        }
         for place in 0..self.groups.len() {
             while self.admit_one(place)? {}
             if self.groups[place].waiting() > 0 {
@@ -155,8 +189,9 @@ impl Decoder {
         if self.slots_taken() >= self.limits.max_batch {
             return Ok(false);
         }
+        let is_first = self.slots_taken() == 0;
         self.groups[place].samples[next].admitted = true;
-        if self.engine.kv_tokens().1.is_some_and(|capacity| self.tokens_reserved() > capacity) {
+        if !is_first && !self.fits() {
             self.groups[place].samples[next].admitted = false;
             return Ok(false);
         }

@@ -32,7 +32,7 @@ use tpv_core::phase::Phase;
 use tpv_core::policy::Policy;
 
 use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::vocabulary::Vocabulary;
 pub use draft::{DraftCounts, DraftLimits};
 use draft::{Drafter, Ngrams};
@@ -56,6 +56,7 @@ pub struct Decoder {
     /// What samples guess from, where they share that.
     ngrams: Ngrams,
     draft_counts: DraftCounts,
+    pauses: u64,
     output: StepOutput,
     next_id: u64,
 }
@@ -74,6 +75,7 @@ impl Decoder {
             active: Vec::new(),
             ngrams: Ngrams::default(),
             draft_counts: DraftCounts::default(),
+            pauses: 0,
             output: StepOutput::default(),
             next_id: 0,
         }
@@ -110,6 +112,11 @@ impl Decoder {
     /// Guesses since the loop began.
     pub fn draft_counts(&self) -> DraftCounts {
         self.draft_counts
+    }
+
+    /// How often since the loop began a sample gave up its KV memory for others and had its tokens read again later.
+    pub fn pauses(&self) -> u64 {
+        self.pauses
     }
 
     /// Most samples in flight at once.
@@ -189,18 +196,22 @@ impl Decoder {
         Ok(self.samples_in_flight() > 0)
     }
 
+    /// One step of the engine, for which the youngest make room where memory is short.
     fn run_engine(&mut self) -> Result<()> {
-        let mut room = self.limits.prefill_chunk;
-        for group in &mut self.groups {
-            let Some(prefill) = &mut group.prefill else { break };
-            prefill.chunk = room.min(group.tokens.len() - prefill.tokens_read);
-            room -= prefill.chunk;
+        loop {
+            self.prepare_inputs();
+            match self.step_engine() {
+                Err(EngineError::KvMemoryFull { .. }) if self.make_room() => {}
+                result => return result,
+            }
         }
-        self.prepare_inputs();
-        let decodes = self.active.iter().map(|active| StepInput {
+    }
+
+    fn step_engine(&mut self) -> Result<()> {
+        let decodes = self.active.iter().filter(|active| !active.input.is_empty()).map(|active| StepInput {
             sequence: active.sequence,
             tokens: &active.input,
-            outputs: active.input.len(),
+            outputs: active.outputs,
         });
         let prefills = self.groups.iter().filter_map(|group| group.prefill.as_ref().map(|prefill| (group, prefill)));
         let prefills = prefills.filter(|(_, prefill)| prefill.chunk > 0).map(|(group, prefill)| {
@@ -212,22 +223,40 @@ impl Decoder {
         if inputs.is_empty() { Ok(()) } else { self.engine.step(&inputs, &mut self.output) }
     }
 
-    /// The last token of each sample, and guesses while there is room for rows, in equal shares.
+    /// The last token of each sample, and guesses while there is room for rows, in equal shares; what paused samples have to
+    /// read again, and then prompts, while there is room for that.
     fn prepare_inputs(&mut self) {
         let (limits, max_positions) = (self.limits.drafts, self.engine.spec().max_positions);
-        let mut room = limits.rows.saturating_sub(self.active.len());
-        let count = self.active.len();
-        for (place, active) in self.active.iter_mut().enumerate() {
-            let share = room / (count - place);
-            active.prepare_input(&self.ngrams, limits.tokens.min(share), max_positions);
-            room -= active.input.len() - 1;
+        let mut to_read = self.limits.prefill_chunk;
+        let running = self.active.iter().filter(|active| !active.is_paused).count();
+        let mut room = limits.rows.saturating_sub(running);
+        let mut left = running;
+        for active in &mut self.active {
+            if active.is_paused {
+                active.input.clear();
+                active.outputs = 0;
+                continue;
+            }
+            let held = self.engine.length(active.sequence);
+            if held < active.tokens_held() {
+                to_read -= active.catch_up(held, to_read);
+            } else {
+                active.prepare_input(&self.ngrams, limits.tokens.min(room / left), max_positions);
+                room -= active.input.len() - 1;
+            }
+            left -= 1;
+        }
+        for group in &mut self.groups {
+            let Some(prefill) = &mut group.prefill else { break };
+            prefill.chunk = to_read.min(group.tokens.len() - prefill.tokens_read);
+            to_read -= prefill.chunk;
         }
     }
 
     /// Counts what was read of each prompt and keeps what its samples begin with.
     fn note_prompts(&mut self, sink: &mut dyn DecodeSink) {
         let (d, v) = (self.engine.spec().hidden_size, self.engine.spec().vocab_size);
-        let mut row = self.active.iter().map(|active| active.input.len()).sum::<usize>();
+        let mut row = self.active.iter().map(|active| active.outputs).sum::<usize>();
         for group in &mut self.groups {
             let Some(prefill) = group.prefill.as_mut().filter(|prefill| prefill.chunk > 0) else { continue };
             prefill.tokens_read += std::mem::take(&mut prefill.chunk);
@@ -244,7 +273,7 @@ impl Decoder {
     /// What the next step reads of its active samples.
     fn step_load(&self) -> StepLoad {
         StepLoad {
-            positions: self.active.iter().map(Active::tokens_held).sum(),
+            positions: self.active.iter().filter(|active| !active.is_paused).map(Active::tokens_held).sum(),
             position_bytes: self.engine.kv_bytes_per_token() as f64,
             weight_bytes: self.engine.step_bytes().map(|bytes| bytes as f64),
         }
@@ -255,14 +284,14 @@ impl Decoder {
         let now = Instant::now();
         let load = self.step_load();
         self.note_prompts(sink);
-        let inputs: Vec<usize> = self.active.iter().map(|active| active.input.len()).collect();
+        let outputs: Vec<usize> = self.active.iter().map(|active| active.outputs).collect();
         let beginnings = self.start_samples()?;
         let (d, v) = (self.engine.spec().hidden_size, self.engine.spec().vocab_size);
         let max_positions = self.engine.spec().max_positions;
         let (mut states, mut logits) = (&self.output.hidden_post_norm[..], &self.output.logits[..]);
-        let decoded = inputs.into_iter().map(|count| {
+        let decoded = outputs.into_iter().map(|count| {
             let rows = (states.split_off(..count * d), logits.split_off(..count * v));
-            (rows.0.expect("each token of an input has a state"), rows.1.expect("and logits"))
+            (rows.0.expect("each output has a state"), rows.1.expect("and logits"))
         });
         let begun = beginnings.into_iter().filter_map(|place| self.groups[place].prefill.as_ref());
         let begun = begun.map(|prefill| (&prefill.hidden_post_norm[..], &prefill.logits[..]));
@@ -324,14 +353,14 @@ impl Decoder {
         let group = &mut self.groups[place];
         let Queued { id, request, end_asked, .. } = group.samples.remove(0);
         let (tokens, phase, submitted) = (group.tokens.len(), group.phase.clone(), group.submitted);
-        let reserved_tokens = self.reservation(tokens, &request);
+        let longest = self.longest(tokens, &request);
         let prompt = &self.groups[place].tokens;
         let drafter = (self.limits.drafts.tokens > 0).then(|| {
             let mut drafter = Drafter::new(self.limits.drafts);
             drafter.learn(&mut self.ngrams, prompt.iter().copied());
             drafter
         });
-        let start = Start { sequence, prompt, phase, reserved_tokens, submitted, end_asked, drafter };
+        let start = Start { sequence, prompt, phase, longest, submitted, end_asked, drafter };
         self.active.push(Active::new(id, request, start));
     }
 

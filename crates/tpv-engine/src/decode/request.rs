@@ -106,10 +106,12 @@ pub struct DecodeLimits {
     pub prefill_chunk: usize,
     /// How much is guessed.
     pub drafts: DraftLimits,
+    /// Tokens that a sample is reckoned to write soon: it enters when there is KV memory for these, though it may write more.
+    pub tokens_ahead: usize,
 }
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        Self { max_batch: 32, prefill_chunk: 512, drafts: DraftLimits::default() }
+        Self { max_batch: 32, prefill_chunk: 512, drafts: DraftLimits::default(), tokens_ahead: 512 }
     }
 }

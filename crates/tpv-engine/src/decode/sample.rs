@@ -28,16 +28,20 @@ pub(super) struct Active {
     forced: VecDeque<u32>,
     /// Whether what is forced closes the thinking.
     closing: bool,
-    /// What the next step appends to its sequence: its last token and what is guessed to follow.
+    /// What the next step appends to its sequence: its last token and what is guessed to follow, or what it has to read again.
     pub input: Vec<u32>,
+    /// After how many of the last of these the state and the logits are wanted.
+    pub outputs: usize,
     drafter: Option<Drafter>,
     /// The events of a step, until they are handed over.
     pub events: Vec<TokenEvent>,
-    last_token: u32,
+    /// Prompt and what was generated.
+    tokens: Vec<u32>,
     prompt_tokens: usize,
-    generated: usize,
-    /// KV tokens set aside for it.
-    pub reserved_tokens: usize,
+    /// KV tokens that it may come to hold.
+    pub longest: usize,
+    /// Whether it has given up its KV memory and waits until there is room for it again.
+    pub is_paused: bool,
     submitted: Instant,
     first_token: Option<Instant>,
     thinking_started: Option<Instant>,
@@ -56,7 +60,8 @@ pub(super) struct Start<'a> {
     pub sequence: SequenceId,
     pub prompt: &'a [u32],
     pub phase: PhaseTracker,
-    pub reserved_tokens: usize,
+    /// KV tokens that it may come to hold.
+    pub longest: usize,
     pub submitted: Instant,
     /// Whether its thinking is to be closed with its first token.
     pub end_asked: bool,
@@ -99,12 +104,13 @@ impl Active {
             forced: VecDeque::new(),
             closing: false,
             input: Vec::new(),
+            outputs: 0,
             drafter: start.drafter,
             events: Vec::new(),
-            last_token: *start.prompt.last().expect("the prompt was checked when it was submitted"),
+            tokens: start.prompt.to_vec(),
             prompt_tokens: start.prompt.len(),
-            generated: 0,
-            reserved_tokens: start.reserved_tokens,
+            longest: start.longest,
+            is_paused: false,
             submitted: start.submitted,
             first_token: None,
             thinking_started: None,
@@ -122,26 +128,52 @@ impl Active {
         self.phase.next_phase() != Phase::Answer
     }
 
-    /// Tokens that its sequence holds: all but the last one.
+    fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
+    fn last_token(&self) -> u32 {
+        *self.tokens.last().expect("the prompt was checked when it was submitted")
+    }
+
+    /// Tokens that its sequence holds, unless it was paused: all but the last one.
     pub fn tokens_held(&self) -> usize {
-        self.prompt_tokens + self.generated - 1
+        self.tokens.len() - 1
+    }
+
+    /// Stops for a while. The time until it goes on says nothing about its speed.
+    pub fn pause(&mut self) {
+        self.is_paused = true;
+        self.last_step = None;
+        self.step_tokens = 0;
+    }
+
+    /// Fills [`Self::input`] with up to `most` of the tokens that its sequence lacks, which holds the first `held`; how many.
+    /// Once the last one is among them the sample goes on.
+    pub fn catch_up(&mut self, held: usize, most: usize) -> usize {
+        let end = self.tokens.len().min(held + most);
+        self.input.clear();
+        self.input.extend_from_slice(&self.tokens[held..end]);
+        self.outputs = usize::from(end == self.tokens.len());
+        end - held
     }
 
     /// Fills [`Self::input`] with the last token and up to `most` draft tokens; the last token that it may write is not among
     /// them.
     pub fn prepare_input(&mut self, shared: &Ngrams, most: usize, max_positions: usize) {
         self.input.clear();
-        self.input.push(self.last_token);
+        self.input.push(self.last_token());
         let most_tokens = self.request.max_new_tokens.min(max_positions - self.prompt_tokens);
-        let most = most.min(most_tokens.saturating_sub(self.generated + 1));
+        let most = most.min(most_tokens.saturating_sub(self.generated() + 1));
         if let Some(drafter) = &self.drafter {
             drafter.guess(shared, self.forced.iter().copied(), most, &mut self.input);
         }
+        self.outputs = self.input.len();
     }
 
     /// Learns from the last step's events: what was written, and how much of it had been guessed.
     pub fn learn(&mut self, shared: &mut Ngrams, counts: &mut DraftCounts) {
-        let (guessed, right) = (self.input.len().saturating_sub(1), self.events.len().saturating_sub(1));
+        let (guessed, right) = (self.outputs.saturating_sub(1), self.events.len().saturating_sub(1));
         counts.guessed += guessed as u64;
         counts.right += right as u64;
         if let Some(drafter) = &mut self.drafter {
@@ -150,17 +182,21 @@ impl Active {
         }
     }
 
-    /// Takes the rows of a step: the state `[d]` and the logits `[V]` after each token of the input, or those after the prompt.
-    /// Each makes a token, as long as what was guessed to come there is what came.
+    /// Takes the rows of a step: the state `[d]` and the logits `[V]` after each of the input's outputs, or those after the
+    /// prompt. Each makes a token, as long as what was guessed to come there is what came.
     pub fn take_rows<'a>(
         &mut self,
-        rows: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+        rows: impl ExactSizeIterator<Item = (&'a [f32], &'a [f32])>,
         vocabulary: &dyn Vocabulary,
         max_positions: usize,
         now: Instant,
         load: StepLoad,
     ) {
+        if rows.len() == 0 {
+            return;
+        }
         self.note_speed(now, load);
+        let first_guess = self.input.len() + 1 - rows.len();
         for (place, (hidden_post_norm, logits)) in rows.enumerate() {
             let Some(event) = self.advance(hidden_post_norm, logits, vocabulary, max_positions, now) else { break };
             if let Some(Err(error)) = self.request.states.as_mut().map(|states| states.keep(&event, hidden_post_norm)) {
@@ -168,7 +204,7 @@ impl Active {
             }
             self.events.push(event);
             self.step_tokens += 1;
-            if self.finished.is_some() || self.input.get(place + 1) != Some(&self.last_token) {
+            if self.finished.is_some() || self.input.get(first_guess + place) != Some(&self.last_token()) {
                 break;
             }
         }
@@ -179,7 +215,7 @@ impl Active {
         let tokens = std::mem::take(&mut self.step_tokens);
         if let Some(before) = self.last_step.replace(now) {
             let secs = (now - before).as_secs_f64() / tokens.max(1) as f64;
-            let end = self.prompt_tokens + self.generated;
+            let end = self.tokens.len();
             let growth = load.growth(self.tokens_held());
             (end - tokens..end).for_each(|position| self.speed.push(secs, position, growth));
         }
@@ -212,20 +248,17 @@ impl Active {
         };
         let phase = self.phase.push(vocabulary.token_bytes(token));
         let is_end = vocabulary.is_end_of_sequence(token);
-        self.generated += 1;
-        self.last_token = token;
+        self.tokens.push(token);
         self.first_token.get_or_insert(now);
         if phase == Phase::Thinking {
             self.thinking_secs = self.thinking_started.map_or(0.0, |started| (now - started).as_secs_f64());
         }
-        let is_last = is_end
-            || self.generated >= self.request.max_new_tokens
-            || self.prompt_tokens + self.generated >= max_positions;
+        let is_last = is_end || self.generated() >= self.request.max_new_tokens || self.tokens.len() >= max_positions;
         let text = self.push_text(token, phase, is_end, is_last, vocabulary);
         self.end_if_due(is_end, is_last);
         let reading = reading.map(|reading| self.with_verdict(reading));
         Some(TokenEvent {
-            index: self.generated as u32 - 1,
+            index: self.generated() as u32 - 1,
             token,
             text,
             phase,
@@ -235,7 +268,7 @@ impl Active {
             alpha: if forced.is_none() && self.request.shift.is_some() { control.alpha.0 } else { 0.0 },
             forced: forced.is_some(),
             elapsed_secs: (now - self.submitted).as_secs_f64(),
-            tokens_per_sec: self.tokens_per_sec(self.generated - 1, now),
+            tokens_per_sec: self.tokens_per_sec(self.generated() - 1, now),
         })
     }
 
@@ -245,7 +278,7 @@ impl Active {
         }
         self.thinking_started.get_or_insert(now);
         let position = self.phase.thinking_tokens() as u32 + 1;
-        Some(self.request.reader.read(StateView { hidden_post_norm, position, last_token: self.last_token }))
+        Some(self.request.reader.read(StateView { hidden_post_norm, position, last_token: self.last_token() }))
     }
 
     fn control(
@@ -265,7 +298,7 @@ impl Active {
             reading: reading.unwrap_or(&unread),
             logits_before_shift: logits,
             elapsed_secs: (now - started).as_secs_f64(),
-            tokens_per_sec: self.tokens_per_sec(self.generated, now),
+            tokens_per_sec: self.tokens_per_sec(self.generated(), now),
         });
         if !control.alpha.0.is_finite() || !control.think_end_bias.is_finite() {
             control = Control { end_thinking: control.end_thinking, wait: control.wait, ..Control::default() };
@@ -352,7 +385,7 @@ impl Active {
             reason,
             error,
             prompt_tokens: self.prompt_tokens as u32,
-            generated_tokens: self.generated as u32,
+            generated_tokens: self.generated() as u32,
             thinking_tokens: self.phase.thinking_tokens() as u32,
             thinking_ended: self.phase.thinking_ended(),
             elapsed_secs: self.submitted.elapsed().as_secs_f64(),
