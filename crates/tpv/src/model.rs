@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use std::borrow::Cow;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{DownloadProgress, Hub};
 use tpv_data::model_files::{ModelForm, resolve_model, resolve_text};
@@ -204,6 +205,15 @@ pub fn prompt_style(args: &StyleArgs) -> Result<PromptStyle> {
         Some(template) => PromptStyle::Template(PromptTemplate::new(template)?),
         None => PromptStyle::Chat(ChatOptions::default()),
     })
+}
+
+/// Lets all prompts of a style show one time, whenever a run goes on: this one, or else the present. The time, where the
+/// checkpoint's chat template may print it; seconds since 1970.
+pub fn pin_clock(style: &mut PromptStyle, unix_secs: Option<u64>) -> Option<u64> {
+    let PromptStyle::Chat(options) = style else { return None };
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs());
+    options.now_unix_secs = unix_secs.or_else(now);
+    options.now_unix_secs
 }
 
 /// What tells the prompts of a style from others: the template's text, or the hash of the checkpoint's own.

@@ -7,7 +7,7 @@
 use crate::answers::judge;
 use crate::args::{GenerateArgs, KeepStates, RunArgs};
 use crate::console::Console;
-use crate::model::{open_dataset, open_model, prompt_style};
+use crate::model::{open_dataset, open_model, pin_clock, prompt_style};
 use crate::recorder::{KeptStates, Recorder, Recording};
 use crate::streaming_fit::StreamingFit;
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 use tpv_core::event::{FinishEvent, FinishReason};
 use tpv_core::sampling::sample_seed;
 use tpv_data::problems::{Problem, ProblemSet};
@@ -121,12 +121,11 @@ pub fn run_with(
     let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
     let range = problems.select(args.start_problem_index, args.end(problems.problems.len()))?;
     let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();
-    let store = TraceStore::create(&args.output_dir, &run_config(args, &problems.name, model))?;
     let mut style = prompt_style(&args.dataset.style)?;
-    if let PromptStyle::Chat(options) = &mut style {
-        // Prompts of one run show one date, on whatever day it goes on.
-        options.now_unix_secs = store.run().clock_unix_secs;
-    }
+    let clock_unix_secs = pin_clock(&mut style, None);
+    let config = RunConfig { clock_unix_secs, ..run_config(args, &problems.name, model) };
+    let store = TraceStore::create(&args.output_dir, &config)?;
+    pin_clock(&mut style, store.run().clock_unix_secs);
     for left_out in store.left_out() {
         console
             .notice(format!("{}: {}; what this run needs of it is generated again", left_out.trace, left_out.reason));
@@ -172,7 +171,7 @@ fn refuse_another_problem(store: &TraceStore, problem: &Problem) -> Result<()> {
     )
 }
 
-/// What `run.json` says of a run.
+/// What `run.json` says of a run, but for the time.
 pub fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {
     let chat_template = model.prompts.chat_template_sha256().filter(|_| args.dataset.style.chat_template);
     RunConfig {
@@ -182,9 +181,6 @@ pub fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunC
         prompt_template: args.dataset.style.template().map(str::to_owned),
         chat_template: args.dataset.style.chat_template,
         chat_template_sha256: chat_template.map(str::to_owned),
-        clock_unix_secs: chat_template
-            .and_then(|_| SystemTime::now().duration_since(UNIX_EPOCH).ok())
-            .map(|now| now.as_secs()),
         sampling: args.sampling.params(),
         seed: args.sampling.seed,
         max_new_tokens: args.max_new_tokens,

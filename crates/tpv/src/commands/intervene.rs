@@ -7,7 +7,7 @@ use crate::answers::judge;
 use crate::args::{InterveneArgs, PhaseArg};
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::{open_dataset, open_model, prompt_identity, prompt_style};
+use crate::model::{open_dataset, open_model, pin_clock, prompt_identity, prompt_style};
 use crate::recorder::{Recorder, Recording};
 use crate::table::table;
 use crate::throttles::{Parts, Throttles};
@@ -50,6 +50,9 @@ pub struct Response {
     pub correct: Option<bool>,
     /// Prompt and response.
     pub text: String,
+    /// The time that the chat template may have printed, that of the first response: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_unix_secs: Option<u64>,
 }
 
 /// The figures of one policy, a row of the table.
@@ -109,7 +112,8 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
     let style = prompt_style(&args.dataset.style)?;
-    let mut run = Run { args, arms, throttles, sampling, style, settings, folder, done: Vec::new() };
+    let mut run =
+        Run { args, arms, throttles, sampling, style, clock_unix_secs: None, settings, folder, done: Vec::new() };
     run.sample_all(chosen, &mut model, console)?;
     let rows = run.arms.iter().map(|arm| run.row(arm, model.prompts.think_end[0])).collect();
     let summary = InterveneSummary { rows, responses: run.done };
@@ -175,6 +179,8 @@ struct Run<'a> {
     throttles: Throttles,
     sampling: SamplingParams,
     style: PromptStyle,
+    /// The time that prompts may print.
+    clock_unix_secs: Option<u64>,
     /// What determines the responses of each policy beside problem and generation.
     settings: Vec<String>,
     folder: PathBuf,
@@ -200,6 +206,8 @@ impl Run<'_> {
         let mut present: HashSet<Key> = HashSet::new();
         // Of two lines of the same response, the first counts.
         self.done.retain(|it| key(it).is_some_and(|key| is_wanted(key, it) && present.insert(key)));
+        let clock = self.done.iter().find_map(|response| response.clock_unix_secs);
+        self.clock_unix_secs = pin_clock(&mut self.style, clock);
         if !present.is_empty() {
             console.say(format!("{} of {} responses are there already", present.len(), wanted.len()));
         }
@@ -316,6 +324,7 @@ impl Run<'_> {
             answer,
             correct,
             text: format!("{prompt}{}", recording.text()),
+            clock_unix_secs: self.clock_unix_secs,
         })
     }
 

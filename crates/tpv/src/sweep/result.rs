@@ -37,6 +37,9 @@ pub struct SweepResult {
     /// Progress as read at thinking tokens 1, 2, ..; kept for the few samples that the report draws.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub progress: Vec<f32>,
+    /// The time that the chat template may have printed, that of the sweep's first sample: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_unix_secs: Option<u64>,
 }
 
 impl SweepResult {

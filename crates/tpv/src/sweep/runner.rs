@@ -9,7 +9,7 @@ use crate::answers::judge;
 use crate::args::SweepArgs;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::{open_dataset, prompt_identity, prompt_style};
+use crate::model::{open_dataset, pin_clock, prompt_identity, prompt_style};
 use crate::reading_table::warn_of_few_problems;
 use crate::recorder::{Recorder, Recording};
 use crate::throttles::{Parts, Throttles};
@@ -118,6 +118,8 @@ pub struct Sweep<'a> {
     pub throttles: Throttles,
     /// The prompt, and the one that asks to be brief.
     styles: [PromptStyle; 2],
+    /// The time that prompts may print.
+    clock_unix_secs: Option<u64>,
     settings: String,
     meters: Meters,
     /// The samples that are there.
@@ -158,10 +160,21 @@ impl<'a> Sweep<'a> {
         let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
         let styles = [prompt_style(&args.dataset.style)?, brief];
         let settings = settings(args, &set.identity(), model, &throttles);
-        let meters = Meters::default();
         let drawn = problems.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
-        let done = Vec::new();
-        Ok(Self { args, budgets, problems, arms, policies, drawn, throttles, styles, settings, meters, done })
+        Ok(Self {
+            args,
+            budgets,
+            problems,
+            arms,
+            policies,
+            drawn,
+            throttles,
+            styles,
+            clock_unix_secs: None,
+            settings,
+            meters: Meters::default(),
+            done: Vec::new(),
+        })
     }
 
     /// Runs what is missing and writes the figures.
@@ -234,6 +247,8 @@ impl<'a> Sweep<'a> {
                 self.done.push(result);
             }
         }
+        let clock = self.done.iter().find_map(|result| result.clock_unix_secs);
+        self.clock_unix_secs = pin_clock(&mut self.styles[0], clock);
         Ok(present)
     }
 
@@ -307,6 +322,7 @@ impl<'a> Sweep<'a> {
             correct,
             usual: self.is_measured(arm).then(|| lock(&self.meters).remove(&key).unwrap_or_default()),
             progress: readings.iter().map(|reading| rounded(reading.progress)).collect(),
+            clock_unix_secs: self.clock_unix_secs,
         })
     }
 

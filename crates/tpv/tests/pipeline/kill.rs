@@ -1,6 +1,6 @@
 //! A run that is killed at any moment and repeated leaves the same files as one that was left alone.
 
-use crate::workplace::{Workplace, names};
+use crate::workplace::{Workplace, names, npy};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -135,4 +135,44 @@ fn an_intervention_goes_on_where_it_was_killed() {
             assert_eq!(place.text(&format!("cut/{name}")), place.text(&format!("whole/{name}")), "{name}");
         }
     }
+}
+
+/// Three commands whose prompts print the date go on on another day.
+#[test]
+fn the_prompts_of_a_run_print_the_date_of_its_beginning() {
+    const OLD: &str = "1000000000"; // in 2001
+    let place = Workplace::new();
+    place.thinker("dated");
+    let template = "{{ bos_token }}{{ strftime_now('%Y') }} {{ messages[0].content }}<think>";
+    place.write("dated/chat_template.jinja", template);
+    place.write("v.npy", npy("<f4", "(192,)", &1e-3f32.to_le_bytes().repeat(192)));
+    let problem = |name: &str| format!("{{\"problem\": \"{name} has 2 pens.\", \"answer\": \"2\"}}\n");
+    place.write("two.jsonl", ["Ben", "Ann"].map(problem).concat());
+    let line = "--dataset two.jsonl --chat_template --max_new_tokens 5";
+    let generate = format!("generate --model dated {line} --generations_per_problem 1 --output_dir traces");
+    let intervene = format!("intervene --model dated {line} --vector v.npy --alpha 5 --output_generations_dir out");
+    let sweep = format!(
+        "sweep --model dated {line} --tpv v.npy --policy constant:5 --budgets 3 --generations_per_problem 1 --output_dir sweep"
+    );
+    for (line, first, second, file) in [
+        (generate, "--end_problem_index 1", "--end_problem_index 2", "traces/run.json"),
+        (intervene, "--problem_end_idx 1", "--problem_end_idx 2", "out/dated/math500/results.jsonl"),
+        (sweep, "--problem_end_idx 1", "--problem_end_idx 2", "sweep/results.jsonl"),
+    ] {
+        let line = line.replace("--vector", "--intervention_vector_path");
+        let start = if line.starts_with("generate") { "" } else { "--problem_start_idx 0" };
+        place.ok(&format!("{line} {start} {first}"));
+        let text = place.text(file);
+        let (before, clock) = text.split_once("\"clock_unix_secs\":").expect(file);
+        let clock: String = clock.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        assert!(clock.len() == 10 && !before.contains(&clock), "{clock}");
+        place.write(file, text.replace(&clock, OLD));
+        place.ok(&format!("{line} {start} {second}"));
+        let text = place.text(file);
+        assert!(text.contains(OLD) && !text.contains(&clock), "{file}: {text}");
+    }
+    let prompts = place.text("out/dated/math500/results.jsonl");
+    assert!(prompts.lines().filter(|line| line.contains("2001 Ann has 2 pens.")).count() == 2, "{prompts}");
+    let traces = String::from_utf8_lossy(&place.read("traces/problem_1.safetensors")).into_owned();
+    assert!(traces.contains("2001 Ann has 2 pens."), "the generation that came later");
 }
