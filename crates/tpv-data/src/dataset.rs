@@ -2,12 +2,13 @@
 
 use crate::atomic::write_json;
 use crate::error::{DataError, Result};
-use crate::run::check_format;
-use crate::source::{LeftOut, TraceId, TraceSource};
+use crate::identity::check_same_model;
+use crate::run::{RUN_FILE, RunConfig, check_format};
+use crate::source::{LeftOut, TraceHeader, TraceId, TraceSource};
 use crate::traces::open_traces;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use tpv_core::phase::ThinkingMarkers;
 use tpv_core::vector::ModelIdentity;
@@ -34,6 +35,9 @@ pub struct DatasetManifest {
     pub model: ModelIdentity,
     /// The data set of the traces, where the folder says so.
     pub dataset: Option<String>,
+    /// The run of the traces, [`RunConfig::digest`], where the folder says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_digest: Option<String>,
     /// The texts around a thought.
     pub markers: ThinkingMarkers,
     /// How the split was made.
@@ -81,10 +85,11 @@ impl DatasetManifest {
             format: DATASET_FORMAT.into(),
             version: DATASET_VERSION,
             tpv_version: env!("CARGO_PKG_VERSION").into(),
-            source: absolute,
             model: source.model().cloned().unwrap_or_default(),
             dataset: source.dataset().map(str::to_string),
+            run_digest: digest_of_run(&absolute)?,
             markers: markers.clone(),
+            source: absolute,
             split,
             train,
             test,
@@ -115,17 +120,41 @@ impl DatasetManifest {
         write_json(&folder.join(DATASET_FILE), self)
     }
 
-    /// Opens the traces and checks that all of them are there.
+    /// Opens the traces and checks that all of them are there and those that were prepared.
     pub fn open_traces(&self) -> Result<Box<dyn TraceSource>> {
-        let source = open_traces(&self.source, &self.markers)?;
-        let there: HashSet<TraceId> = source.headers().iter().map(|header| header.id).collect();
-        match self.train.iter().chain(&self.test).find(|id| !there.contains(id)) {
-            None => Ok(source),
-            Some(id) => Err(DataError::missing(
-                format!("{}: the trace {id} of the data set is gone or damaged", self.source.display()),
-                "run `tpv prepare` again",
-            )),
+        const AGAIN: &str = "run `tpv prepare` again";
+        if !self.source.is_dir() {
+            let what =
+                format!("{}: the folder of traces that {DATASET_FILE} names is not there", self.source.display());
+            return Err(DataError::missing(what, "if it was moved, run `tpv prepare` on its new place"));
         }
+        let source = open_traces(&self.source, &self.markers)?;
+        let other = |what: &str| Err(DataError::mismatch(&self.source, what, AGAIN));
+        let digest = digest_of_run(&self.source)?;
+        if self.run_digest.as_ref().zip(digest.as_ref()).is_some_and(|(prepared, there)| prepared != there) {
+            return other("the folder holds another run than the one that was prepared");
+        }
+        if let Some(model) = source.model() {
+            check_same_model(&self.source, model, &self.model)?;
+        }
+        let there: HashMap<TraceId, &TraceHeader> = source.headers().iter().map(|header| (header.id, header)).collect();
+        for (part, rows) in [(&self.train, self.train_rows), (&self.test, self.test_rows)] {
+            let mut rows_there = 0;
+            for id in part {
+                let Some(header) = there.get(id) else {
+                    let what = format!("{}: the trace {id} of the data set is gone or damaged", self.source.display());
+                    return Err(DataError::missing(what, AGAIN));
+                };
+                if header.unusable().is_some() {
+                    return other(&format!("the trace {id} is not the one that was prepared"));
+                }
+                rows_there += header.thinking_rows;
+            }
+            if rows_there != rows {
+                return other(&format!("its traces have {rows_there} thinking states, {rows} were prepared"));
+            }
+        }
+        Ok(source)
     }
 
     /// No problem may be in both parts, or the test figures would flatter.
@@ -136,6 +165,11 @@ impl DatasetManifest {
             None => Ok(()),
         }
     }
+}
+
+/// What tells the run in a folder of traces from others; none in folders of the Python scripts.
+fn digest_of_run(folder: &Path) -> Result<Option<String>> {
+    folder.join(RUN_FILE).is_file().then(|| Ok(RunConfig::load(folder)?.digest())).transpose()
 }
 
 fn part(source: &dyn TraceSource, problems: &[usize], left_out: &[LeftOut]) -> (Vec<TraceId>, usize) {

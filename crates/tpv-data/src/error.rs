@@ -18,7 +18,7 @@ pub enum DataError {
     },
     /// No room is left for a file; nothing of it was left behind.
     #[error(
-        "{path}: no space is left on the disk; nothing was left half-written, so free some space and run the same command again"
+        "{path}: no space is left on the disk; nothing of it was left half-written, so free some space and run the same command again"
     )]
     DiskFull {
         /// The file that was being written.

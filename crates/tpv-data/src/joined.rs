@@ -9,7 +9,6 @@ use crate::error::{DataError, Result};
 use crate::identity::check_same_model;
 use crate::run::RunConfig;
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource};
-use crate::trace::TraceStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tpv_core::vector::ModelIdentity;
@@ -46,8 +45,8 @@ pub fn open_datasets(mut sets: Vec<NamedDataset>) -> Result<(DatasetManifest, Bo
         (set.problems_of(), manifest.train.iter().chain(&manifest.test).min().copied(), manifest.source.clone())
     });
     check_together(&sets)?;
-    leave_out_tested_elsewhere(&mut sets)?;
     let sources = sets.iter().map(|set| set.manifest.open_traces()).collect::<Result<Vec<_>>>()?;
+    leave_out_tested_elsewhere(&mut sets, &sources)?;
     let places = Places::of(&sets, &sources);
     let mut names: Vec<String> = sets.iter().filter_map(|set| set.manifest.dataset.clone()).collect();
     names.dedup();
@@ -60,6 +59,9 @@ pub fn open_datasets(mut sets: Vec<NamedDataset>) -> Result<(DatasetManifest, Bo
     }
     for (number, set) in sets.enumerate() {
         let more = set.manifest;
+        if manifest.model.fingerprint.is_empty() && !more.model.fingerprint.is_empty() {
+            manifest.model = more.model; // the first one that says all about its model
+        }
         let renumbered = |ids: &[TraceId]| ids.iter().map(|&id| places.joined(number + 1, id)).collect::<Vec<_>>();
         manifest.train.extend(renumbered(&more.train));
         manifest.test.extend(renumbered(&more.test));
@@ -114,20 +116,17 @@ fn check_pair(set: &NamedDataset, earlier: &NamedDataset) -> Result<()> {
 pub const TESTED_ELSEWHERE: &str = "its problem tests in another of the data sets";
 
 /// Problems that have the same words under the names of different data sets: what one of them tests, the others do not train
-/// on. Folders of the Python scripts do not say what theirs were.
-fn leave_out_tested_elsewhere(sets: &mut [NamedDataset]) -> Result<()> {
+/// on.
+fn leave_out_tested_elsewhere(sets: &mut [NamedDataset], sources: &[Box<dyn TraceSource>]) -> Result<()> {
     let names: Vec<String> = sets.iter().map(NamedDataset::problems_of).collect();
     if names.windows(2).all(|pair| pair[0] == pair[1]) {
         return Ok(());
     }
-    let stores: Vec<Option<TraceStore>> = sets.iter().map(|set| TraceStore::open(&set.manifest.source).ok()).collect();
-    let text = |at: usize, id: TraceId| -> Result<Option<String>> {
-        stores[at].as_ref().map(|store| Ok(store.record(id.problem)?.problem_text)).transpose()
-    };
+    let mut texts = sources.iter().map(|source| Texts::new(&**source)).collect::<Vec<_>>();
     let mut tested: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for (at, set) in sets.iter().enumerate() {
         for &id in &set.manifest.test {
-            if let Some(text) = text(at, id)? {
+            if let Some(text) = texts[at].of(id.problem)? {
                 tested.entry(text).or_default().insert(&names[at]);
             }
         }
@@ -136,8 +135,8 @@ fn leave_out_tested_elsewhere(sets: &mut [NamedDataset]) -> Result<()> {
         let mut kept = Vec::new();
         for id in std::mem::take(&mut set.manifest.train) {
             let by_others = |text: String| tested.get(&text).is_some_and(|by| by.iter().any(|name| *name != names[at]));
-            if text(at, id)?.is_some_and(by_others) {
-                let rows = stores[at].as_ref().and_then(|store| store.header(id).ok()).map_or(0, |it| it.thinking_rows);
+            if texts[at].of(id.problem)?.is_some_and(by_others) {
+                let rows = sources[at].header(id).map_or(0, |it| it.thinking_rows);
                 set.manifest.train_rows -= rows.min(set.manifest.train_rows);
                 set.manifest.left_out.push(LeftOut { trace: id.to_string(), reason: TESTED_ELSEWHERE.into() });
             } else {
@@ -149,13 +148,35 @@ fn leave_out_tested_elsewhere(sets: &mut [NamedDataset]) -> Result<()> {
     Ok(())
 }
 
-/// Two files of one name can hold different problems. Folders of the Python scripts do not say what theirs were.
+/// The words of a folder's problems, of which many generations ask in a row.
+struct Texts<'a> {
+    source: &'a dyn TraceSource,
+    last: Option<(usize, Option<String>)>,
+}
+
+impl<'a> Texts<'a> {
+    fn new(source: &'a dyn TraceSource) -> Self {
+        Self { source, last: None }
+    }
+
+    /// Without spaces at the ends, which the Python scripts keep and `tpv generate` need not.
+    fn of(&mut self, problem: usize) -> Result<Option<String>> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != problem) {
+            let text = self.source.problem_text(problem)?.map(|text| text.trim().to_owned());
+            self.last = Some((problem, text));
+        }
+        Ok(self.last.as_ref().and_then(|(_, text)| text.clone()))
+    }
+}
+
+/// Two files of one name can hold different problems.
 fn check_same_problems(set: &NamedDataset, earlier: &NamedDataset) -> Result<()> {
-    let open = |set: &NamedDataset| TraceStore::open(&set.manifest.source).ok();
-    let Some((ours, theirs)) = open(set).zip(open(earlier)) else { return Ok(()) };
-    let problems: BTreeSet<usize> = ours.headers().iter().map(|header| header.id.problem).collect();
-    for problem in problems.into_iter().filter(|&problem| theirs.of_problem(problem).next().is_some()) {
-        if ours.record(problem)?.problem_text != theirs.record(problem)?.problem_text {
+    let (ours, theirs) = (set.manifest.open_traces()?, earlier.manifest.open_traces()?);
+    let problems = |source: &dyn TraceSource| source.headers().iter().map(|header| header.id.problem).collect();
+    let (of_ours, of_theirs): (BTreeSet<usize>, BTreeSet<usize>) = (problems(&*ours), problems(&*theirs));
+    for &problem in of_ours.intersection(&of_theirs) {
+        let texts = ours.problem_text(problem)?.zip(theirs.problem_text(problem)?);
+        if texts.is_some_and(|(our, their)| our.trim() != their.trim()) {
             let (name, other) = (set.problems_of(), earlier.folder.display());
             let what = format!("problem {problem} of its data set {name:?} is another one than in {other}");
             return set.refuse(what, "two data sets of one name: generate one again from a file of another name");
@@ -240,6 +261,12 @@ impl TraceSource for JoinedSource {
         None
     }
 
+    fn problem_text(&self, problem: usize) -> Result<Option<String>> {
+        let first = TraceId { problem, generation: 0 };
+        let found = self.origins.range(first..).next().filter(|(id, _)| id.problem == problem);
+        found.map_or(Ok(None), |(_, (number, own))| self.sources[*number].problem_text(own.problem))
+    }
+
     fn headers(&self) -> &[TraceHeader] {
         &self.headers
     }
@@ -258,6 +285,7 @@ impl TraceSource for JoinedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::TraceStore;
     use crate::dataset::SplitRecord;
     use crate::run::StatesDtype;
     use crate::states::States;

@@ -139,8 +139,13 @@ impl ProblemSet {
     /// Its name and a hash of its first problem: tells it from another of the same name, and stays as it is when problems are
     /// added.
     pub fn identity(&self) -> String {
+        format!("{} {}", self.name, self.fingerprint())
+    }
+
+    /// A hash of its first problem.
+    pub fn fingerprint(&self) -> String {
         let first = self.problems.first().map(|problem| format!("{:?} {:?}", problem.text, problem.answer));
-        format!("{} {}", self.name, short_sha256(first.unwrap_or_default()))
+        short_sha256(first.unwrap_or_default())
     }
 
     /// The problems `start..end`, `end` exclusive.

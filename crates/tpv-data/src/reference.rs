@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <folder>/config.json                                    model_name, dataset_name, ...
+//! <folder>/problem_<idx>/original_problem.txt             the problem's words
 //! <folder>/problem_<idx>/generation_<g>/tokens.json       token strings: prompt, generated, padding
 //! <folder>/problem_<idx>/generation_<g>/metadata.json     input_prompt_length_tokens, output_generated_length_tokens
 //! <folder>/problem_<idx>/generation_<g>/token_hidden_states_output.npy    (generated, d)
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
 use tpv_core::vector::ModelIdentity;
 
+const PROBLEM: &str = "original_problem.txt";
 const STATES: &str = "token_hidden_states_output.npy";
 /// The first row that holds what it should.
 const FIRST_SOUND_ROW: usize = 1;
@@ -96,6 +98,15 @@ impl TraceSource for ReferenceFolder {
 
     fn dataset(&self) -> Option<&str> {
         self.dataset.as_deref()
+    }
+
+    fn problem_text(&self, problem: usize) -> Result<Option<String>> {
+        let path = self.folder.join(format!("problem_{problem}")).join(PROBLEM);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(DataError::io(&path, "read the problem", error)),
+        }
     }
 
     fn headers(&self) -> &[TraceHeader] {

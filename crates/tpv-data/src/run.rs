@@ -47,6 +47,9 @@ pub struct RunConfig {
     pub dtype: String,
     /// The data set's name.
     pub dataset: String,
+    /// [`crate::problems::ProblemSet::fingerprint`]: tells it from another of that name. Runs of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset_fingerprint: Option<String>,
     /// The prompt with `{problem}` for the problem; none when the checkpoint's chat template makes the prompt.
     pub prompt_template: Option<String>,
     /// Whether the checkpoint's chat template makes the prompt.
@@ -89,6 +92,7 @@ impl Default for RunConfig {
             model: ModelIdentity::default(),
             dtype: "f32".into(),
             dataset: "math500".into(),
+            dataset_fingerprint: None,
             prompt_template: None,
             chat_template: false,
             chat_template_sha256: None,
@@ -147,6 +151,9 @@ impl RunConfig {
         let mut other = other.clone();
         if !other.model.fingerprint.is_empty() && other.model.fingerprint == self.model.fingerprint {
             other.model.name.clone_from(&self.model.name); // the same model under another path
+        }
+        if self.dataset_fingerprint.is_none() || other.dataset_fingerprint.is_none() {
+            other.dataset_fingerprint.clone_from(&self.dataset_fingerprint);
         }
         let value = |run| serde_json::to_value(run).expect("a run is plain data and becomes JSON");
         match first_difference("", &value(self), &value(&other)) {
@@ -219,6 +226,10 @@ mod tests {
         let a = RunConfig::default();
         let mut b = RunConfig { tpv_version: "99".into(), ..a.clone() };
         assert_eq!(a.same_run(&b), Ok(()));
+        b.dataset_fingerprint = Some("1".into());
+        assert_eq!((a.same_run(&b), b.same_run(&a)), (Ok(()), Ok(())), "one of them does not say");
+        let other = RunConfig { dataset_fingerprint: Some("2".into()), ..b.clone() };
+        assert_eq!(other.same_run(&b).unwrap_err().key, "dataset_fingerprint");
         b.sampling.temperature = 0.5;
         assert_eq!(a.same_run(&b).unwrap_err().key, "sampling.temperature");
         b = RunConfig { prompt_template: Some("x".into()), ..a.clone() };

@@ -136,6 +136,9 @@ pub trait TraceSource: fmt::Debug + Send + Sync {
     /// The name of the data set, where the folder says so.
     fn dataset(&self) -> Option<&str>;
 
+    /// The words of a problem, where the folder holds them.
+    fn problem_text(&self, problem: usize) -> Result<Option<String>>;
+
     /// All sound traces, ordered by problem and generation.
     fn headers(&self) -> &[TraceHeader];
 
@@ -203,7 +206,10 @@ pub(crate) fn numbered_entries(folder: &Path, prefix: &str, suffix: &str) -> Res
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok());
+        let digits = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix));
+        // As this program and the scripts write it: `problem_01` is something else.
+        let number =
+            digits.and_then(|digits| digits.parse().ok().filter(|number: &usize| number.to_string() == digits));
         if let Some(number) = number {
             found.push((number, entry.path()));
         }

@@ -12,7 +12,7 @@
 
 use crate::error::{DataError, Result};
 use crate::identity::check_same_model;
-use crate::run::{RunConfig, check_format};
+use crate::run::{RunConfig, check_format, short_sha256};
 use crate::source::{LeftOut, TraceId};
 use crate::tensors::{NamedArray, TensorFile, Values, write_tensors};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ pub struct SumsRecord {
     pub run: RunConfig,
     /// The problems that are in, in the order in which they were added; some may have given no thought.
     pub problems: Vec<usize>,
+    /// A hash of the words of each of them; files of before have none.
+    #[serde(default)]
+    pub problem_fingerprints: Vec<String>,
     /// The thoughts that are in, in the same order.
     pub thoughts: Vec<SummedThought>,
     /// The thoughts of these problems that are not in, and why.
@@ -77,9 +80,18 @@ impl SumsRecord {
             state_tap: STATE_TAP.into(),
             run,
             problems: Vec::new(),
+            problem_fingerprints: Vec::new(),
             thoughts: Vec::new(),
             left_out: Vec::new(),
         }
+    }
+
+    /// Notes that a problem is in. One of before that lacks hashes goes on without.
+    pub fn add_problem(&mut self, problem: usize, text: &str) {
+        if self.problems.len() == self.problem_fingerprints.len() {
+            self.problem_fingerprints.push(short_sha256(text.trim().to_owned()));
+        }
+        self.problems.push(problem);
     }
 
     /// Whether a problem is in.
@@ -276,7 +288,7 @@ mod tests {
             let states: Vec<f32> = (0..6).map(|i| ((problem * 6 + i) as f32).sin()).collect();
             let thought = SummedThought { trace: TraceId { problem, generation: 0 }, thinking_tokens: 3 };
             parts[thought.part()].add_rows(&states, &[&progress_labels(3), &log_remaining_labels(3)]).unwrap();
-            record.problems.push(problem);
+            record.add_problem(problem, "Why?");
             record.thoughts.push(thought);
         }
         (record, parts.into_iter().map(GramAccumulator::finish).collect())

@@ -246,6 +246,10 @@ impl TraceSource for TraceStore {
         Some(&self.run.dataset)
     }
 
+    fn problem_text(&self, problem: usize) -> Result<Option<String>> {
+        Ok(Some(self.record(problem)?.problem_text))
+    }
+
     fn headers(&self) -> &[TraceHeader] {
         &self.headers
     }

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use std::borrow::Cow;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tpv_core::vector::ModelIdentity;
 use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{DownloadProgress, Hub};
 use tpv_data::model_files::{ModelForm, resolve_model, resolve_text};
@@ -214,6 +215,11 @@ pub fn pin_clock(style: &mut PromptStyle, unix_secs: Option<u64>) -> Option<u64>
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs());
     options.now_unix_secs = unix_secs.or_else(now);
     options.now_unix_secs
+}
+
+/// A model whatever it is called: its fingerprint says which it is.
+pub fn nameless(model: &ModelIdentity) -> ModelIdentity {
+    ModelIdentity { name: String::new(), revision: None, ..model.clone() }
 }
 
 /// What tells the prompts of a style from others: the template's text, or the hash of the checkpoint's own.

@@ -144,7 +144,7 @@ impl StreamingFit {
                 None => self.add_thought(store, header, &mut sums)?,
             }
         }
-        self.record.problems.push(problem);
+        self.record.add_problem(problem, &store.record(problem)?.problem_text);
         // The square becomes plain numbers again when the block is gone.
         let most = sums.bytes().max(square_bytes + own_bytes);
         self.peak_bytes = self.peak_bytes.max(self.waiting_bytes() + most);

@@ -123,7 +123,7 @@ pub fn run_with(
     let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();
     let mut style = prompt_style(&args.dataset.style)?;
     let clock_unix_secs = pin_clock(&mut style, None);
-    let config = RunConfig { clock_unix_secs, ..run_config(args, &problems.name, model) };
+    let config = RunConfig { clock_unix_secs, ..run_config(args, problems, model) };
     let store = TraceStore::create(&args.output_dir, &config)?;
     pin_clock(&mut style, store.run().clock_unix_secs);
     for left_out in store.left_out() {
@@ -172,12 +172,13 @@ fn refuse_another_problem(store: &TraceStore, problem: &Problem) -> Result<()> {
 }
 
 /// What `run.json` says of a run, but for the time.
-pub fn run_config(args: &GenerateArgs, dataset: &str, model: &TextModel) -> RunConfig {
+pub fn run_config(args: &GenerateArgs, problems: &ProblemSet, model: &TextModel) -> RunConfig {
     let chat_template = model.prompts.chat_template_sha256().filter(|_| args.dataset.style.chat_template);
     RunConfig {
         model: model.identity.clone(),
         dtype: model.decoder.spec().dtype.clone(),
-        dataset: dataset.into(),
+        dataset: problems.name.clone(),
+        dataset_fingerprint: Some(problems.fingerprint()),
         prompt_template: args.dataset.style.template().map(str::to_owned),
         chat_template: args.dataset.style.chat_template,
         chat_template_sha256: chat_template.map(str::to_owned),
@@ -377,10 +378,17 @@ fn report(summary: &GenerateSummary, args: &GenerateArgs, console: &Console) {
     let folder = args.output_dir.display();
     if let Some(fit) = &summary.fit {
         let FitSummary { problems, thoughts, states, .. } = fit;
-        console.print(format!(
-            "{states} states of {thoughts} thoughts of {problems} problems are summed in {}",
-            fit.file.display()
-        ));
+        console.print(if *problems == 0 {
+            format!(
+                "no problem is summed in {}: those of this run are in other sums of the folder, or lack room",
+                fit.file.display()
+            )
+        } else {
+            format!(
+                "{states} states of {thoughts} thoughts of {problems} problems are summed in {}",
+                fit.file.display()
+            )
+        });
         fit.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
     }
     console.print(match args.keep_states {

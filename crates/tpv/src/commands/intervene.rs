@@ -7,7 +7,7 @@ use crate::answers::judge;
 use crate::args::{InterveneArgs, PhaseArg};
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::{open_dataset, open_model, pin_clock, prompt_identity, prompt_style};
+use crate::model::{nameless, open_dataset, open_model, pin_clock, prompt_identity, prompt_style};
 use crate::recorder::{Recorder, Recording};
 use crate::table::table;
 use crate::throttles::{Parts, Throttles};
@@ -94,6 +94,9 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     }
     let sampling = SamplingParams { temperature: args.temperature, top_p: args.top_p, top_k: args.top_k };
     sampling.validate()?;
+    if args.temperature == 0.0 && args.generations_per_problem > 1 {
+        console.notice("at temperature 0 all generations of a problem are the same; give a --temperature");
+    }
     check_path(&args.intervention_vector_path)?;
     if Path::new(&args.task_name).components().any(|part| !matches!(part, Component::Normal(_))) {
         bail!("--task_name {}: it names a folder within the output folder, such as math500", args.task_name);
@@ -145,9 +148,15 @@ fn constant_alpha(arm: &Throttle) -> f32 {
     }
 }
 
-/// The last part of a model's name, as the Python scripts name their folders.
-fn base_name(model: &str) -> &str {
-    model.trim_end_matches('/').rsplit('/').next().unwrap_or(model)
+/// The last part of a model's name, as the Python scripts name their folders; of a path that ends in dots, the folder's.
+fn base_name(model: &str) -> String {
+    let last = |path: &Path| match path.components().next_back() {
+        Some(Component::Normal(name)) => Some(name.to_string_lossy().into_owned()),
+        _ => None,
+    };
+    let path = Path::new(model);
+    let found = if model.ends_with('.') { path.canonicalize().ok().and_then(|path| last(&path)) } else { last(path) };
+    found.unwrap_or_else(|| "model".into())
 }
 
 /// Everything but problem, generation and policy that determines a response, in one line.
@@ -160,7 +169,7 @@ fn settings(
 ) -> String {
     let prompt = prompt_identity(&args.dataset.style, model);
     let everything = serde_json::json!([
-        model.identity,
+        nameless(&model.identity),
         model.decoder.spec().dtype,
         dataset,
         prompt,

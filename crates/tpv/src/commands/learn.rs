@@ -63,7 +63,7 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     require_answers(&problems.name, further, &generate_args.dataset)?;
     let mut model = open_model(&args.model, &args.run, console)?;
     // Learning with other settings is another run, and has a folder of its own.
-    let run = generate::run_config(&generate_args, &problems.identity(), &model).digest();
+    let run = generate::run_config(&generate_args, &problems, &model).digest();
     let work = args.output_dir.clone().unwrap_or_else(|| {
         library.folder().parent().unwrap_or(Path::new(".")).join("learn").join(&model.identity.fingerprint).join(run)
     });

@@ -8,13 +8,11 @@ use crate::console::Console;
 use crate::table::table;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;
-use std::path::Path;
 use tpv_core::phase::ThinkingMarkers;
 use tpv_core::split::{hashed_split, reference_split};
 use tpv_data::dataset::{DatasetManifest, SplitRecord};
 use tpv_data::run::RUN_FILE;
 use tpv_data::source::{LeftOut, NO_STATES, TraceHeader, TraceSource, count_reasons};
-use tpv_data::trace::TraceStore;
 use tpv_data::traces::open_traces;
 
 /// So many traces that are left out for one reason are named.
@@ -41,9 +39,9 @@ pub fn run_within(args: &PrepareArgs, end: usize, console: &Console) -> Result<D
     }
     let (usable, left_out) = sort_out(&*source, end, console)?;
     if usable.is_empty() {
-        bail!("{}: {}", args.input_dir.display(), nothing_usable(&left_out, &args.input_dir));
+        bail!("{}: {}", args.input_dir.display(), nothing_usable(&left_out, args));
     }
-    tell_of_copies(args, &usable, console)?;
+    tell_of_copies(&*source, &usable, console)?;
     let manifest = split(args, &*source, &usable, &markers, left_out)?;
     manifest.save(&args.output_dir)?;
     report(&manifest, args, console);
@@ -76,16 +74,13 @@ fn sort_out<'a>(
 }
 
 /// Says where problems are copies of others: the split goes by index, so that copies may lie on both of its sides.
-fn tell_of_copies(args: &PrepareArgs, usable: &[&TraceHeader], console: &Console) -> Result<()> {
-    if !args.input_dir.join(RUN_FILE).is_file() {
-        return Ok(()); // folders of the scripts do not hold the problems' texts
-    }
-    let store = TraceStore::open(&args.input_dir)?;
+fn tell_of_copies(source: &dyn TraceSource, usable: &[&TraceHeader], console: &Console) -> Result<()> {
     let problems: BTreeSet<usize> = usable.iter().map(|header| header.id.problem).collect();
     let mut texts = BTreeSet::new();
     let mut copies = Vec::new();
     for problem in problems {
-        if !texts.insert(store.record(problem)?.problem_text) {
+        let text = source.problem_text(problem)?;
+        if text.is_some_and(|text| !texts.insert(text)) {
             copies.push(problem.to_string());
         }
     }
@@ -99,19 +94,31 @@ fn tell_of_copies(args: &PrepareArgs, usable: &[&TraceHeader], console: &Console
 }
 
 /// Why there is nothing to split, and what to do next.
-fn nothing_usable(left_out: &[LeftOut], folder: &Path) -> String {
+fn nothing_usable(left_out: &[LeftOut], args: &PrepareArgs) -> String {
     let reasons = count_reasons(left_out);
+    let folder = args.input_dir.display();
     let next_step = if reasons.contains_key(NO_STATES) {
-        format!("if the run was made with --fit, its sums can be trained on: tpv train {}", folder.display())
+        format!("if the run was made with --fit, its sums can be trained on: tpv train {folder}")
     } else if reasons.keys().any(|reason| reason.contains(" holds ")) {
         "states beyond 65504 overflow f16: generate again with --states_dtype f32; other numbers that are not finite come \
          from the model"
             .into()
     } else {
-        "generate with a larger --max_new_tokens, as far as the model's positions allow".into()
+        let longer = "generate with a larger --max_new_tokens, as far as the model's positions allow";
+        let of_scripts = !args.input_dir.join(RUN_FILE).is_file();
+        let token = format!(
+            "name the text that ends the thinking with --end_of_thinking_token (here {})",
+            args.end_of_thinking_token
+        );
+        if of_scripts { format!("{token}, or {longer}") } else { longer.into() }
     };
-    let reasons: Vec<String> = reasons.into_iter().map(|(why, count)| format!("{count} {why}")).collect();
-    format!("none of the {} traces can be used ({}); {next_step}", left_out.len(), reasons.join(", "))
+    format!("none of the {} traces can be used ({}); {next_step}", left_out.len(), said(left_out))
+}
+
+/// The reasons, each with its count.
+fn said(left_out: &[LeftOut]) -> String {
+    let reasons = count_reasons(left_out).into_iter().map(|(why, count)| format!("{count} {why}"));
+    reasons.collect::<Vec<_>>().join(", ")
 }
 
 fn split(
@@ -127,8 +134,9 @@ fn split(
         SplitMethod::Reference => ("reference", reference_split(&problems, args.seed, args.train_split_ratio)),
     };
     if split.train.is_empty() || split.test.is_empty() {
+        let left_out = if left_out.is_empty() { String::new() } else { format!(" (left out: {})", said(&left_out)) };
         bail!(
-            "{}: usable traces of {} problem(s) cannot be split into train and test; generate more problems",
+            "{}: usable traces of {} problem(s) cannot be split into train and test{left_out}; generate more problems",
             args.input_dir.display(),
             split.train.len() + split.test.len()
         );

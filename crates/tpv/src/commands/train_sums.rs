@@ -12,18 +12,19 @@ use crate::sweep::effort::{EffortRun, FittedOn};
 use crate::table::{number, table};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use tpv_core::baseline::{Baseline, Predictors};
 use tpv_core::fit::{FitReport, covariance_direction};
 use tpv_core::gram::{GramSums, PROGRESS, progress_labels};
 use tpv_core::metrics::ReadingTrace;
+use tpv_core::split::dealt_part;
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
 use tpv_data::atomic::write_json;
 use tpv_data::dataset::DATASET_FILE;
 use tpv_data::run::RUN_FILE;
 use tpv_data::source::{TraceSource, count_reasons};
-use tpv_data::sums::{MergedSums, SummedThought, load_record, merge_sums, sums_files};
+use tpv_data::sums::{MergedSums, PARTS, SummedThought, SumsRecord, load_record, merge_sums, sums_files};
 use tpv_data::trace::TraceStore;
 use tpv_data::vector::VectorFile;
 
@@ -95,24 +96,39 @@ pub fn named_sums(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A notice where the folder of the sums has traces of problems that were never summed up.
-fn tell_of_problems_outside(file: &Path, console: &Console) -> Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
+/// A notice where a folder of sums has traces of problems that were never summed up.
+fn tell_of_problems_outside(folder: &Path, console: &Console) -> Result<()> {
     if !folder.join(RUN_FILE).is_file() {
         return Ok(());
     }
-    let record = load_record(file)?;
-    let summed: BTreeSet<usize> = record.problems.iter().copied().collect();
+    let mut summed = BTreeSet::new();
+    for file in sums_files(folder)? {
+        summed.extend(load_record(&file)?.problems);
+    }
     let there: BTreeSet<usize> = TraceStore::open(folder)?.headers().iter().map(|header| header.id.problem).collect();
     let outside = there.difference(&summed).count();
     if outside > 0 {
         console.notice(format!(
-            "{}: {outside} of the {} problems in the folder are not in the sums; `tpv generate --fit` adds them",
-            file.display(),
+            "{}: {outside} of the {} problems in the folder are not in its sums; `tpv generate --fit` adds them",
+            folder.display(),
             there.len()
         ));
     }
     Ok(())
+}
+
+/// A notice where problems with the same words lie in different fifths: what one of them tests, the other trains on.
+fn tell_of_copies(records: &[SumsRecord], console: &Console) {
+    let mut parts: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+    for (problem, text) in records.iter().flat_map(|record| record.problems.iter().zip(&record.problem_fingerprints)) {
+        parts.entry(text).or_default().insert(dealt_part(*problem as u64, PARTS));
+    }
+    let copies = parts.values().filter(|parts| parts.len() > 1).count();
+    if copies > 0 {
+        console.notice(format!(
+            "{copies} problem(s) are in the sums under several indexes, so that they train and test: the figures flatter"
+        ));
+    }
 }
 
 /// Runs the command on files of sums.
@@ -122,7 +138,9 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     if total.rows() == 0 {
         bail!("{}: no finished thought is in the sums; generate with a larger --max_new_tokens", files[0].display());
     }
-    files.iter().try_for_each(|file| tell_of_problems_outside(file, console))?;
+    let folders: BTreeSet<&Path> = files.iter().map(|file| file.parent().unwrap_or(Path::new("."))).collect();
+    folders.into_iter().try_for_each(|folder| tell_of_problems_outside(folder, console))?;
+    tell_of_copies(&merged.records, console);
     let efforts = EffortRun::after_training(args, &FittedOn::sums(&merged.records), console)?;
     let heads = Heads::fit(&total, args)?;
     let metrics = measure(args, &merged, &total, &heads)?;

@@ -9,7 +9,7 @@ use crate::answers::judge;
 use crate::args::SweepArgs;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::{open_dataset, pin_clock, prompt_identity, prompt_style};
+use crate::model::{nameless, open_dataset, pin_clock, prompt_identity, prompt_style};
 use crate::reading_table::warn_of_few_problems;
 use crate::recorder::{Recorder, Recording};
 use crate::throttles::{Parts, Throttles};
@@ -87,7 +87,7 @@ fn graded(problems: Vec<Problem>, name: &str, console: &Console) -> Result<Vec<P
 fn settings(args: &SweepArgs, dataset: &str, model: &TextModel, throttles: &Throttles) -> String {
     let prompt = prompt_identity(&args.dataset.style, model);
     let everything = serde_json::json!({
-        "model": model.identity,
+        "model": nameless(&model.identity),
         "dtype": model.decoder.spec().dtype,
         "dataset": dataset,
         "prompts": [prompt, args.brief_template],
