@@ -237,7 +237,48 @@ mod tests {
         let text = manifest.open_traces().unwrap_err().to_string();
         assert!(text.contains("the trace problem_1/generation_0 of the data set is gone"), "{text}");
         fs::remove_dir_all(&traces).unwrap();
-        assert!(manifest.open_traces().unwrap_err().to_string().contains("no such folder"));
+        let text = manifest.open_traces().unwrap_err().to_string();
+        assert!(text.contains("that dataset.json names is not there"), "{text}");
+    }
+
+    #[test]
+    fn traces_that_are_no_longer_those_that_were_prepared_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let traces = folder.path().join("traces");
+        let prepared = manifest(&traces);
+        let refused = |manifest: &DatasetManifest| manifest.open_traces().unwrap_err().to_string();
+        assert!(prepared.open_traces().is_ok());
+
+        let run = RunConfig::load(&traces).unwrap();
+        RunConfig { seed: 7, ..run.clone() }.save(&traces).unwrap();
+        assert!(refused(&prepared).contains("another run than the one that was prepared"));
+        let other = ModelIdentity { name: "huge".into(), ..run.model.clone() };
+        RunConfig { model: other, ..run.clone() }.save(&traces).unwrap();
+        let of_before = DatasetManifest { run_digest: None, ..prepared.clone() };
+        assert!(refused(&of_before).contains("its states are of huge, those before it of tiny"));
+        run.save(&traces).unwrap();
+        assert!(of_before.open_traces().is_ok());
+
+        let fewer = DatasetManifest { test_rows: prepared.test_rows - 1, ..prepared.clone() };
+        assert!(refused(&fewer).contains("its traces have 4 thinking states, 3 were prepared"));
+        let mut store = TraceStore::open(&traces).unwrap();
+        let record = GenerationRecord { thinking_ended: false, ..GenerationRecord::of_two_tokens() };
+        let states = States::in_memory(StatesDtype::F32, &[0.5; 3]);
+        let cut = Generation { record, token_ids: vec![1, 2, 3], states };
+        let record = store.record(1).unwrap();
+        let generations = vec![cut.clone(), cut];
+        let (problem_text, prompt) = (record.problem_text, record.prompt);
+        store
+            .write(&ProblemTraces {
+                problem: 1,
+                problem_text,
+                gold: None,
+                prompt,
+                prompt_token_ids: vec![0],
+                generations,
+            })
+            .unwrap();
+        assert!(refused(&prepared).contains("the trace problem_1/generation_0 is not the one that was prepared"));
     }
 
     #[test]

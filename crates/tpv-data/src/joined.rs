@@ -285,10 +285,10 @@ impl TraceSource for JoinedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::TraceStore;
     use crate::dataset::SplitRecord;
     use crate::run::StatesDtype;
     use crate::states::States;
+    use crate::trace::TraceStore;
     use crate::trace::{Generation, GenerationRecord, ProblemTraces};
     use tpv_core::phase::ThinkingMarkers;
 
@@ -379,6 +379,19 @@ mod tests {
         let (manifest, _) = open_datasets(vec![maths, copy]).unwrap();
         assert_eq!(manifest.left_out, [LeftOut { trace: id(7, 0).to_string(), reason: TESTED_ELSEWHERE.into() }]);
         assert_eq!((manifest.train.len(), manifest.train_rows), (3, 6));
+    }
+
+    #[test]
+    fn a_model_that_one_set_knows_is_that_of_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sets = ["a", "b"].map(|name| set(&folder.path().join(name), name, 1, &[0], &[4], 1.0));
+        sets[0].manifest.model =
+            ModelIdentity { hidden_size: sets[1].manifest.model.hidden_size, ..ModelIdentity::default() };
+        let known = ModelIdentity { fingerprint: "f".into(), ..sets[1].manifest.model.clone() };
+        sets[1].manifest.model = known.clone();
+        let (manifest, source) = open_datasets(sets.into()).unwrap();
+        assert_eq!((&manifest.model, source.model()), (&known, Some(&known)));
+        assert_eq!(source.problem_text(manifest.train[1].problem).unwrap().unwrap(), "b 0?");
     }
 
     #[test]

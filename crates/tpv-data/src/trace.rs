@@ -321,6 +321,13 @@ fn tokens_name(generation: usize) -> String {
 
 fn refuse_another_run(path: &Path, there: &RunConfig, wanted: &RunConfig) -> Result<()> {
     there.same_run(wanted).map_err(|difference| {
+        if difference.key == "dataset_fingerprint" {
+            let what = format!(
+                "the folder holds a run of another data set named {}: its first problem, or its answer, was another one",
+                there.dataset
+            );
+            return DataError::mismatch(path, what, "give the data set of that run, or choose another folder");
+        }
         let what = format!(
             "the folder holds another run: its {} is {}, now {} was asked for",
             difference.key, difference.here, difference.other

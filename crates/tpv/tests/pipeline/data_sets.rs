@@ -111,7 +111,9 @@ fn another_data_set_of_the_same_name_is_not_mixed_into_a_run() {
     place.write("a/set.jsonl", &first);
     place.write("b/set.jsonl", second.clone() + &second);
     place.write("c/set.jsonl", problem("Bob has 2 pens. How many?", "4"));
-    place.write("d/set.jsonl", first + &second);
+    place.write("d/set.jsonl", first.clone() + &second);
+    place.write("e/set.jsonl", first.clone() + &first);
+    place.write("f/set.jsonl", first + &problem("Ann has 3 caps. How many?", "4"));
     let line = |folder: &str, end: usize| {
         format!(
             "generate --model thinker --dataset {folder}/set.jsonl --end_problem_index {end} \
@@ -119,9 +121,12 @@ fn another_data_set_of_the_same_name_is_not_mixed_into_a_run() {
         )
     };
     place.ok(&line("a", 1));
-    place.refused(&line("b", 2), &["problem_0.safetensors", "problem 0 is another one"]);
-    place.refused(&line("c", 1), &["problem 0 has another answer"]);
+    for other in ["b", "c"] {
+        place.refused(&line(other, 1), &["run.json", "another data set named set.jsonl"]);
+    }
     place.ok(&line("d", 2));
+    place.refused(&line("e", 2), &["problem_1.safetensors", "problem 1 is another one"]);
+    place.refused(&line("f", 2), &["problem 1 has another answer"]);
     place.refused(
         "prepare --input_dir out --output_dir set --end_of_thinking_token </foo>",
         &["leave --end_of_thinking_token out"],

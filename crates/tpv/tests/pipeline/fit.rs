@@ -271,3 +271,31 @@ fn problems_that_were_generated_without_the_sums_are_told_of() {
     place.ok(&line(8));
     assert!(told());
 }
+
+#[test]
+fn shards_in_one_folder_are_whole_together_and_copies_in_sums_are_told_of() {
+    let place = Workplace::new();
+    let problem = |name: &str| {
+        format!(
+            "{{\"problem\": \"{name} has 2 pens. Day 1: finds 1. How many pens does {name} have now?\", \"answer\": \"3\"}}\n"
+        )
+    };
+    let names = ["Ben", "Ann", "Tom", "Eva"];
+    place.write("names.jsonl", names.map(problem).concat());
+    place.write("shifted.jsonl", ["Ann", "Tom", "Eva", "Ben"].map(problem).concat());
+    let line = "generate --model thinker --generations_per_problem 1 --max_new_tokens 300 --fit --end_problem_index 4";
+    for shard in ["1/2", "2/2"] {
+        place.ok(&format!("{line} --dataset names.jsonl --shard {shard} --output_dir names"));
+    }
+    place.ok(&format!("{line} --dataset shifted.jsonl --output_dir shifted"));
+    let run = place.ok("train names --output_dir vector");
+    assert!(
+        !run.stderr.contains("are not in its sums") && !run.stderr.contains("under several indexes"),
+        "{}",
+        run.stderr
+    );
+    let run = place.ok("train names shifted --output_dir both");
+    assert!(run.stderr.contains("4 problem(s) are in the sums under several indexes"), "{}", run.stderr);
+    let run = place.ok(&format!("{line} --dataset names.jsonl --output_dir names"));
+    assert!(run.stdout.contains("no problem is summed in names/sums.safetensors"), "{}", run.stdout);
+}
