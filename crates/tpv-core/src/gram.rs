@@ -318,10 +318,26 @@ impl GramParts {
         if self.squares().any(|square| square < 0.0) {
             return impossible("a sum of squares is negative".into());
         }
+        if let Some((row, column)) = self.impossible_entry() {
+            return impossible(format!("entry ({row}, {column}) is greater than those of the diagonal allow"));
+        }
         if self.rows == 0 && self.numbers().any(|sum| sum != 0.0) {
             return impossible("there are sums, but no rows".into());
         }
         Ok(())
+    }
+
+    /// An entry of the triangle that breaks `|g_ij|^2 <= g_ii g_jj` (Cauchy and Schwarz) by more than rounding.
+    fn impossible_entry(&self) -> Option<(usize, usize)> {
+        let roots: Vec<f64> = self.squares().take(self.width).map(f64::sqrt).collect();
+        let mut entries = self.gram_lower.iter();
+        (0..self.width).find_map(|column| {
+            let below = entries.by_ref().take(self.width - column).zip(column..);
+            let broken = |&(entry, row): &(&f64, usize)| entry.abs() > roots[row] * roots[column] * (1.0 + 1e-9);
+            // All of the column is taken, whether or not one is found.
+            let broken: Vec<(usize, usize)> = below.filter(broken).map(|(_, row)| (row, column)).collect();
+            broken.first().copied()
+        })
     }
 
     fn numbers(&self) -> impl Iterator<Item = f64> {

@@ -17,6 +17,7 @@ pub mod gram;
 pub mod metrics;
 pub mod phase;
 pub mod policy;
+pub mod quiet;
 pub mod reading;
 pub mod sampling;
 pub mod split;

@@ -2,6 +2,7 @@
 
 use crate::atomic::write_json;
 use crate::error::{DataError, Result};
+use crate::files;
 use crate::identity::check_same_model;
 use crate::run::{RUN_FILE, RunConfig, check_format};
 use crate::source::{LeftOut, TraceHeader, TraceId, TraceSource};
@@ -106,7 +107,7 @@ impl DatasetManifest {
             let what = format!("{}: the folder has no {DATASET_FILE}", folder.display());
             return Err(DataError::missing(what, "run `tpv prepare` first, or name the folder that it wrote"));
         }
-        let bytes = std::fs::read(&path).map_err(|source| DataError::io(&path, "read the data set", source))?;
+        let bytes = files::read(&path).map_err(|source| DataError::io(&path, "read the data set", source))?;
         let damaged = |what: String| DataError::damaged(&path, what, "run `tpv prepare` again");
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("not JSON ({error})")))?;
         check_format(&value, DATASET_FORMAT, DATASET_VERSION).map_err(damaged)?;
@@ -159,6 +160,10 @@ impl DatasetManifest {
 
     /// No problem may be in both parts, or the test figures would flatter.
     fn check_parts(&self) -> Result<(), String> {
+        let mut seen = HashSet::new();
+        if let Some(id) = self.train.iter().chain(&self.test).find(|id| !seen.insert(**id)) {
+            return Err(format!("the trace {id} is in it twice"));
+        }
         let train: HashSet<usize> = self.train.iter().map(|id| id.problem).collect();
         match self.test.iter().find(|id| train.contains(&id.problem)) {
             Some(id) => Err(format!("problem {} is in both parts of the split", id.problem)),
@@ -290,6 +295,11 @@ mod tests {
         both.test.push(TraceId { problem: 2, generation: 7 });
         both.save(folder.path()).unwrap();
         assert!(DatasetManifest::load(folder.path()).unwrap_err().to_string().contains("problem 2 is in both parts"));
+        let mut twice = manifest(&folder.path().join("more"));
+        twice.train.push(TraceId { problem: 2, generation: 0 });
+        twice.save(folder.path()).unwrap();
+        let text = DatasetManifest::load(folder.path()).unwrap_err().to_string();
+        assert!(text.contains("problem_2/generation_0 is in it twice"), "{text}");
         let path = folder.path().join(DATASET_FILE);
         let good = fs::read_to_string(&path).unwrap();
         for (bad, expected) in [

@@ -6,6 +6,7 @@
 pub mod atomic;
 pub mod dataset;
 pub mod error;
+pub mod files;
 pub mod floats;
 pub mod hub;
 pub mod identity;

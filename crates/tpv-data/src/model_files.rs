@@ -1,6 +1,7 @@
 //! Where a model's files are: a local folder, a local `.gguf` file, or the hub.
 
 use crate::error::{DataError, Result};
+use crate::files;
 use crate::hub::cache::is_relative;
 use crate::hub::{DownloadProgress, Hub, Repo, Snapshot};
 use serde::Deserialize;
@@ -246,7 +247,7 @@ fn read_index(path: &Path) -> Result<Vec<String>> {
         weight_map: BTreeMap<String, String>,
     }
     let damaged = |what: String| DataError::damaged(path, what, "download the model again");
-    let bytes = std::fs::read(path).map_err(|source| DataError::io(path, "read the file", source))?;
+    let bytes = files::read(path).map_err(|source| DataError::io(path, "read the file", source))?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("not an index ({error})")))?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
     if names.is_empty() {

@@ -3,13 +3,14 @@
 //! A problem's index is its 0-based place in the data set, whatever range is chosen, so that results keep their names.
 
 use crate::error::{DataError, Result};
+use crate::files;
 use crate::hub::{DownloadProgress, Hub, Repo, Snapshot};
 use crate::run::short_sha256;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::Value;
-use std::fs::File;
 use std::path::{Path, PathBuf};
+use tpv_core::quiet::quietly;
 
 /// One problem of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl ProblemSet {
     pub fn from_file(name: &str, path: &Path, fields: &Fields) -> Result<Self> {
         let problems = match FileKind::of(path) {
             Some(FileKind::Jsonl) => {
-                let bytes = std::fs::read(path).map_err(|source| DataError::io(path, "read the data set", source))?;
+                let bytes = files::read(path).map_err(|source| DataError::io(path, "read the data set", source))?;
                 from_jsonl(path, &bytes, fields)?
             }
             Some(FileKind::Parquet) => from_parquet(path, fields)?,
@@ -191,6 +192,9 @@ fn files_in(snapshot: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     files
 }
 
+/// What all problems may take: a few bytes of a compressed file can stand for any number.
+const MOST_BYTES: usize = 1 << 30;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileKind {
     Jsonl,
@@ -224,8 +228,15 @@ fn from_jsonl(path: &Path, bytes: &[u8], fields: &Fields) -> Result<Vec<Problem>
         .collect()
 }
 
+/// The library panics on some damaged files.
 fn from_parquet(path: &Path, fields: &Fields) -> Result<Vec<Problem>> {
-    let file = File::open(path).map_err(|source| DataError::io(path, "read the data set", source))?;
+    quietly(|| read_parquet(path, fields)).unwrap_or_else(|| {
+        Err(DataError::damaged(path, "its parts contradict each other", "download or export it again"))
+    })
+}
+
+fn read_parquet(path: &Path, fields: &Fields) -> Result<Vec<Problem>> {
+    let file = files::open(path).map_err(|source| DataError::io(path, "read the data set", source))?;
     let damaged = |error: parquet::errors::ParquetError| {
         let text = error.to_string();
         if text.contains("Disabled feature") {
@@ -236,11 +247,18 @@ fn from_parquet(path: &Path, fields: &Fields) -> Result<Vec<Problem>> {
     };
     let reader = SerializedFileReader::new(file).map_err(damaged)?;
     let rows = reader.get_row_iter(None).map_err(damaged)?;
+    let mut bytes = 0;
     rows.enumerate()
         .map(|(index, row)| {
             let columns = row.map_err(damaged)?.into_columns();
             let record = columns.into_iter().map(|(name, field)| (name, json_of(field))).collect();
-            problem_of(path, &format!("row {index}"), index, &Value::Object(record), fields)
+            let problem = problem_of(path, &format!("row {index}"), index, &Value::Object(record), fields)?;
+            bytes += size_of::<Problem>() + problem.text.len() + problem.answer.as_ref().map_or(0, String::len);
+            if bytes > MOST_BYTES {
+                let what = format!("its problems take more than {} MB in memory", MOST_BYTES >> 20);
+                return Err(DataError::damaged(path, what, "give a part of it"));
+            }
+            Ok(problem)
         })
         .collect()
 }
@@ -307,6 +325,7 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
     use std::fs;
+    use std::fs::File;
     use std::sync::Arc;
 
     fn jsonl(text: &str) -> Result<ProblemSet> {
@@ -453,6 +472,15 @@ mod tests {
             fs::write(&path, bytes).unwrap();
             assert!(ProblemSet::from_file("x", &path, &Fields::default()).is_err(), "{name}");
         }
+        // Some of these make the library panic.
+        let mut refused = 0;
+        for place in 0..good.len() {
+            let mut bytes = good.clone();
+            bytes[place] ^= 1 << (place % 8);
+            fs::write(&path, bytes).unwrap();
+            refused += usize::from(ProblemSet::from_file("x", &path, &Fields::default()).is_err());
+        }
+        assert!(refused > 100, "{refused} of {}", good.len());
     }
 
     #[test]

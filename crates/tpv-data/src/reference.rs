@@ -15,6 +15,7 @@
 //! A generation with an `error.txt`, or with files that contradict each other, is left out and listed.
 
 use crate::error::{DataError, Result};
+use crate::files;
 use crate::npy::NpyFile;
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, numbered_entries, read_blocks};
 use serde::Deserialize;
@@ -102,7 +103,7 @@ impl TraceSource for ReferenceFolder {
 
     fn problem_text(&self, problem: usize) -> Result<Option<String>> {
         let path = self.folder.join(format!("problem_{problem}")).join(PROBLEM);
-        match std::fs::read(&path) {
+        match files::read(&path) {
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(DataError::io(&path, "read the problem", error)),
@@ -169,7 +170,7 @@ fn read_header(
 }
 
 fn refuse_failed(folder: &Path) -> Result<(), String> {
-    match std::fs::read_to_string(folder.join("error.txt")) {
+    match files::read_to_string(&folder.join("error.txt")) {
         Ok(text) => {
             let first = text.lines().next().unwrap_or_default();
             Err(format!("it failed (error.txt: \"{first}\"); if it was repeated with success, remove error.txt"))
@@ -229,7 +230,7 @@ fn byte_of(character: char) -> Option<u8> {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(|source| DataError::io(path, "read the file", source))?;
+    let bytes = files::read(path).map_err(|source| DataError::io(path, "read the file", source))?;
     serde_json::from_slice(&bytes)
         .map_err(|error| DataError::damaged(path, format!("damaged JSON ({error})"), "generate it again or remove it"))
 }

@@ -4,6 +4,7 @@
 
 use crate::atomic::{write_json, write_json_once};
 use crate::error::{DataError, Result};
+use crate::files;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -123,7 +124,7 @@ impl RunConfig {
     /// Reads the `run.json` of a folder.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(RUN_FILE);
-        let bytes = std::fs::read(&path).map_err(|source| DataError::io(&path, "read the run", source))?;
+        let bytes = files::read(&path).map_err(|source| DataError::io(&path, "read the run", source))?;
         let damaged = |what: String| DataError::damaged(&path, what, "choose another folder or generate again");
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("not JSON ({error})")))?;
         check_format(&value, RUN_FORMAT, RUN_VERSION).map_err(damaged)?;

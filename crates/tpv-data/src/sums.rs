@@ -329,6 +329,25 @@ mod tests {
     }
 
     #[test]
+    fn sums_that_no_states_have_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sums");
+        let (record, parts) = sums_of(&[3, 4, 5, 6], run(42));
+        let good = numbers(&parts);
+        let filled = good.iter().position(|part| part.rows > 0).unwrap();
+        // Of a width of 2 the triangle is (0, 0), (1, 0), (1, 1); an exponent that is off by one bit.
+        for (entry, factor) in [(1, 65536.0), (0, 1.0 / 65536.0), (2, 2f64.powi(-64))] {
+            let mut parts = good.clone();
+            parts[filled].gram_lower[entry] *= factor;
+            save_sums(&path, &record, &parts).unwrap();
+            let text = load_sums(&path).unwrap_err().to_string();
+            assert!(text.contains("greater than those of the diagonal allow"), "{text}");
+        }
+        save_sums(&path, &record, &good).unwrap();
+        assert!(load_sums(&path).is_ok());
+    }
+
+    #[test]
     fn shards_merge_to_the_whole_in_any_order() {
         let folder = tempfile::tempdir().unwrap();
         let problems: Vec<usize> = (0..23).collect();

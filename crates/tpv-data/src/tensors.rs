@@ -6,6 +6,7 @@
 
 use crate::atomic::write_file;
 use crate::error::{DataError, Result};
+use crate::files;
 use crate::floats::{FloatType, elements, write_elements};
 use crate::states::States;
 use half::f16;
@@ -15,7 +16,6 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -303,11 +303,7 @@ impl<'a> Matrix<'a> {
 
 /// Maps a file into memory.
 pub fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(|source| DataError::io(path, "open the file", source))?;
-    let length = file.metadata().map_err(|source| DataError::io(path, "read the file", source))?;
-    if length.is_dir() {
-        return Err(DataError::io(path, "read the file", io::ErrorKind::IsADirectory.into()));
-    }
+    let file = files::open(path).map_err(|source| DataError::io(path, "open the file", source))?;
     // SAFETY: the map is read-only, and every file of ours is replaced by a rename, never changed in place, so the
     // mapped bytes stay as they are for as long as the map lives. Files of others, checkpoints and arrays of the Python
     // scripts, must not be cut short meanwhile: the system would stop the process.

@@ -5,6 +5,7 @@
 
 use crate::atomic::append_line;
 use crate::error::{DataError, Result};
+use crate::files;
 use crate::source::TraceId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,7 +60,7 @@ impl ProblemTimes {
 /// When the tokens of each thought came, as far as the folder's log says; of a problem that was made again, the last time.
 pub fn token_times(folder: &Path) -> Result<BTreeMap<TraceId, TokenTimes>> {
     let path = folder.join(TIMINGS_FILE);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match files::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(DataError::io(&path, "read the file", error)),
@@ -73,7 +74,16 @@ pub fn token_times(folder: &Path) -> Result<BTreeMap<TraceId, TokenTimes>> {
         };
         generations.into_iter().map(of)
     });
-    Ok(times.filter(|(_, times)| !times.elapsed_secs.is_empty()).collect())
+    Ok(times.filter(|(_, times)| !times.elapsed_secs.is_empty() && is_a_course(&times.elapsed_secs)).collect())
+}
+
+/// The longest time that a thought may take, ten years.
+const MOST_SECS: f64 = 3.2e8;
+
+/// Whether times ascend from 0 on.
+fn is_a_course(secs: &[f64]) -> bool {
+    let bounded = secs.iter().all(|secs| (0.0..MOST_SECS).contains(secs));
+    bounded && secs.is_sorted()
 }
 
 #[cfg(test)]
@@ -96,6 +106,9 @@ mod tests {
         append_line(&folder.path().join(TIMINGS_FILE), "{\"problem\": 4, \"gener").expect("a line");
         times(5, &[&[9.0]]).append(folder.path()).expect("a line");
         times(5, &[&[0.5]]).append(folder.path()).expect("a line");
+        for (problem, damaged) in [(6, [0.1, 1e39]), (7, [0.2, 0.1]), (8, [-1.0, 2.0])] {
+            times(problem, &[&damaged]).append(folder.path()).expect("a line");
+        }
         let of = |problem, elapsed_secs| {
             (TraceId { problem, generation: 0 }, TokenTimes { elapsed_secs, prompt_tokens: 7, step_growth: 0.5 })
         };

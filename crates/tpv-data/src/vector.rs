@@ -165,6 +165,10 @@ fn read_tensors(file: &TensorFile) -> Result<VectorFile> {
     check_format(&value, VECTOR_FORMAT, VECTOR_VERSION).map_err(|what| file.damaged(what))?;
     let about: About =
         serde_json::from_value(value).map_err(|error| file.damaged(format!("its metadata is damaged: {error}")))?;
+    let intercepts = [Some(about.progress_intercept), about.log_remaining_intercept];
+    if intercepts.into_iter().flatten().any(|intercept| !intercept.is_finite()) {
+        return Err(file.damaged("an intercept is not a finite number"));
+    }
     let theta = file.vector_f32("theta", Some(about.info.model.hidden_size))?;
     let width = Some(theta.len());
     let vocabulary = Some(about.info.model.vocab_size).filter(|&size| size > 0);

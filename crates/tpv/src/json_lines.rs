@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use tpv_data::files;
 
 /// What a file of lines holds.
 pub struct JsonLines<T> {
@@ -15,10 +16,8 @@ pub struct JsonLines<T> {
 /// Reads the lines of a file; one that is not there has none. A line that was cut off by a crash counts as damaged.
 pub fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<JsonLines<T>> {
     let mut lines = JsonLines { values: Vec::new(), damaged: Vec::new() };
-    if !path.exists() {
-        return Ok(lines);
-    }
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let read = files::read_optional(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let Some(bytes) = read else { return Ok(lines) };
     for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
         if line.trim_ascii().is_empty() {
             continue;

@@ -25,12 +25,23 @@ use console::Console;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    silence_caught_panics();
     let cli = Cli::parse_from(args::with_underscores(std::env::args_os()));
     let console = Console::new(cli.json);
     match run(cli.command, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => console.fail(&error),
     }
+}
+
+/// A panic of a library on a damaged file becomes an error, and needs no word of its own.
+fn silence_caught_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !tpv_core::quiet::is_quiet() {
+            usual(info);
+        }
+    }));
 }
 
 fn run(command: Command, console: &Console) -> anyhow::Result<()> {

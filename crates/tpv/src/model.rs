@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tpv_core::vector::ModelIdentity;
+use tpv_data::files;
 use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{DownloadProgress, Hub};
 use tpv_data::model_files::{ModelForm, resolve_model, resolve_text};
@@ -136,16 +137,13 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 /// The bytes of a file that need not be there.
 fn read_optional(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let path = folder.join(name);
-    match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        read => Ok(Some(read.with_context(|| format!("{}: cannot be read", path.display()))?)),
-    }
+    files::read_optional(&path).with_context(|| format!("{}: cannot be read", path.display()))
 }
 
 fn read_text_files(folder: &Path) -> Result<TextFiles> {
     let required = |name: &str| {
         let path = folder.join(name);
-        std::fs::read(&path)
+        files::read(&path)
             .with_context(|| format!("{}: cannot be read; the model's folder must hold it", path.display()))
     };
     let optional = |name: &str| read_optional(folder, name);

@@ -87,6 +87,11 @@ pub struct Calibration {
     pub stall_tokens: u32,
 }
 
+/// Weights and margins are logarithms of tokens for features of about 1.
+const MOST_WEIGHT: f64 = 1e9;
+/// Tokens of the longest thought.
+const MOST_TOKENS: u32 = 100_000_000;
+
 impl Calibration {
     /// The calibration that a vector carries; `None` where it carries none.
     pub fn of_vector(vector: &ProgressVector) -> Result<Option<Self>, CalibrationError> {
@@ -121,6 +126,13 @@ impl Calibration {
         let margins = [&self.margins.low, &self.margins.high];
         if margins.iter().any(|margins| margins.len() != BINS || !finite(margins)) {
             return Err("its margins are damaged");
+        }
+        let bounded = |values: &[f64]| values.iter().all(|value| value.abs() < MOST_WEIGHT);
+        if !self.weights.iter().all(|weights| bounded(weights)) || !margins.iter().all(|margins| bounded(margins)) {
+            return Err("its weights are too large to be true");
+        }
+        if !self.lengths.is_sorted() || self.lengths.last().is_some_and(|&length| length > MOST_TOKENS) {
+            return Err("its lengths of thoughts are out of order or too large to be true");
         }
         if self.lengths.is_empty() { Err("it comes from no thoughts") } else { Ok(()) }
     }
@@ -376,6 +388,9 @@ mod tests {
         assert!(refused(|json| json["weights"][1] = vec![0.5; 3].into()).contains("weights"));
         assert!(refused(|json| json["margins"]["low"] = vec![0.5; 3].into()).contains("margins"));
         assert!(refused(|json| json["lengths"] = serde_json::Value::Array(vec![])).contains("no thoughts"));
+        assert!(refused(|json| json["lengths"] = vec![9, 5].into()).contains("out of order"));
+        assert!(refused(|json| json["lengths"] = vec![5, u32::MAX].into()).contains("too large to be true"));
+        assert!(refused(|json| json["weights"][1][0] = 1e308.into()).contains("too large to be true"));
         assert!(refused(|json| *json = serde_json::Value::Null).contains("calibrate it again"));
     }
 

@@ -3,6 +3,7 @@
 use super::{Repo, RepoKind, Snapshot};
 use crate::atomic;
 use crate::error::{DataError, Result};
+use crate::files;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -74,7 +75,7 @@ impl RepoCache {
         if !is_relative(revision) {
             return None;
         }
-        let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        let text = files::read_to_string(&self.folder.join("refs").join(revision)).ok()?;
         Some(text.trim().to_string()).filter(|commit| is_commit(commit))
     }
 }

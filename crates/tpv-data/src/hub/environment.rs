@@ -11,6 +11,7 @@
 //!
 //! An empty variable counts as one that is not set. `~` at the start of a path is the home folder.
 
+use crate::files;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ fn expand_home(value: &str, home: &Path) -> PathBuf {
 }
 
 fn read_token(path: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
+    let text = files::read_to_string(path).ok()?;
     Some(text.trim().to_string()).filter(|token| !token.is_empty())
 }
 

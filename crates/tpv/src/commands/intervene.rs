@@ -20,6 +20,7 @@ use tpv_core::event::{FinishEvent, FinishReason};
 use tpv_core::policy::{Direction, PolicySpec, Strength, Term, Throttle};
 use tpv_core::sampling::{SamplingParams, sample_seed};
 use tpv_data::atomic::{append_line, create_folder, write_bytes};
+use tpv_data::files;
 use tpv_data::problems::Problem;
 use tpv_engine::decode::{IntervenePhase, PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
@@ -223,7 +224,7 @@ impl Run<'_> {
         // Their files may be gone, or hold what a run with other settings wrote since.
         for response in &self.done {
             let path = self.response_path(response);
-            if std::fs::read(&path).ok().as_deref() != Some(response.text.as_bytes()) {
+            if files::read(&path).ok().as_deref() != Some(response.text.as_bytes()) {
                 write_bytes(&path, response.text.as_bytes())?;
             }
         }

@@ -21,6 +21,7 @@ use std::path::Path;
 use tpv_core::metrics::Figures;
 use tpv_core::vector::VectorInfo;
 use tpv_data::atomic::{create_folder, remove_file, remove_folder_if_empty, write_bytes, write_json};
+use tpv_data::files;
 use tpv_data::vector::VectorFile;
 
 /// What `train` leaves for the report: one held-out thought a line.
@@ -175,10 +176,8 @@ fn write(folder: &Path, about: &[String], sections: &[Section], tables: &[String
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let read = files::read_optional(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let Some(bytes) = read else { return Ok(None) };
     let value = serde_json::from_slice(&bytes);
     Ok(Some(value.with_context(|| format!("{}: damaged, or of another version; make it again", path.display()))?))
 }
