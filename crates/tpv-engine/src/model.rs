@@ -175,6 +175,11 @@ impl Prompter {
         Ok(prompt)
     }
 
+    /// Tokens that a text of so many bytes has at least, however it is cut.
+    pub fn least_tokens(&self, bytes: usize) -> usize {
+        bytes / self.tokenizer.most_bytes_per_token()
+    }
+
     /// Whether the checkpoint brings a chat template.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()

@@ -537,6 +537,24 @@ fn a_prompt_that_nobody_wants_any_more_is_not_read_to_its_end() {
     assert_eq!(decoder.kv_tokens().0, 0);
 }
 
+#[test]
+fn a_short_prompt_does_not_wait_for_the_long_ones_before_it() {
+    let mut decoder = decoder(engine(), limits(8, 10));
+    let mut record = Record::default();
+    let long = || PromptRequest { tokens: vec![5; 200], ..prompt(5, vec![sample(0.0)]) };
+    let first = decoder.submit(long()).unwrap()[0];
+    let second = decoder.submit(long()).unwrap()[0];
+    let short = decoder.submit(prompt(5, vec![sample(0.0)])).unwrap()[0];
+    decoder.step(&mut record).unwrap();
+    assert_eq!(record.tokens[&short].len(), 1, "its three tokens are in the first step's ten");
+    // The long ones are read one after the other, with all of the room.
+    step_until(&mut decoder, &mut record, first, 1);
+    let expected = (1 + 21 + 1, false); // 7 tokens, 19 times 10 and 3, beside which the second begins
+    assert_eq!((record.prompt_reports, record.tokens.contains_key(&second)), expected);
+    decoder.run(&mut record).unwrap();
+    assert_eq!(record.finishes.len(), 3);
+}
+
 /// Asks for the end at a position, with values that must not reach the logits.
 struct Reckless;
 

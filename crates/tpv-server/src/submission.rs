@@ -168,7 +168,7 @@ pub async fn prompts(app: &Arc<App>, wish: &Arc<Wish>) -> Result<Vec<Prompt>, Ap
 
 /// Refuses a text that is too long however it is cut into tokens, before anybody cuts it.
 fn refuse_too_long(ready: &Ready, field: &str, bytes: usize) -> Result<(), ApiError> {
-    let least = bytes / ready.prompts.tokenizer.most_bytes_per_token();
+    let least = ready.prompts.least_tokens(bytes);
     if least < ready.max_positions { Ok(()) } else { Err(too_long(ready, field, &format!("at least {least}"))) }
 }
 

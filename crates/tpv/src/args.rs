@@ -39,7 +39,7 @@ pub use sampling::SamplingArgs;
 pub use serve::{ReasoningArg, ServeArgs};
 pub use sweep::SweepArgs;
 pub use train::TrainArgs;
-pub use vector::{DEFAULT_VECTOR, TpvArgs};
+pub use vector::{DEFAULT_VECTOR, DEFAULT_VECTOR_FOLDER, TpvArgs};
 pub use vectors::{VectorImportArgs, VectorNameArgs, VectorsCommand};
 
 use clap::{Parser, Subcommand};
@@ -64,6 +64,11 @@ fn positive(text: &str) -> Result<usize, String> {
 fn finite(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|error| format!("{error}"))?;
     if value.is_finite() { Ok(value) } else { Err("not a finite number".into()) }
+}
+
+/// A strength of a list, which may have spaces between its numbers.
+fn spaced(text: &str) -> Result<f32, String> {
+    text.trim().parse().map_err(|error| format!("{error}"))
 }
 
 /// Tokens a second; 0 is full speed.

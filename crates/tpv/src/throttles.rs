@@ -1,12 +1,14 @@
 //! What a policy needs of a vector and a loaded model: shifts by direction, readers, the scale of alpha.
 
+use crate::console::Console;
+use crate::vectors::at_path_or_of_model;
 use anyhow::Result;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use tpv_core::policy::{Direction, Policy, PolicyContext, Throttle};
 use tpv_core::reading::{Calibration, Reader, ReadingModel};
-use tpv_data::vector::{VectorFile, check_model};
+use tpv_data::vector::VectorFile;
 use tpv_engine::model::TextModel;
 
 /// A vector made ready to throttle a model.
@@ -32,10 +34,8 @@ pub struct Parts {
 
 impl Throttles {
     /// Loads a vector for a model.
-    pub fn open(path: &Path, model: &TextModel) -> Result<Self> {
-        let file = VectorFile::load(path)?;
-        check_model(path, &file.vector, &model.identity)?;
-        Self::new(file, model)
+    pub fn open(path: &Path, model: &TextModel, console: &Console) -> Result<Self> {
+        Self::new(at_path_or_of_model(path, &model.identity, console)?, model)
     }
 
     /// Prepares a vector that belongs to the model.

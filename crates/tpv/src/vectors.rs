@@ -1,6 +1,6 @@
 //! Which vector belongs to a model: the one that was named, one of the user's library, or the bundled one.
 
-use crate::args::{DEFAULT_VECTOR, TpvArgs};
+use crate::args::{DEFAULT_VECTOR, DEFAULT_VECTOR_FOLDER, TpvArgs};
 use crate::console::Console;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -71,30 +71,34 @@ pub fn find(wanted: Option<&str>, model: &ModelIdentity) -> Result<Option<(Strin
     }
 }
 
-/// The vector at a path; where that is the default one and nothing is there, the vector of the model.
+/// The vector at a path, or of that name in the library; where it is a default path and nothing is there, the vector of the
+/// model.
 pub fn at_path_or_of_model(path: &Path, model: &ModelIdentity, console: &Console) -> Result<VectorFile> {
-    if path.exists() || path != Path::new(DEFAULT_VECTOR) {
-        let file = VectorFile::load(path)?;
-        check_model(path, &file.vector, model)?;
-        return Ok(file);
+    if path.exists() || !is_default(path) {
+        let wanted = path.to_string_lossy();
+        let found = find(Some(&wanted), model)?;
+        return found.map(|(_, file)| file).with_context(|| format!("{wanted}: there is no such vector"));
     }
+    let (default, name) = (path.display(), &model.name);
     let found = find(None, model)?;
     let (origin, file) = found.with_context(|| {
-        format!(
-            "{DEFAULT_VECTOR} is not there and the library has no vector of {}; make one with: tpv learn {0}",
-            model.name
-        )
+        format!("{default} is not there and the library has no vector of {name}; make one with: tpv learn {name}")
     })?;
-    console.notice(format!("{DEFAULT_VECTOR} is not there: using {origin}"));
+    console.notice(format!("{default} is not there: using {origin}"));
     Ok(file)
 }
 
 /// Refuses a path that names nothing before any model is loaded.
 pub fn check_path(path: &Path) -> Result<()> {
-    if !path.exists() && path != Path::new(DEFAULT_VECTOR) {
+    if is_path(&path.to_string_lossy()) && !path.exists() && !is_default(path) {
         VectorFile::load(path)?;
     }
     Ok(())
+}
+
+/// Whether a path is what the commands take without being told.
+fn is_default(path: &Path) -> bool {
+    path == Path::new(DEFAULT_VECTOR) || path == Path::new(DEFAULT_VECTOR_FOLDER)
 }
 
 fn is_path(text: &str) -> bool {

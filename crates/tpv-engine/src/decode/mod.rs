@@ -246,10 +246,18 @@ impl Decoder {
             }
             left -= 1;
         }
-        for group in &mut self.groups {
-            let Some(prefill) = &mut group.prefill else { break };
-            prefill.chunk = to_read.min(group.tokens.len() - prefill.tokens_read);
+        // Half of the room goes to prompts that end with it, so that a short one does not wait for all long ones before it.
+        let mut for_short = to_read / 2;
+        for (left, prefill) in self.groups.iter_mut().filter_map(Group::left_to_read) {
+            prefill.chunk = if left <= for_short { left } else { 0 };
+            for_short -= prefill.chunk;
             to_read -= prefill.chunk;
+        }
+        for (left, prefill) in self.groups.iter_mut().filter_map(Group::left_to_read) {
+            if prefill.chunk == 0 {
+                prefill.chunk = to_read.min(left);
+                to_read -= prefill.chunk;
+            }
         }
     }
 

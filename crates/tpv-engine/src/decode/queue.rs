@@ -59,6 +59,12 @@ impl Group {
         self.samples.len() - self.admitted().count()
     }
 
+    /// Tokens of the prompt that are not read, and its reading, once that has begun.
+    pub fn left_to_read(&mut self) -> Option<(usize, &mut Prefill)> {
+        let prefill = self.prefill.as_mut()?;
+        Some((self.tokens.len() - prefill.tokens_read, prefill))
+    }
+
     /// Whether all of the prompt is read.
     pub fn is_read(&self) -> bool {
         self.prefill.as_ref().is_some_and(|prefill| prefill.tokens_read == self.tokens.len())

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Args, Clone)]
 #[command(rename_all = "snake_case")]
 pub struct ExplainArgs {
-    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote.
+    /// tpv.safetensors, a .npy vector, a folder that `tpv train` wrote, or a name in the vector library.
     pub vector: PathBuf,
     /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
     #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]

@@ -12,8 +12,8 @@ pub struct InterveneArgs {
     /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
     #[arg(long, alias = "model", default_value = DEFAULT_MODEL)]
     pub model_name_or_path: String,
-    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote; where the default is not there, the library's
-    /// vector of the model, else the bundled one.
+    /// tpv.safetensors, a .npy vector, a folder that `tpv train` wrote, or a name in the vector library; where the default is
+    /// not there, the library's vector of the model, else the bundled one.
     #[arg(long, alias = "tpv", default_value = DEFAULT_VECTOR)]
     pub intervention_vector_path: PathBuf,
     /// Where the responses go.
@@ -32,6 +32,7 @@ pub struct InterveneArgs {
     #[arg(
         long,
         value_delimiter = ',',
+        value_parser = super::spaced,
         allow_negative_numbers = true,
         default_value = "100.0",
         default_value_if("policy", clap::builder::ArgPredicate::IsPresent, None)

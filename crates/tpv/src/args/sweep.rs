@@ -1,6 +1,6 @@
 //! The flags of `tpv sweep`.
 
-use super::{BRIEF_TEMPLATE, DEFAULT_MODEL, DatasetArgs, RunArgs, SamplingArgs};
+use super::{BRIEF_TEMPLATE, DEFAULT_MODEL, DEFAULT_VECTOR_FOLDER, DatasetArgs, RunArgs, SamplingArgs};
 use clap::Args;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,8 +12,9 @@ pub struct SweepArgs {
     /// A hub name, a folder, a .gguf file, or thinker for the bundled toy model.
     #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]
     pub model: String,
-    /// tpv.safetensors, a .npy vector, or the folder that `tpv train` wrote.
-    #[arg(long, alias = "intervention_vector_path", default_value = "tpv_model")]
+    /// tpv.safetensors, a .npy vector, a folder that `tpv train` wrote, or a name in the vector library; where the default is
+    /// not there, the library's vector of the model, else the bundled one.
+    #[arg(long, alias = "intervention_vector_path", default_value = DEFAULT_VECTOR_FOLDER)]
     pub tpv: PathBuf,
     /// A policy to compare, such as constant:15, deadline:tokens={budget} or think-end:1; may be given many times. A
     /// direction may follow: constant:15@pattern, @random:SEED, @end-only, @without-end. "(brief)" at the end asks for the

@@ -4,6 +4,8 @@ use clap::Args;
 
 /// The vector of the paper's scripts.
 pub const DEFAULT_VECTOR: &str = "tpv_model/tpv_linear_weights.npy";
+/// Its folder, where `tpv train` writes.
+pub const DEFAULT_VECTOR_FOLDER: &str = "tpv_model";
 
 /// Which vector.
 #[derive(Args, Clone, Default)]

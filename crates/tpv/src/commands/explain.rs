@@ -8,6 +8,7 @@ use crate::sweep::runner::Sweep;
 use crate::sweep::tables::percent;
 use crate::table::table;
 use crate::throttles::Throttles;
+use crate::vectors::check_path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -72,8 +73,9 @@ pub struct Explanation {
 
 /// Runs the command.
 pub fn run(args: &ExplainArgs, console: &Console) -> Result<Explanation> {
+    check_path(&args.vector)?;
     let mut model = open_model(&args.model, &args.run, console)?;
-    let throttles = Throttles::open(&args.vector, &model)?;
+    let throttles = Throttles::open(&args.vector, &model, console)?;
     let mut explanation = explain(&throttles, &model, args);
     if args.problems > 0 {
         let sweep_args = sweep_args(args);

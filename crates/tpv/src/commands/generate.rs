@@ -273,18 +273,28 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Passes over a problem that is too long. Always false: it is not handed to the decode loop.
+    fn leave_out(&mut self, problem: &Problem, tokens: &str, positions: usize, console: &Console) -> bool {
+        console.notice(format!(
+            "problem {} is left out: its prompt has {tokens} tokens, and the model's {positions} positions leave no room",
+            problem.index
+        ));
+        self.summary.too_long += 1;
+        self.fit.iter_mut().for_each(|fit| fit.pass_over(problem.index));
+        false
+    }
+
     /// Hands a problem to the decode loop; one whose prompt fills the model's positions is passed over.
     fn submit(&mut self, problem: &'a Problem, model: &mut TextModel, console: &Console) -> Result<bool> {
+        let positions = model.decoder.spec().max_positions;
+        // One that is too long however it is cut is not cut: that takes seconds and hundreds of times its bytes.
+        let least = model.prompts.least_tokens(problem.text.len());
+        if least >= positions {
+            return Ok(self.leave_out(problem, &format!("at least {least}"), positions, console));
+        }
         let prompt = model.prompts.prompt(&self.style, &problem.text)?;
-        let (tokens, positions) = (prompt.tokens.len(), model.decoder.spec().max_positions);
-        if tokens >= positions {
-            console.notice(format!(
-                "problem {} is left out: its prompt has {tokens} tokens, and the model's {positions} positions leave no room",
-                problem.index
-            ));
-            self.summary.too_long += 1;
-            self.fit.iter_mut().for_each(|fit| fit.pass_over(problem.index));
-            return Ok(false);
+        if prompt.tokens.len() >= positions {
+            return Ok(self.leave_out(problem, &prompt.tokens.len().to_string(), positions, console));
         }
         let count = self.args.generations_per_problem;
         let RunConfig { states_dtype, thinking_only, model: ref identity, .. } = *self.store.run();

@@ -11,6 +11,7 @@ use crate::sweep::figures::SweepFigures;
 use crate::sweep::runner::Sweep;
 use crate::sweep::tables;
 use crate::table::table;
+use crate::vectors::check_path;
 use anyhow::Result;
 
 /// Runs the command.
@@ -18,6 +19,7 @@ pub fn run(args: &SweepArgs, console: &Console) -> Result<SweepFigures> {
     if args.write_efforts {
         vector_file(&args.tpv)?;
     }
+    check_path(&args.tpv)?;
     let mut model = open_model(&args.model, &args.run, console)?;
     let mut sweep = Sweep::new(args, &model, console)?;
     let figures = sweep.measure(&mut model, console)?;

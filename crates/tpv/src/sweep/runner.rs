@@ -148,7 +148,7 @@ impl<'a> Sweep<'a> {
             ));
         }
         warn_of_few_problems(problems.len(), console);
-        let mut throttles = Throttles::open(&args.tpv, model)?;
+        let mut throttles = Throttles::open(&args.tpv, model, console)?;
         if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline().is_some()) {
             console.notice("the vector has no calibration, so deadlines go by smoothed progress; `tpv train` adds one");
         }
