@@ -66,6 +66,25 @@ fn finite(text: &str) -> Result<f32, String> {
     if value.is_finite() { Ok(value) } else { Err("not a finite number".into()) }
 }
 
+/// None, or as many problems as can show the least of the effort levels.
+fn effort_problems(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        1..30 => {
+            Err("fewer than 30 problems can show no effort level; give 30 (low), 60 (medium) or 150 (high), or 0"
+                .into())
+        }
+        count => Ok(count),
+    }
+}
+
+/// Resamples of which a twentieth lies outside an interval.
+fn resamples(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        0..100 => Err("at least 100".into()),
+        count => Ok(count),
+    }
+}
+
 /// A strength of a list, which may have spaces between its numbers.
 fn spaced(text: &str) -> Result<f32, String> {
     text.trim().parse().map_err(|error| format!("{error}"))

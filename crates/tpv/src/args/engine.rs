@@ -19,7 +19,7 @@ pub struct RunArgs {
     #[arg(long, alias = "torch_dtype", value_enum, ignore_case = true, default_value = "auto")]
     pub dtype: Dtype,
     /// CPU threads; all cores by default.
-    #[arg(long)]
+    #[arg(long, value_parser = super::positive)]
     pub threads: Option<usize>,
     /// Most samples in flight at once; by default 32, and three to six for each thread (at least 6), by the cache's size, where
     /// a model is so small that it stays in the processor's cache. What a sample says does not depend on it (in f32).

@@ -23,8 +23,8 @@ pub struct EvaluateReadingArgs {
     /// The vector.
     #[command(flatten)]
     pub tpv: TpvArgs,
-    /// Resamples of the bootstrap.
-    #[arg(long, default_value_t = 1000)]
+    /// Resamples of the bootstrap, at least 100.
+    #[arg(long, value_parser = super::resamples, default_value_t = 1000)]
     pub resamples: usize,
     /// Seed of the bootstrap.
     #[arg(long, default_value_t = 42)]

@@ -17,10 +17,10 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 1024)]
     pub max_new_tokens: usize,
     /// The first problem's index.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, alias = "problem_start_idx", default_value_t = 0)]
     pub start_problem_index: usize,
     /// The index after the last problem's; by default 30, or all problems where there are fewer.
-    #[arg(long)]
+    #[arg(long, alias = "problem_end_idx")]
     pub end_problem_index: Option<usize>,
     /// Samples of each problem.
     #[arg(long, value_parser = super::count, default_value_t = 5)]

@@ -23,10 +23,10 @@ pub struct InterveneArgs {
     #[arg(long, default_value = "math500")]
     pub task_name: String,
     /// The first problem's index.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, alias = "start_problem_index", default_value_t = 30)]
     pub problem_start_idx: usize,
     /// The index after the last problem's.
-    #[arg(long, default_value_t = 31)]
+    #[arg(long, alias = "end_problem_index", default_value_t = 31)]
     pub problem_end_idx: usize,
     /// Strengths of the push, separated by commas; 0 always runs beside them.
     #[arg(

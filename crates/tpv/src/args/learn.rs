@@ -20,8 +20,8 @@ pub struct LearnArgs {
     #[arg(long, value_parser = super::count, default_value_t = 2)]
     pub generations_per_problem: usize,
     /// Further problems, after those, for a validation run of 11 alphas that finds the effort levels low, medium and high;
-    /// 0 leaves the levels out.
-    #[arg(long, default_value_t = 0)]
+    /// 0 leaves the levels out. Fewer than 30 show nothing; low needs 30, medium 60, high 150.
+    #[arg(long, value_parser = super::effort_problems, default_value_t = 0)]
     pub effort_problems: usize,
     /// Token limit of each sample.
     #[arg(long, default_value_t = 4096)]

@@ -31,10 +31,10 @@ pub struct SweepArgs {
     #[arg(long, default_value = BRIEF_TEMPLATE, hide_default_value = true)]
     pub brief_template: String,
     /// The first problem's index.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, alias = "start_problem_index", default_value_t = 0)]
     pub problem_start_idx: usize,
     /// The index after the last problem's; all problems by default.
-    #[arg(long)]
+    #[arg(long, alias = "end_problem_index")]
     pub problem_end_idx: Option<usize>,
     /// Problems between them that are not run.
     #[arg(skip)]

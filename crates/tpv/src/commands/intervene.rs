@@ -213,6 +213,17 @@ impl Run<'_> {
         let arms: HashMap<String, usize> = self.arms.iter().enumerate().map(|(i, arm)| (arm.to_string(), i)).collect();
         let key = |it: &Response| Some((it.problem, it.generation, *arms.get(&it.policy)?));
         let is_wanted = |key: Key, it: &Response| wanted.contains(&key) && it.settings == self.settings[key.2];
+        let is_replaced =
+            |it: &&Response| key(it).is_some_and(|key| wanted.contains(&key) && it.settings != self.settings[key.2]);
+        let replaced = self.done.iter().filter(is_replaced).count();
+        if replaced > 0 {
+            console.notice(format!(
+                "{}: {replaced} responses are of other settings; their text files are replaced ({} keeps them), so name another \
+                 --task_name or --output_generations_dir to keep both",
+                self.folder.display(),
+                results.display()
+            ));
+        }
         let mut present: HashSet<Key> = HashSet::new();
         // Of two lines of the same response, the first counts.
         self.done.retain(|it| key(it).is_some_and(|key| is_wanted(key, it) && present.insert(key)));

@@ -95,6 +95,9 @@ fn tell_of_copies(source: &dyn TraceSource, usable: &[&TraceHeader], console: &C
 
 /// Why there is nothing to split, and what to do next.
 fn nothing_usable(left_out: &[LeftOut], args: &PrepareArgs) -> String {
+    if left_out.is_empty() {
+        return "no problem is complete yet; run `tpv generate` again, it goes on where it stopped".into();
+    }
     let reasons = count_reasons(left_out);
     let folder = args.input_dir.display();
     let next_step = if reasons.contains_key(NO_STATES) {

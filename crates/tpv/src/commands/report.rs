@@ -37,12 +37,15 @@ const PICTURES: &str = "report";
 pub fn run(args: &ReportArgs, console: &Console) -> Result<()> {
     let page = write_report(&args.folder, console)?;
     console.emit("report", &page.pictures);
-    console.print(format!(
-        "{} with {} pictures; SVG, CSV and JSON files are in {}",
-        args.folder.join(PAGE_FILE).display(),
-        page.pictures.len(),
-        args.folder.join(PICTURES).display()
-    ));
+    let path = args.folder.join(PAGE_FILE);
+    console.print(match page.pictures.len() {
+        0 => format!("{} with tables; of this folder there is nothing to draw", path.display()),
+        count => format!(
+            "{} with {count} pictures; SVG, CSV and JSON files are in {}",
+            path.display(),
+            args.folder.join(PICTURES).display()
+        ),
+    });
     Ok(())
 }
 

@@ -12,10 +12,11 @@ pub struct Section {
     pub plot: Plot,
 }
 
-const STYLE: &str = ":root{color-scheme:light dark}body{font-family:sans-serif;max-width:860px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
-    svg{width:100%;height:auto}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;white-space:nowrap}\
+const STYLE: &str = ":root{color-scheme:light dark}body{font-family:sans-serif;max-width:1250px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
+    svg,p{max-width:860px}svg{width:100%;height:auto;display:block}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;white-space:nowrap}\
     td,th{padding:2px 9px;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}section{margin-bottom:2.5em}\
-    @media (prefers-color-scheme:dark){body{color:#ddd;background:#16181c}td,th{border-color:#363a42}}";
+    @media (prefers-color-scheme:dark){body{color:#ddd;background:#16181c}td,th{border-color:#363a42}}\
+    @media print{@page{size:landscape}.wide{overflow:visible}table{font-size:7px}td,th{padding:1px 4px}section{break-inside:avoid}}";
 
 /// The page: title, what it is about, sections, and tables at the end where there are some.
 pub fn html(title: &str, about: &[String], sections: &[Section], tables: &[String]) -> String {

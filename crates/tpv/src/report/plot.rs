@@ -1,6 +1,7 @@
 //! A plot with two axes, as SVG: lines with bands, points with error bars, bars, and a legend beside it.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 const WIDTH: f64 = 780.0;
@@ -31,7 +32,7 @@ pub enum Mark {
     Line,
     /// Points with error bars.
     Points,
-    /// A thin line without marks or legend.
+    /// A thin line without marks.
     Thread,
     /// Bars from zero.
     Bars,
@@ -60,7 +61,7 @@ impl Point {
 /// Points that belong together.
 #[derive(Debug, Clone, Serialize)]
 pub struct Series {
-    /// For the legend; nothing keeps it out.
+    /// For the legend, which has each name once; nothing keeps it out.
     pub name: String,
     /// How it is drawn.
     pub mark: Mark,
@@ -155,8 +156,14 @@ impl Plot {
     }
 
     fn legend(&self, svg: &mut String) {
-        let named = self.series.iter().filter(|series| !series.name.is_empty());
-        for (row, series) in named.enumerate() {
+        let mut named: Vec<&Series> = Vec::new();
+        for series in self.series.iter().filter(|series| !series.name.is_empty()) {
+            // Many threads may have one name.
+            if named.iter().all(|before| before.name != series.name) {
+                named.push(series);
+            }
+        }
+        for (row, series) in named.into_iter().enumerate() {
             let (x, y) = (WIDTH - RIGHT + 12.0, TOP + 8.0 + 17.0 * row as f64);
             let dash = if series.mark == Mark::Dashes { " stroke-dasharray=\"5 3\"" } else { "" };
             let colour = colour(series);
@@ -174,13 +181,17 @@ impl Plot {
         }
     }
 
-    /// The points as CSV.
+    /// The points as CSV; `thread` counts the series of one name from 0.
     pub fn csv(&self) -> String {
-        let mut text = "series,x,y,low,high\n".to_owned();
+        let mut text = "series,thread,x,y,low,high\n".to_owned();
+        let mut threads: BTreeMap<&str, usize> = BTreeMap::new();
         for series in &self.series {
+            let next = threads.entry(&series.name).or_default();
+            let thread = std::mem::replace(next, *next + 1);
             for point in &series.points {
                 let (low, high) = point.interval.map_or_else(Default::default, |(l, h)| (l.to_string(), h.to_string()));
-                push(&mut text, format!("\"{}\",{},{},{low},{high}", series.name.replace('"', "'"), point.x, point.y));
+                let name = series.name.replace('"', "'");
+                push(&mut text, format!("\"{name}\",{thread},{},{},{low},{high}", point.x, point.y));
             }
         }
         text
@@ -371,5 +382,15 @@ mod tests {
         assert!(svg.contains("&lt;/think&gt; &amp; &quot;x&quot;") && !svg.contains("</think>"));
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
         assert_eq!(plot.csv().lines().count(), 2);
+    }
+
+    #[test]
+    fn threads_of_one_name_are_once_in_the_legend_and_apart_in_the_csv() {
+        let thread =
+            |y| Series { name: "alpha 0".into(), mark: Mark::Thread, points: vec![Point::new(1.0, y)], colour: 0 };
+        let (title, x_label, y_label) = (String::new(), String::new(), String::new());
+        let plot = Plot { title, x_label, y_label, series: vec![thread(0.25), thread(0.5)] };
+        assert_eq!(plot.svg().matches(">alpha 0</text>").count(), 1);
+        assert_eq!(plot.csv(), "series,thread,x,y,low,high\n\"alpha 0\",0,1,0.25,,\n\"alpha 0\",1,1,0.5,,\n");
     }
 }

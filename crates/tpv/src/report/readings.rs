@@ -15,6 +15,9 @@ pub struct ReadingLine {
     pub target: Vec<f32>,
 }
 
+/// Thoughts that are drawn over each other.
+const MOST_THREADS: usize = 40;
+
 /// Traces that are drawn one after the other; more would be a blur.
 const SHOWN: usize = 8;
 
@@ -57,21 +60,31 @@ fn in_time_order(traces: &[ReadingLine]) -> Section {
 }
 
 fn trajectories(traces: &[ReadingLine]) -> Section {
-    let thread = |(number, trace): (usize, &ReadingLine)| {
+    let thread = |trace: &ReadingLine| {
         let mut average = None;
         let points = trace.predicted.iter().zip(&trace.target).map(|(&predicted, &target)| {
             let smoothed = average.map_or(predicted, |average: f32| average + 0.1 * (predicted - average));
             average = Some(smoothed);
             Point::new(f64::from(target), f64::from(smoothed))
         });
-        Series { name: String::new(), mark: Mark::Thread, points: points.collect(), colour: number }
+        Series { name: "a thought".into(), mark: Mark::Thread, points: points.collect(), colour: 0 }
     };
-    let mut series: Vec<Series> = traces.iter().take(40).enumerate().map(thread).collect();
+    let shown = &traces[..traces.len().min(MOST_THREADS)];
+    let mut series: Vec<Series> = shown.iter().map(thread).collect();
     series.push(diagonal());
     Section {
         name: "trajectories",
-        text: "Each thread is one held-out thought, smoothed as in the paper (weight 0.1); on the dashed line it would be right at every token.".into(),
-        plot: Plot { title: "How does each thought go?".into(), x_label: "true progress".into(), y_label: "progress read, smoothed".into(), series },
+        text: format!(
+            "Each thread is one of {} held-out thoughts ({} in all), smoothed as in the paper (weight 0.1); on the dashed line it would be right at every token.",
+            shown.len(),
+            traces.len()
+        ),
+        plot: Plot {
+            title: "How does each thought go?".into(),
+            x_label: "true progress".into(),
+            y_label: "progress read, smoothed".into(),
+            series,
+        },
     }
 }
 
@@ -81,21 +94,26 @@ fn diagonal() -> Series {
 }
 
 fn calibration(traces: &[ReadingLine]) -> Section {
-    let mut bins: Vec<Vec<f64>> = vec![Vec::new(); 10];
-    for (&predicted, &target) in traces.iter().flat_map(|trace| trace.predicted.iter().zip(&trace.target)) {
-        bins[((predicted * 10.0).clamp(0.0, 9.0)) as usize].push(f64::from(target));
-    }
-    let point = |(bin, mut values): (usize, Vec<f64>)| {
-        values.sort_by(f64::total_cmp);
-        let at = |share| tpv_core::bootstrap::quantile(&values, share);
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        Some(Point { x: (bin as f64 + 0.5) / 10.0, y: mean, interval: Some((at(0.1)?, at(0.9)?)) })
+    let mut pairs: Vec<(f64, f64)> = traces
+        .iter()
+        .flat_map(|trace| trace.predicted.iter().zip(&trace.target))
+        .map(|(&predicted, &target)| (f64::from(predicted), f64::from(target)))
+        .collect();
+    pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mean = |values: &mut dyn Iterator<Item = f64>, count: usize| values.sum::<f64>() / count as f64;
+    // Tenths of the tokens by their reading: each dot lies at the mean reading of its tenth.
+    let point = |tenth: &[(f64, f64)]| {
+        let mut targets: Vec<f64> = tenth.iter().map(|pair| pair.1).collect();
+        targets.sort_by(f64::total_cmp);
+        let at = |share| tpv_core::bootstrap::quantile(&targets, share);
+        let x = mean(&mut tenth.iter().map(|pair| pair.0), tenth.len());
+        Some(Point { x, y: mean(&mut targets.iter().copied(), tenth.len()), interval: Some((at(0.1)?, at(0.9)?)) })
     };
-    let points = bins.into_iter().enumerate().filter_map(point).collect();
+    let points = pairs.chunks(pairs.len().div_ceil(10).max(1)).filter_map(point).collect();
     let series = vec![Series { name: "mean, 80 % of tokens".into(), mark: Mark::Line, points, colour: 0 }, diagonal()];
     Section {
         name: "calibration",
-        text: "True progress of the held-out tokens at which a progress was read; the band holds eight tokens in ten."
+        text: "Tenths of the held-out tokens by the progress that was read: their mean reading and their mean true progress; the band holds eight tokens in ten."
             .into(),
         plot: Plot {
             title: "What does a reading mean?".into(),

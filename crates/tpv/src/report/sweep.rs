@@ -12,7 +12,7 @@ use tpv_core::bootstrap::quantile;
 const MOST_FAMILIES: usize = 7;
 /// Problems whose trajectories are drawn, the longest thoughts first; short ones lie on top of each other.
 const MOST_TRAJECTORIES: usize = 6;
-/// Bins of the histogram over the lengths of the model as it is.
+/// Bins of the histogram over the lengths.
 const BINS: usize = 20;
 
 /// Everything that can be drawn of a sweep.
@@ -28,6 +28,23 @@ pub fn sections(figures: &SweepFigures, results: &[SweepResult]) -> Vec<Section>
     ];
     sections.into_iter().flatten().collect()
 }
+
+/// What stands for the same thing in several pictures has one colour; everything else the next free one.
+fn colour_of(name: &str, number: usize) -> usize {
+    match name {
+        "none" | "cut without answer" | "alpha 0" => BASE,
+        name if name.starts_with("constant") || name.starts_with("alpha") => PUSHED,
+        name if name.starts_with("think-end") || name.starts_with("</think>") => 3,
+        name if name.starts_with("deadline") => 2,
+        name if name.starts_with("budget") => 4,
+        _ => [5, 6, 7][number % 3],
+    }
+}
+
+/// Colour of the model as it is.
+const BASE: usize = 0;
+/// Colour of the push along theta.
+const PUSHED: usize = 1;
 
 fn accuracy_point(row: &ArmFigures, x: f64) -> Point {
     let interval = row.accuracy.map(|it| (100.0 * it.low, 100.0 * it.high));
@@ -65,8 +82,10 @@ fn frontier(figures: &SweepFigures) -> Section {
     let mut line = |name: &str, mark, rows: Vec<&ArmFigures>| {
         // In the order of strength or budget, so that a push that breaks the model shows as a line that turns back.
         let points: Vec<Point> = rows.iter().map(|row| accuracy_point(row, row.mean_tokens)).collect();
-        if points.len() > 1 {
-            series.push(Series { name: name.to_owned(), mark, points, colour: series.len() });
+        if !points.is_empty() {
+            // One point is no line, and counts like any other.
+            let mark = if points.len() == 1 { Mark::Points } else { mark };
+            series.push(Series { name: name.to_owned(), mark, points, colour: colour_of(name, series.len()) });
         }
     };
     let of = |holds: &dyn Fn(&ArmFigures) -> bool| -> Vec<&ArmFigures> {
@@ -103,7 +122,8 @@ fn over_caps(figures: &SweepFigures) -> Option<Section> {
     let left_out = families.len().saturating_sub(MOST_FAMILIES);
     families.truncate(MOST_FAMILIES);
     families.push("none".into());
-    let series = families.into_iter().enumerate().filter_map(|(colour, name)| {
+    let series = families.into_iter().enumerate().filter_map(|(number, name)| {
+        let colour = colour_of(&name, number);
         let capped = figures.arms.iter().filter(|row| row.family == name).filter_map(|row| Some((row, row.cap?)));
         let points =
             sorted_by_x(capped.map(|(row, cap)| Point { interval: None, ..accuracy_point(row, f64::from(cap)) }));
@@ -153,7 +173,7 @@ fn landings(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
         match series.iter_mut().find(|it| it.name == name) {
             Some(of_family) => of_family.points.push(point),
             None => {
-                let colour = series.len();
+                let colour = colour_of(&name, series.len());
                 series.push(Series { name, mark: Mark::Line, points: vec![point], colour });
             }
         }
@@ -186,16 +206,15 @@ fn trajectories(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
     let threads = |arm: &str, colour: usize, name: &str| -> Vec<Series> {
         let is_drawn = |it: &SweepResult| longest.iter().any(|&(_, problem)| problem == it.problem);
         let drawn = sorted.get(arm).into_iter().flatten().filter(|it| !it.progress.is_empty() && is_drawn(it));
-        let thread = |(number, it): (usize, &&SweepResult)| {
+        let thread = |it: &&SweepResult| {
             let points =
                 (1..).zip(&it.progress).map(|(token, &progress)| Point::new(f64::from(token), f64::from(progress)));
-            let name = if number == 0 { name.to_owned() } else { String::new() };
-            Series { name, mark: Mark::Thread, points: points.collect(), colour }
+            Series { name: name.to_owned(), mark: Mark::Thread, points: points.collect(), colour }
         };
-        drawn.enumerate().map(thread).collect()
+        drawn.map(thread).collect()
     };
-    let base = threads("none", 0, "alpha 0");
-    let overclocked = threads(&pushed.arm, 1, &format!("alpha {alpha}"));
+    let base = threads("none", BASE, "alpha 0");
+    let overclocked = threads(&pushed.arm, PUSHED, &format!("alpha {alpha}"));
     let problems = base.len();
     (problems > 0 && !overclocked.is_empty()).then(|| Section {
         name: "overclocked",
@@ -212,19 +231,20 @@ fn trajectories(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
 /// Histogram of the base's thinking lengths beside one pushed arm.
 fn lengths(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
     let base = sorted.get("none")?;
-    let longest = base.iter().map(|it| it.thinking_tokens).max()?.max(1);
-    let width = f64::from(longest) / BINS as f64;
+    let pushed = shown_alpha(figures).and_then(|(alpha, row)| Some((alpha, sorted.get(&row.arm)?)));
+    let all = base.iter().chain(pushed.iter().flat_map(|(_, of_arm)| of_arm.iter()));
+    let longest = all.map(|it| it.thinking_tokens).max()?.max(1);
+    let width = f64::from(longest + 1) / BINS as f64;
     let histogram = |name: String, of_arm: &[&SweepResult], colour| {
-        let mut counts = [0usize; BINS + 1];
-        of_arm.iter().for_each(|it| counts[((f64::from(it.thinking_tokens) / width) as usize).min(BINS)] += 1);
+        let mut counts = [0usize; BINS];
+        of_arm.iter().for_each(|it| counts[((f64::from(it.thinking_tokens) / width) as usize).min(BINS - 1)] += 1);
         let point = |(bin, &count): (usize, &usize)| {
             Point::new((bin as f64 + 0.5) * width, 100.0 * count as f64 / of_arm.len() as f64)
         };
         Series { name, mark: Mark::Bars, points: counts.iter().enumerate().map(point).collect(), colour }
     };
-    let mut series = vec![histogram("alpha 0".into(), base, 0)];
-    let pushed = shown_alpha(figures).and_then(|(alpha, row)| Some((alpha, sorted.get(&row.arm)?)));
-    series.extend(pushed.map(|(alpha, of_arm)| histogram(format!("alpha {alpha}"), of_arm, 1)));
+    let mut series = vec![histogram("alpha 0".into(), base, BASE)];
+    series.extend(pushed.map(|(alpha, of_arm)| histogram(format!("alpha {alpha}"), of_arm, PUSHED)));
     Some(Section {
         name: "lengths",
         text: "Thinking lengths of the same problems and seeds, uncapped.".into(),

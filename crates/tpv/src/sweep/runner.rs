@@ -140,7 +140,9 @@ impl<'a> Sweep<'a> {
             require_answers(&set.name, &problems, &args.dataset)?;
         }
         let problems = graded(problems, &set.name, console)?;
-        if let Some(budget) = budgets.iter().find(|&&budget| budget as usize >= args.max_new_tokens) {
+        let by_budget = args.policy.iter().any(|policy| policy.contains("{budget}"));
+        let without_room = |budget: &&u32| by_budget && **budget as usize >= args.max_new_tokens;
+        if let Some(budget) = budgets.iter().find(without_room) {
             console.notice(format!(
                 "a budget of {budget} leaves no room for an answer within --max_new_tokens {}: thoughts are cut by that limit, \
                  and policies that end them there look worse than they are",
