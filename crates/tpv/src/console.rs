@@ -1,5 +1,9 @@
 //! What people and programs see: data on stdout, talk and progress bars on stderr, errors once.
+//!
+//! Problems, names of files and models, and what others say in errors steer no terminal: [`Console`] spells out their
+//! control characters.
 
+use crate::live::text::{spelled_in_one_row, spelled_out};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write};
@@ -75,18 +79,18 @@ impl Console {
     /// A remark for people, on stderr.
     pub fn say(&self, text: impl AsRef<str>) {
         // A closed stderr leaves nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr(), "{}", spelled_out(text.as_ref()));
     }
 
     /// A remark that the user should not miss, on stderr.
     pub fn notice(&self, text: impl AsRef<str>) {
-        self.say(format!("note: {}", text.as_ref()));
+        self.say(format!("note: {}", spelled_in_one_row(text.as_ref())));
     }
 
     /// Data for people, on stdout; nothing in JSON mode.
     pub fn print(&self, text: impl AsRef<str>) {
         if !self.json {
-            write_stdout(text.as_ref());
+            write_stdout(&spelled_out(text.as_ref()));
         }
     }
 
@@ -108,7 +112,7 @@ impl Console {
         let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
         let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
-        bar.set_prefix(file.to_owned());
+        bar.set_prefix(spelled_in_one_row(file));
         bar
     }
 
@@ -130,7 +134,7 @@ impl Console {
         if error.is::<Stopped>() {
             return ExitCode::from(130);
         }
-        self.say(format!("error: {}", sentence(error)));
+        self.say(format!("error: {}", spelled_in_one_row(&sentence(error))));
         if error.is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
     }
 }
