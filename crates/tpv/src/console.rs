@@ -25,23 +25,29 @@ pub struct Stopped;
 pub struct Console {
     json: bool,
     interrupted: Arc<AtomicBool>,
+    hurried: Arc<AtomicBool>,
     waits_for_input: Arc<AtomicBool>,
+    /// Whether the command itself obeys a second request to stop.
+    obeys_hurry: Arc<AtomicBool>,
 }
 
 impl Console {
     /// `json`: data as JSON lines for programs instead of tables for people.
     pub fn new(json: bool) -> Self {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let waits_for_input = Arc::new(AtomicBool::new(false));
-        let (flag, waits) = (Arc::clone(&interrupted), Arc::clone(&waits_for_input));
+        let [interrupted, hurried, waits_for_input, obeys_hurry] = [(); 4].map(|()| Arc::new(AtomicBool::new(false)));
+        let console = Self { json, interrupted, hurried, waits_for_input, obeys_hurry };
+        let [first, second, waits, obeys] =
+            [&console.interrupted, &console.hurried, &console.waits_for_input, &console.obeys_hurry].map(Arc::clone);
         // Without a handler Ctrl-C still ends the program, only less gently.
         let _ = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) || waits.load(Ordering::SeqCst) {
+            let is_first = !first.swap(true, Ordering::SeqCst) && !waits.load(Ordering::SeqCst);
+            let is_obeyed = is_first || obeys.load(Ordering::SeqCst) && !second.swap(true, Ordering::SeqCst);
+            if !is_obeyed {
                 crate::live::terminal::restore();
                 std::process::exit(130);
             }
         });
-        Self { json, interrupted, waits_for_input }
+        console
     }
 
     /// Whether data goes out as JSON lines.
@@ -52,6 +58,17 @@ impl Console {
     /// An error once the user has asked to stop.
     pub fn check_interrupted(&self) -> Result<(), Interrupted> {
         if self.interrupted.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// From now on a second request to stop does not end the program: the command looks for it itself, with
+    /// [`Console::is_hurried`]. A third one ends it.
+    pub fn obey_hurry(&self) {
+        self.obeys_hurry.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the user has asked to stop a second time.
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::SeqCst)
     }
 
     /// A line that the user types, without its end; none at the end of the input. Ctrl-C ends the program here.
