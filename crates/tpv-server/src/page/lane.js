@@ -5,7 +5,7 @@ import { $, announce, make, seconds, store, warn } from "./dom.js";
 import { exportLane } from "./export.js";
 import { drawTrace, expectedTokens } from "./trace.js";
 
-const WORDS = { unknown: "reading …", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", cut: "cut", plain: "no thinking", failed: "failed", stopped: "stopped" };
+const WORDS = { unknown: "reading …", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", ended: "ended early", cut: "cut", plain: "no thinking", failed: "failed", stopped: "stopped" };
 
 /* What stands in place of the time left where no thought came to its end. */
 const ENDS = { failed: () => "", stopped: () => "", plain: () => "", cut: (tokens) => `cut at ${tokens} thinking tokens` };
@@ -103,7 +103,7 @@ export class Lane {
 
   get verdict() {
     if (this.state === "failed" || this.state === "stopped") return this.state;
-    if (this.thoughtOut) return "done";
+    if (this.thoughtOut) return this.endedEarly ? "ended" : "done";
     if (this.summary) return this.steps.length ? "cut" : "plain";
     return this.steps.at(-1)?.verdict ?? "unknown";
   }
@@ -158,7 +158,7 @@ export class Lane {
   }
 
   timeThought() {
-    if (this.summary) return `${this.endedEarly ? "ended early, after" : "thought for"} ${seconds(this.summary.thinking_secs)}`;
+    if (this.summary) return `thought for ${seconds(this.summary.thinking_secs)}`;
     return this.state === "thinking" ? "answering …" : "";
   }
 
