@@ -22,15 +22,25 @@ mod vectors;
 use args::{Cli, Command, EvaluateCommand};
 use clap::Parser;
 use console::Console;
+use live::text::spelled_in_one_row;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::with_underscores(std::env::args_os()));
+    let cli = command_line();
     let console = Console::new(cli.json);
     match run(cli.command, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => console.fail(&error),
     }
+}
+
+/// The command line; what is wrong with it is said without letting it steer the terminal.
+fn command_line() -> Cli {
+    let words = args::with_underscores(std::env::args_os());
+    Cli::try_parse_from(&words).unwrap_or_else(|error| {
+        let spelled = words.iter().map(|word| spelled_in_one_row(&word.to_string_lossy()));
+        Cli::try_parse_from(spelled).err().unwrap_or(error).exit()
+    })
 }
 
 fn run(command: Command, console: &Console) -> anyhow::Result<()> {

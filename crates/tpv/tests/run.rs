@@ -220,6 +220,8 @@ fn foreign_text_steers_no_terminal() {
         &["prepare", "--input_dir", &path],
         &["vectors", "import", &path],
         &["serve", "--host", &path],
+        &["run", "--alpha", &path],
+        &["run", &format!("--{path}")],
     ] {
         let (mut command, _home) = tpv(args);
         let output = command.output().unwrap();
