@@ -28,6 +28,9 @@ async function exported(page, kind, lane = 0) {
 }
 const trace = async (page, lane = 0) => JSON.parse((await exported(page, "json", lane)).text);
 
+/* The number at the right end of each trace. */
+const lastTokens = (page) => page.evaluate(() => [...document.querySelectorAll(".trace")].map((trace) => [...trace.querySelectorAll("text")].at(-1).textContent));
+
 async function dragTo(page, share) {
   const slider = await page.locator("#alpha").boundingBox();
   await page.mouse.move(slider.x + slider.width * 15 / 55, slider.y + slider.height / 2);
@@ -138,6 +141,55 @@ assert.deepEqual(await cut.locator(".verdict").allTextContents(), ["cut", "cut"]
 assert.deepEqual(await cut.locator(".eta").allTextContents(), ["cut at 30 thinking tokens", "cut at 30 thinking tokens"]);
 assert.equal(await cut.locator(".gain").count(), 0);
 assert.match(await cut.locator("#live").textContent(), /cut at 30 thinking tokens.*not comparable/);
+// Nor is its trace drawn for tokens that never came.
+assert.deepEqual(await lastTokens(cut), ["30", "30"]);
+await shot(cut, "cut-race");
+
+// A race in which a thought is closed by hand compares nothing, and a lane says which alpha it has come to.
+const closed = await bare();
+await ready(closed);
+await closed.click("#race");
+await above(closed, 5, 1);
+await closed.focus("#alpha");
+for (let k = 0; k < 3; k += 1) await closed.keyboard.press("ArrowRight");
+await closed.waitForFunction(() => document.querySelectorAll(".lane h2")[1].textContent === "alpha 15 → 18");
+await closed.click("#end");
+await finished(closed);
+assert.deepEqual(await closed.locator(".lane h2").allTextContents(), ["alpha 0", "alpha 15 → 18"]);
+assert.equal(await closed.locator(".gain").count(), 0);
+assert.deepEqual(await closed.locator(".verdict").allTextContents(), ["ended early", "ended early"]);
+assert.match(await closed.locator("#live").textContent(), /not comparable/);
+await shot(closed, "closed-race");
+
+// A stopped thought keeps the scale of what it had.
+await closed.click("#think");
+await above(closed, 5);
+await closed.keyboard.press("Escape");
+await finished(closed);
+const stopped = (await trace(closed)).steps.at(-1).thinking_tokens;
+assert.deepEqual(await lastTokens(closed), [String(Math.max(20, stopped))]);
+await shot(closed, "stopped");
+
+// A seed that JavaScript would round is not sent, and an empty one is left out; the lanes of a race share one all the same.
+const bodies = [];
+const seeds = await bare(CHAT, (route) => { bodies.push(route.request().postDataJSON()); return shorter(route); });
+await ready(seeds);
+for (const seed of ["9007199254740992", "18446744073709551615", "-1", "0.5"]) {
+  await seeds.fill("#seed", seed);
+  for (const button of ["#think", "#race"]) await seeds.click(button);
+  assert.equal(await seeds.evaluate(() => document.getElementById("seed").validity.valid), false, seed);
+}
+assert.equal(bodies.length, 0);
+for (const [seed, sent] of [["", undefined], ["0", 0], ["9007199254740991", 9007199254740991]]) {
+  await seeds.fill("#seed", seed);
+  await seeds.click("#think");
+  await finished(seeds);
+  assert.equal(bodies.pop().seed, sent);
+}
+await seeds.fill("#seed", "");
+await seeds.click("#race");
+await finished(seeds);
+assert.ok(Number.isSafeInteger(bodies[0].seed) && bodies[0].seed === bodies[1].seed && bodies.length === 2);
 
 // A throttle that is moved before the answer has a name acts as soon as it has one; Stop hands the focus on.
 const early = await bare(CHAT, async (route) => { await new Promise((done) => { setTimeout(done, 700); }); await route.continue(); });

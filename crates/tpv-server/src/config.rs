@@ -45,6 +45,9 @@ pub struct Limits {
     pub max_queue: usize,
     /// Samples in flight for one client address; further ones get status 429.
     pub max_per_client: usize,
+    /// Connections of one client address; further ones are closed with status 503. None gives this machine's own
+    /// addresses, behind which proxies are, as many as there are, and each other one [`Limits::SHARE_OF_CONNECTIONS`].
+    pub max_connections_per_client: Option<usize>,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
     /// Tokens that one sample may generate.
@@ -112,10 +115,14 @@ fn is_origin(text: &str) -> bool {
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Limits {
+    /// Connections of one client address where nothing else is said: a quarter of all.
+    pub const SHARE_OF_CONNECTIONS: usize = 256;
+
     fn check(&self) -> Result<(), ConfigError> {
         for (flag, number) in [
             ("max_batch", self.max_batch),
             ("max_per_client", self.max_per_client),
+            ("max_connections_per_client", self.max_connections_per_client.unwrap_or(usize::MAX)),
             ("max_body_bytes", self.max_body_bytes),
             ("max_new_tokens", self.max_new_tokens),
         ] {
@@ -142,6 +149,7 @@ impl Default for Limits {
             max_batch: 32,
             max_queue: 128,
             max_per_client: usize::MAX,
+            max_connections_per_client: None,
             max_body_bytes: 1 << 20,
             max_new_tokens: 32_768,
             request_time: Duration::from_secs(3600),
@@ -205,6 +213,7 @@ mod tests {
         for (flag, change) in [
             ("--max_batch", (|limits| limits.max_batch = 0) as fn(&mut Limits)),
             ("--max_per_client", |limits| limits.max_per_client = 0),
+            ("--max_connections_per_client", |limits| limits.max_connections_per_client = Some(0)),
             ("--max_body_bytes", |limits| limits.max_body_bytes = 0),
             ("--max_new_tokens", |limits| limits.max_new_tokens = 0),
             ("--request_secs", |limits| limits.request_time = Duration::ZERO),

@@ -1,4 +1,5 @@
-//! Connections: as many at once as there is room for, each ended when its client takes too long or the server stops.
+//! Connections: as many at once as there is room for, not all of one client, each ended when its client takes too long or
+//! the server stops.
 //!
 //! No TLS, no HTTP/2, no compression. A client may take [`Limits::transfer_time`](crate::config::Limits::transfer_time)
 //! for the head of its next request, and the same time without reading a byte of what it is sent; then its connection
@@ -6,6 +7,7 @@
 //! that leaves, which is one that closes its side, drops the future or the stream that works for it.
 
 use crate::app::App;
+use crate::config::Limits;
 use crate::socket::{Socket, closed};
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
@@ -13,9 +15,10 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -30,35 +33,92 @@ const BUFFER_BYTES: usize = 32 << 10;
 /// Pause after a connection could not be accepted: out of file descriptors, say, and others must end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a client gets that has all of its connections: its request is not read.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
 /// The room for connections.
 #[derive(Clone)]
-pub struct Connections(Arc<Semaphore>);
+pub struct Connections {
+    room: Arc<Semaphore>,
+    shares: Arc<Shares>,
+}
+
+/// How many connections each client address has.
+struct Shares {
+    /// As [`Limits::max_connections_per_client`].
+    most: Option<usize>,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection's place among those of its client, given back when dropped.
+struct Share {
+    shares: Arc<Shares>,
+    client: IpAddr,
+}
+
+impl Shares {
+    /// A place for one more connection, if the client may have it.
+    fn take(self: &Arc<Self>, client: IpAddr) -> Option<Share> {
+        let client = client.to_canonical();
+        let default = if client.is_loopback() { usize::MAX } else { Limits::SHARE_OF_CONNECTIONS };
+        let mut taken = self.lock();
+        let count = taken.entry(client).or_default();
+        if *count >= self.most.unwrap_or(default) {
+            return None;
+        }
+        *count += 1;
+        Some(Share { shares: Arc::clone(self), client })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.shares.lock();
+        if let Some(count) = taken.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.client);
+            }
+        }
+    }
+}
 
 impl Connections {
-    /// Room for all, and for the one that is waited for.
-    pub fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MOST_CONNECTIONS as usize + 1)))
+    /// Room for all, and for the one that is waited for; `most_per_client` as [`Limits::max_connections_per_client`].
+    pub fn new(most_per_client: Option<usize>) -> Self {
+        let shares = Shares { most: most_per_client, taken: Mutex::default() };
+        Self { room: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize + 1)), shares: Arc::new(shares) }
     }
 
     /// Accepts clients for ever.
     pub async fn accept(self, listener: TcpListener, app: Arc<App>, router: Router) {
         loop {
-            let permit = Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
+            let permit = Arc::clone(&self.room).acquire_owned().await.expect("the semaphore is never closed");
             let Ok((stream, client)) = listener.accept().await else {
                 sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let Some(share) = self.shares.take(client.ip()) else {
+                app.metrics.refuse();
+                let _ = stream.try_write(TOO_MANY); // nobody waits for a client that takes too much
                 continue;
             };
             let work = serve(stream, client, Arc::clone(&app), router.clone());
             tokio::spawn(async move {
                 work.await;
-                drop(permit);
+                drop((share, permit));
             });
         }
     }
 
     /// Waits until every connection has ended, but no longer than `limit`.
     pub async fn ended(&self, limit: Duration) {
-        let _ = timeout(limit, self.0.acquire_many(MOST_CONNECTIONS)).await; // the rest is cut off
+        let _ = timeout(limit, self.room.acquire_many(MOST_CONNECTIONS)).await; // the rest is cut off
     }
 }
 
@@ -99,5 +159,35 @@ async fn converse(stream: &TcpStream, client: SocketAddr, app: Arc<App>, router:
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(most: Option<usize>) -> Arc<Shares> {
+        Arc::new(Shares { most, taken: Mutex::default() })
+    }
+
+    #[test]
+    fn a_client_has_its_share_and_gives_it_back() {
+        let (shares, one, other) = (shares(Some(2)), IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let held = [shares.take(one).unwrap(), shares.take(one).unwrap()];
+        assert!(shares.take(one).is_none() && shares.take(other).is_some());
+        drop(held);
+        assert!(shares.take(one).is_some() && shares.lock().is_empty());
+    }
+
+    #[test]
+    fn proxies_on_this_machine_are_many_clients_and_no_others() {
+        let shares = shares(None);
+        for (address, most) in [("10.0.0.1", 256), ("2001:db8::1", 256), ("127.0.0.1", 2000), ("::1", 2000)] {
+            let held: Vec<Share> = (0..2000).map_while(|_| shares.take(address.parse().unwrap())).collect();
+            assert_eq!(held.len(), most, "{address}");
+        }
+        let mapped: Vec<Share> = (0..300).map_while(|_| shares.take("::ffff:10.0.0.1".parse().unwrap())).collect();
+        assert_eq!(mapped.len(), 256);
+        assert!(shares.take("10.0.0.1".parse().unwrap()).is_none(), "one client by two names");
     }
 }

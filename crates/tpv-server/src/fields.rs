@@ -21,6 +21,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The fields of an object in a list; `prefix` as below. None if it is something else.
+    pub fn of_item(item: &'a Value, prefix: &'a str) -> Option<Self> {
+        item.as_object().map(|map| Self { map, prefix })
+    }
+
     /// The fields of an object that is itself a field; `prefix` stands before their names, e.g. `tpv.`.
     pub fn object(&self, name: &str, prefix: &'a str) -> Result<Option<Fields<'a>>, ApiError> {
         match self.get(name) {
@@ -86,6 +91,15 @@ impl<'a> Fields<'a> {
     /// Refuses fields that would change the answer and that this server does not know how to obey, unless their value leaves
     /// the answer as it is.
     pub fn refuse_unsupported(&self) -> Result<(), ApiError> {
+        self.refuse(is_unsupported)
+    }
+
+    /// The same for the fields of a message.
+    pub fn refuse_unsupported_in_message(&self) -> Result<(), ApiError> {
+        self.refuse(|name| UNSUPPORTED_IN_MESSAGES.contains(&name))
+    }
+
+    fn refuse(&self, is_unsupported: impl Fn(&str) -> bool) -> Result<(), ApiError> {
         let asks = |(name, value): &(&String, &Value)| is_unsupported(name) && !is_neutral(name, value);
         match self.map.iter().find(asks) {
             Some((name, _)) => Err(self.error(shortened(name), "is not supported by this server; leave it out")),
@@ -160,6 +174,9 @@ const UNSUPPORTED: [&str; 62] = [
     "xtc_probability",
 ];
 
+/// Parts of a message that no prompt here would show.
+const UNSUPPORTED_IN_MESSAGES: [&str; 4] = ["audio", "function_call", "refusal", "tool_calls"];
+
 fn is_unsupported(name: &str) -> bool {
     name.starts_with("guided_") || UNSUPPORTED.contains(&name)
 }
@@ -176,6 +193,8 @@ fn is_neutral(name: &str, value: &Value) -> bool {
             Value::Number(number),
         ) => number.as_f64() == Some(-1.0),
         ("reasoning_format", Value::String(format)) => format == "auto",
+        // To OpenAI and vLLM 0 asks for the token that was drawn.
+        ("logprobs" | "prompt_logprobs", Value::Number(_)) => false,
         ("add_generation_prompt" | "enable_thinking" | "include_reasoning", value) => {
             value.is_null() || *value == Value::Bool(true)
         }
@@ -222,6 +241,8 @@ mod tests {
             ("response_format", json!({ "type": "json_object" })),
             ("response_format", json!({})),
             ("logprobs", json!(true)),
+            ("logprobs", json!(0)),
+            ("prompt_logprobs", json!(0)),
             ("top_logprobs", json!(3)),
             ("echo", json!(true)),
             ("suffix", json!("end")),
@@ -242,6 +263,7 @@ mod tests {
             json!({ "tool_choice": "auto", "function_call": "none", "tools": [], "functions": null, "modalities": ["text"] }),
             json!({ "min_p": 0, "repetition_penalty": 1.0, "min_tokens": 0, "ignore_eos": false, "stop_token_ids": [] }),
             json!({ "guided_json": null, "chat_template_kwargs": {}, "response_format": { "type": "text" }, "best_of": 1 }),
+            json!({ "logprobs": null, "prompt_logprobs": null }),
             json!({ "logprobs": false, "top_logprobs": 0, "presence_penalty": 0.0, "echo": false, "suffix": "" }),
             json!({ "n_predict": -1, "include_reasoning": true, "reasoning_format": "auto", "n_probs": 0, "samplers": [] }),
             json!({ "user": "somebody", "metadata": { "a": "b" }, "store": true, "service_tier": "auto", "made_up": 7 }),

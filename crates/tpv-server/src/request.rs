@@ -165,9 +165,9 @@ fn message(number: usize, value: &Value) -> Result<ChatMessage, ApiError> {
         let field = format!("messages[{number}]{name}");
         ApiError::field(&field, format!("{field} {must}"))
     };
-    if !value.is_object() {
-        return Err(error("", "must be an object with role and content"));
-    }
+    let prefix = format!("messages[{number}].");
+    let fields = Fields::of_item(value, &prefix).ok_or_else(|| error("", "must be an object with role and content"))?;
+    fields.refuse_unsupported_in_message()?;
     let role = value["role"].as_str().ok_or_else(|| error(".role", "must be a string"))?;
     let role = match role {
         "developer" => "system",
@@ -240,7 +240,7 @@ mod tests {
             "messages": [
                 { "role": "developer", "content": "Be brief." },
                 { "role": "user", "content": [{ "type": "text", "text": "1 + " }, { "type": "text", "text": "1?" }] },
-                { "role": "assistant", "content": "2", "reasoning": "Easy." },
+                { "role": "assistant", "content": "2", "reasoning": "Easy.", "tool_calls": [], "refusal": null },
             ],
             "n": 3, "temperature": 0, "top_p": 0.5, "seed": -1, "max_tokens": 9, "max_completion_tokens": 7, "stop": ["a", "b"],
             "logit_bias": { "5": -100 }, "stream": true, "stream_options": { "include_usage": true },
@@ -279,6 +279,18 @@ mod tests {
             ("messages", json!([]), "messages"),
             ("messages", json!([{ "role": "user", "content": 3 }]), "messages[0].content"),
             ("messages", json!([{ "role": "king", "content": "" }]), "messages[0].role"),
+            (
+                "messages",
+                json!([{ "role": "user" }, { "role": "assistant", "tool_calls": [{}] }]),
+                "messages[1].tool_calls",
+            ),
+            (
+                "messages",
+                json!([{ "role": "assistant", "function_call": { "name": "f" } }]),
+                "messages[0].function_call",
+            ),
+            ("messages", json!([{ "role": "assistant", "refusal": "No." }]), "messages[0].refusal"),
+            ("messages", json!([{ "role": "assistant", "audio": { "id": "a" } }]), "messages[0].audio"),
         ] {
             let error = with(name, value.clone()).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{name}: {value}");

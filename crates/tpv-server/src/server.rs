@@ -19,6 +19,9 @@ use tpv_engine::model::TextModel;
 /// How long the last bytes may take to their readers once the decode loop has ended.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
+/// The least KV memory in tokens: a short question with a short thought.
+const LEAST_KV_TOKENS: usize = 256;
+
 /// Why a server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -37,6 +40,14 @@ pub enum ServerError {
         address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The KV memory is too small for any conversation.
+    #[error(
+        "the KV memory holds {tokens} tokens, and a server needs {LEAST_KV_TOKENS} at least; give more with --kv_memory"
+    )]
+    KvMemory {
+        /// What it holds.
+        tokens: usize,
     },
     /// The runtime did not start.
     #[error("the network runtime cannot start: {0}")]
@@ -87,8 +98,8 @@ impl Server {
         let address = listener.local_addr().map_err(listen)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(ServerError::Runtime)?;
+        let connections = Connections::new(config.limits.max_connections_per_client);
         let app = Arc::new(App::new(config));
-        let connections = Connections::new();
         let listener = {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(listener).map_err(listen)?
@@ -106,6 +117,9 @@ impl Server {
     pub fn load(self, served: Served) -> Result<LoadedServer, ServerError> {
         let Served { model, vector } = served;
         let TextModel { identity, decoder, prompts, .. } = model;
+        if let Some(tokens) = decoder.kv_tokens().1.filter(|&tokens| tokens < LEAST_KV_TOKENS) {
+            return Err(ServerError::KvMemory { tokens });
+        }
         let (commands, receiver) = mpsc::channel();
         let think_end = prompts.think_end[0] as usize;
         let policies = match &vector {
@@ -145,8 +159,8 @@ pub struct LoadedServer {
 
 impl LoadedServer {
     /// Serves on this thread until `should_stop` holds; what is under way then gets the time of
-    /// [`Limits::grace`](crate::config::Limits::grace).
-    pub fn run(self, should_stop: impl Fn() -> bool) {
+    /// [`Limits::grace`](crate::config::Limits::grace), unless `must_stop` holds before.
+    pub fn run(self, should_stop: impl Fn() -> bool, must_stop: impl Fn() -> bool) {
         let Server { app, connections, runtime, .. } = self.server;
         let stop = || {
             let stops = should_stop();
@@ -155,7 +169,7 @@ impl LoadedServer {
             }
             stops
         };
-        self.worker.run(stop, app.config.limits);
+        self.worker.run(stop, must_stop, app.config.limits);
         runtime.block_on(connections.ended(LAST_BYTES));
         runtime.shutdown_background();
     }

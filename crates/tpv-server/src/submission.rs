@@ -41,6 +41,12 @@ impl Ticket {
 
     /// Starts the samples of a wish; their events come through the receiver.
     pub async fn submit(&mut self, wish: &Wish, prompts: Vec<Prompt>) -> Result<mpsc::Receiver<SampleEvent>, ApiError> {
+        let started = self.start(wish, prompts).await;
+        self.ended = started.is_err(); // refused on this side
+        started
+    }
+
+    async fn start(&mut self, wish: &Wish, prompts: Vec<Prompt>) -> Result<mpsc::Receiver<SampleEvent>, ApiError> {
         let app = Arc::clone(&self.app);
         let ready = app.ready()?;
         let seed = wish.seed.unwrap_or_else(random);
@@ -125,13 +131,11 @@ pub fn check_bias(ready: &Ready, wish: &Wish) -> Result<(), ApiError> {
     }
 }
 
-/// The policy that a wish asks for.
+/// The policy that a wish asks for: one by name goes before an effort, which must be known all the same.
 pub fn policy_of(ready: &Ready, wish: &Wish) -> Result<Box<dyn Policy>, ApiError> {
-    match (&wish.policy, &wish.effort) {
-        (Some(text), _) => policy::parse("tpv.policy", text, &ready.policies),
-        (None, Some(effort)) => effort_policy(ready, effort),
-        (None, None) => Ok(Box::new(Constant::default())),
-    }
+    let of_effort = wish.effort.as_ref().map(|effort| effort_policy(ready, effort)).transpose()?;
+    let named = wish.policy.as_ref().map(|text| policy::parse("tpv.policy", text, &ready.policies)).transpose()?;
+    Ok(named.or(of_effort).unwrap_or_else(|| Box::new(Constant::default())))
 }
 
 /// The policy of an effort level; `medium` is the model as it is unless the vector says otherwise.

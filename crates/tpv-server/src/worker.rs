@@ -87,8 +87,9 @@ impl Worker {
         Self { decoder, commands, routes, metrics }
     }
 
-    /// Works until `should_stop` holds, then for at most [`Limits::grace`] longer on what is under way.
-    pub fn run(mut self, should_stop: impl Fn() -> bool, limits: Limits) {
+    /// Works until `should_stop` holds, then for at most [`Limits::grace`] longer on what is under way, or until `must_stop`
+    /// holds.
+    pub fn run(mut self, should_stop: impl Fn() -> bool, must_stop: impl Fn() -> bool, limits: Limits) {
         let mut deadline: Option<Instant> = None;
         let mut next_step = Instant::now();
         loop {
@@ -96,7 +97,8 @@ impl Worker {
             if deadline.is_none() && should_stop() {
                 deadline = Some(Instant::now() + limits.grace);
             }
-            if deadline.is_some_and(|deadline| self.routes.by_sample.is_empty() || Instant::now() >= deadline) {
+            let is_over = |deadline| self.routes.by_sample.is_empty() || Instant::now() >= deadline || must_stop();
+            if deadline.is_some_and(is_over) {
                 return self.end_all(&ApiError::stopping());
             }
             let started = Instant::now();
@@ -241,7 +243,7 @@ mod tests {
             (events, answer)
         };
         let waiting: Vec<_> = policies.into_iter().map(submit).collect();
-        Worker::new(decoder(), receiver, Arc::default()).run(|| true, Limits::default());
+        Worker::new(decoder(), receiver, Arc::default()).run(|| true, || false, Limits::default());
         let all = |(mut events, _answer): (mpsc::Receiver<SampleEvent>, _)| {
             std::iter::from_fn(|| events.try_recv().ok()).collect()
         };

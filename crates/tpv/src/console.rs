@@ -1,5 +1,9 @@
 //! What people and programs see: data on stdout, talk and progress bars on stderr, errors once.
+//!
+//! Problems, names of files and models, and what others say in errors steer no terminal: [`Console`] spells out their
+//! control characters.
 
+use crate::live::text::{spelled_in_one_row, spelled_out};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write};
@@ -21,23 +25,29 @@ pub struct Stopped;
 pub struct Console {
     json: bool,
     interrupted: Arc<AtomicBool>,
+    hurried: Arc<AtomicBool>,
     waits_for_input: Arc<AtomicBool>,
+    /// Whether the command itself obeys a second request to stop.
+    obeys_hurry: Arc<AtomicBool>,
 }
 
 impl Console {
     /// `json`: data as JSON lines for programs instead of tables for people.
     pub fn new(json: bool) -> Self {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let waits_for_input = Arc::new(AtomicBool::new(false));
-        let (flag, waits) = (Arc::clone(&interrupted), Arc::clone(&waits_for_input));
+        let [interrupted, hurried, waits_for_input, obeys_hurry] = [(); 4].map(|()| Arc::new(AtomicBool::new(false)));
+        let console = Self { json, interrupted, hurried, waits_for_input, obeys_hurry };
+        let [first, second, waits, obeys] =
+            [&console.interrupted, &console.hurried, &console.waits_for_input, &console.obeys_hurry].map(Arc::clone);
         // Without a handler Ctrl-C still ends the program, only less gently.
         let _ = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) || waits.load(Ordering::SeqCst) {
+            let is_first = !first.swap(true, Ordering::SeqCst) && !waits.load(Ordering::SeqCst);
+            let is_obeyed = is_first || obeys.load(Ordering::SeqCst) && !second.swap(true, Ordering::SeqCst);
+            if !is_obeyed {
                 crate::live::terminal::restore();
                 std::process::exit(130);
             }
         });
-        Self { json, interrupted, waits_for_input }
+        console
     }
 
     /// Whether data goes out as JSON lines.
@@ -48,6 +58,17 @@ impl Console {
     /// An error once the user has asked to stop.
     pub fn check_interrupted(&self) -> Result<(), Interrupted> {
         if self.interrupted.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// From now on a second request to stop does not end the program: the command looks for it itself, with
+    /// [`Console::is_hurried`]. A third one ends it.
+    pub fn obey_hurry(&self) {
+        self.obeys_hurry.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the user has asked to stop a second time.
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::SeqCst)
     }
 
     /// A line that the user types, without its end; none at the end of the input. Ctrl-C ends the program here.
@@ -75,18 +96,18 @@ impl Console {
     /// A remark for people, on stderr.
     pub fn say(&self, text: impl AsRef<str>) {
         // A closed stderr leaves nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr(), "{}", spelled_out(text.as_ref()));
     }
 
     /// A remark that the user should not miss, on stderr.
     pub fn notice(&self, text: impl AsRef<str>) {
-        self.say(format!("note: {}", text.as_ref()));
+        self.say(format!("note: {}", spelled_in_one_row(text.as_ref())));
     }
 
     /// Data for people, on stdout; nothing in JSON mode.
     pub fn print(&self, text: impl AsRef<str>) {
         if !self.json {
-            write_stdout(text.as_ref());
+            write_stdout(&spelled_out(text.as_ref()));
         }
     }
 
@@ -108,7 +129,7 @@ impl Console {
         let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr());
         let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
-        bar.set_prefix(file.to_owned());
+        bar.set_prefix(spelled_in_one_row(file));
         bar
     }
 
@@ -130,7 +151,7 @@ impl Console {
         if error.is::<Stopped>() {
             return ExitCode::from(130);
         }
-        self.say(format!("error: {}", sentence(error)));
+        self.say(format!("error: {}", spelled_in_one_row(&sentence(error))));
         if error.is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE }
     }
 }

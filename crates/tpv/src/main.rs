@@ -22,11 +22,12 @@ mod vectors;
 use args::{Cli, Command, EvaluateCommand};
 use clap::Parser;
 use console::Console;
+use live::text::spelled_in_one_row;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     silence_caught_panics();
-    let cli = Cli::parse_from(args::with_underscores(std::env::args_os()));
+    let cli = command_line();
     let console = Console::new(cli.json);
     match run(cli.command, &console) {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,6 +43,15 @@ fn silence_caught_panics() {
             usual(info);
         }
     }));
+}
+
+/// The command line; what is wrong with it is said without letting it steer the terminal.
+fn command_line() -> Cli {
+    let words = args::with_underscores(std::env::args_os());
+    Cli::try_parse_from(&words).unwrap_or_else(|error| {
+        let spelled = words.iter().map(|word| spelled_in_one_row(&word.to_string_lossy()));
+        Cli::try_parse_from(spelled).err().unwrap_or(error).exit()
+    })
 }
 
 fn run(command: Command, console: &Console) -> anyhow::Result<()> {

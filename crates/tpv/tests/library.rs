@@ -61,7 +61,7 @@ fn a_learned_vector_is_found_measured_and_removed() {
 
     let work = |learned: &Output| learned.data("cost").unwrap()["folder"].as_str().unwrap().to_owned();
     let dataset = format!("{}/dataset", work(&again));
-    let found = tpv(home, &["evaluate", "reading", "--json", "--resamples", "20", "--input_dir", &dataset]);
+    let found = tpv(home, &["evaluate", "reading", "--json", "--resamples", "100", "--input_dir", &dataset]);
     assert!(found.talk.contains("these figures may flatter it"), "{}", found.talk);
     let report = &found.data("evaluate_reading").unwrap()["report"];
     assert_eq!(report["sources"].as_array().unwrap().len(), 9);

@@ -131,3 +131,103 @@ fn without_a_terminal_a_line_comes_now_and_then_and_ctrl_c_ends_it() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     assert_eq!(rest.last().map(String::as_str), Some("stopped"));
 }
+
+/// The lines of `tpv race --json`, and its exit code; `at_token` is called with the process once the first token has come.
+fn race(args: &[&str], at_token: impl Fn(u32)) -> (Vec<Value>, Option<i32>) {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tpv"))
+        .args(["race", "--json", "--do_sample", "False"])
+        .args(args)
+        .env("TPV_HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines: Vec<Value> = Vec::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let is_first = lines.iter().all(|line| line["type"] != "token");
+        if line["type"] == "token" && is_first {
+            at_token(child.id());
+        }
+        lines.push(line);
+    }
+    (lines, child.wait().unwrap().code())
+}
+
+/// What a race found.
+fn found(lines: &[Value]) -> &Value {
+    let last = lines.last().unwrap();
+    assert_eq!(last["type"], "race", "{last}");
+    &last["data"]
+}
+
+#[test]
+fn a_race_says_what_was_asked_and_whose_lines_are_whose() {
+    let (lines, code) = race(&["--seed", "5", PROBLEM], |_| {});
+    assert_eq!(code, Some(0));
+    let start = &lines[0]["data"];
+    assert_eq!(
+        (&lines[0]["type"], start["seed"].as_u64(), start["alpha"].as_f64()),
+        (&"start".into(), Some(5), Some(15.0))
+    );
+    assert!(start["prompt"].as_str().unwrap().contains(PROBLEM) && start["model"]["name"] == "thinker", "{start}");
+    for sample in [0, 1] {
+        let of = |kind: &str| lines.iter().filter(|it| it["type"] == kind && it["data"]["sample"] == sample).count();
+        let finish = lines.iter().find(|it| it["type"] == "finish" && it["data"]["sample"] == sample).unwrap();
+        assert_eq!((of("prompt"), of("finish")), (1, 1));
+        assert_eq!(finish["data"]["generated_tokens"], of("token"));
+        let thinking = lines.iter().filter(|it| it["data"]["sample"] == sample && it["data"]["phase"] == "thinking");
+        assert_eq!(finish["data"]["thinking_tokens"], thinking.count());
+    }
+    let tokens = [0, 1].map(|k| found(&lines)["runners"][k]["finish"]["thinking_tokens"].as_i64().unwrap());
+    assert_eq!(found(&lines)["saved_thinking_tokens"], tokens[0] - tokens[1]);
+}
+
+#[test]
+fn thoughts_that_did_not_end_are_not_compared() {
+    let (lines, code) = race(&["--max_new_tokens", "9", PROBLEM], |_| {});
+    assert!(code == Some(0) && found(&lines)["saved_thinking_tokens"].is_null(), "{code:?} {}", found(&lines));
+    // Alpha 25 ends its thought within the limit, alpha 0 does not.
+    let (mut command, _home) =
+        tpv(&["race", "--do_sample", "False", "--max_new_tokens", "50", "--alpha", "25", PROBLEM]);
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(said.contains("\nnot comparable: the thought of alpha 0 was cut at 50 tokens\n"), "{said}");
+    assert!(!said.contains("saved") && !said.contains("of alpha 25"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_race_that_is_interrupted_still_says_how_far_it_came() {
+    let interrupt = |pid: u32| {
+        assert!(std::process::Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap().success());
+    };
+    let (lines, code) = race(&["--pace", "20", PROBLEM], interrupt);
+    assert_eq!(code, Some(130));
+    assert!(found(&lines)["saved_thinking_tokens"].is_null());
+    assert!((0..2).all(|k| found(&lines)["runners"][k]["finish"]["reason"] == "cancelled"), "{}", found(&lines));
+}
+
+#[test]
+fn foreign_text_steers_no_terminal() {
+    let escape = "\x1b]0;PWNED\x07\u{202e}";
+    let problem = format!("{escape}{PROBLEM}");
+    let path = format!("no{escape}\nwhere.safetensors");
+    for args in [
+        &["race", "--max_new_tokens", "3", &problem][..],
+        &["run", "--tpv", &path, "x"],
+        &["run", "--model", &path, "x"],
+        &["prepare", "--input_dir", &path],
+        &["vectors", "import", &path],
+        &["serve", "--host", &path],
+        &["run", "--alpha", &path],
+        &["run", &format!("--{path}")],
+    ] {
+        let (mut command, _home) = tpv(args);
+        let output = command.output().unwrap();
+        let talk = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(talk.contains("\\u{1b}]0;PWNED\\u{7}\\u{202e}"), "{args:?}: {talk}");
+        assert!(!talk.contains(|c: char| c != '\n' && c.is_control() || c == '\u{202e}'), "{args:?}: {talk}");
+        assert!(args[0] == "race" || talk.contains("}\\nwhere"), "an error is one row: {talk}");
+    }
+}

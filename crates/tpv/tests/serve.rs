@@ -57,14 +57,18 @@ fn until_reasoning(stream: &mut BufReader<TcpStream>) {
     }
 }
 
-/// Sends SIGTERM while a stream is under way; what the stream still says, and whether prompts were logged.
-fn terminated(args: &[&str]) -> String {
+/// Sends SIGTERM so many times while a stream is under way; what the stream still says. Prompts are not logged.
+fn terminated(times: usize, args: &[&str]) -> String {
     let home = tempfile::tempdir().unwrap();
     let (mut server, address, mut events) = serve(home.path(), args);
     let mut stream = ask(&address);
     until_reasoning(&mut stream);
-    let killed = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
-    assert!(killed.success());
+    for number in 0..times {
+        // Two signals at once may count as one.
+        (0..3 * number).for_each(|_| until_reasoning(&mut stream));
+        let killed = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
     let (mut data, mut talk) = (String::new(), String::new());
@@ -77,13 +81,19 @@ fn terminated(args: &[&str]) -> String {
 
 #[test]
 fn a_stream_under_way_is_completed_after_sigterm() {
-    let rest = terminated(&["--pace", "200", "--grace_secs", "60"]);
+    let rest = terminated(1, &["--pace", "200", "--grace_secs", "60"]);
     assert!(rest.contains("\"finish_reason\":\"stop\"") && rest.contains("data: [DONE]"), "{rest}");
     assert!(!rest.contains("stopping"));
 }
 
 #[test]
 fn a_stream_that_takes_longer_than_the_grace_is_told_so() {
-    let rest = terminated(&["--pace", "20", "--grace_secs", "1"]);
+    let rest = terminated(1, &["--pace", "20", "--grace_secs", "1"]);
+    assert!(rest.contains("the server is stopping") && rest.contains("data: [DONE]"), "{rest}");
+}
+
+#[test]
+fn a_second_sigterm_cuts_the_grace_short_and_the_stream_is_told_so() {
+    let rest = terminated(2, &["--pace", "10", "--grace_secs", "600"]);
     assert!(rest.contains("the server is stopping") && rest.contains("data: [DONE]"), "{rest}");
 }

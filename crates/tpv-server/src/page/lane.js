@@ -5,15 +5,16 @@ import { $, announce, make, seconds, store, warn } from "./dom.js";
 import { exportLane } from "./export.js";
 import { drawTrace, expectedTokens } from "./trace.js";
 
-const WORDS = { unknown: "reading …", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", cut: "cut", plain: "no thinking", failed: "failed", stopped: "stopped" };
+const WORDS = { unknown: "reading …", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", ended: "ended early", cut: "cut", plain: "no thinking", failed: "failed", stopped: "stopped" };
 
 /* What stands in place of the time left where no thought came to its end. */
 const ENDS = { failed: () => "", stopped: () => "", plain: () => "", cut: (tokens) => `cut at ${tokens} thinking tokens` };
 
 export class Lane {
-  constructor(title, body) {
-    this.title = title;
+  /* In a race each lane is named by its alpha. */
+  constructor(body, alpha = null) {
     this.body = body;
+    this.alpha = alpha;
     this.steps = [];
     this.pieces = [];
     this.answer = "";
@@ -23,7 +24,7 @@ export class Lane {
     this.announcedTenth = -1;
     this.root = $("lane").content.firstElementChild.cloneNode(true);
     this.find = (selector) => this.root.querySelector(selector);
-    this.find("h2").textContent = title;
+    this.find("h2").textContent = this.title;
     this.rememberThought();
     for (const button of this.root.querySelectorAll("[data-export]")) button.addEventListener("click", () => exportLane(this, button));
     $("lanes").append(this.root);
@@ -87,38 +88,51 @@ export class Lane {
     requestAnimationFrame(() => { this.pending = false; this.draw(); });
   }
 
+  /* A throttle that has moved since is named, too. */
+  get title() {
+    if (this.alpha == null) return "Thought";
+    const now = this.steps.findLast((step) => !step.forced)?.alpha ?? this.alpha;
+    return `alpha ${this.alpha}${now === this.alpha ? "" : ` → ${now}`}`;
+  }
+
+  /* Whether the thought was closed by hand, so that its length says nothing of the model. */
+  get endedEarly() { return Boolean(this.steps.at(-1)?.forced); }
+
   /* Whether the thought came to its end. */
   get thoughtOut() { return Boolean(this.summary?.thinking_ended || this.steps.at(-1)?.verdict === "done"); }
 
   get verdict() {
     if (this.state === "failed" || this.state === "stopped") return this.state;
-    if (this.thoughtOut) return "done";
+    if (this.thoughtOut) return this.endedEarly ? "ended" : "done";
     if (this.summary) return this.steps.length ? "cut" : "plain";
     return this.steps.at(-1)?.verdict ?? "unknown";
   }
+
+  /* Whether no thinking follows. */
+  get over() { return this.thoughtOut || Object.hasOwn(ENDS, this.verdict); }
 
   /* How it ended, in words. */
   get outcome() { return [`${this.title}: ${WORDS[this.verdict]}`, this.find(".eta").textContent, this.failure].filter(Boolean).join(", "); }
 
   draw() {
+    this.find("h2").firstChild.nodeValue = this.title;
     this.drawBar();
     this.drawWords();
     this.drawAnswer();
     /* Lanes of a race have one scale, so that the shorter thought looks shorter. */
-    drawTrace(this.find(".trace"), this.steps, Math.max(...this.rivals.map((lane) => expectedTokens(lane.steps))));
+    drawTrace(this.find(".trace"), this.steps, Math.max(...this.rivals.map((lane) => expectedTokens(lane.steps, lane.over))));
   }
 
   drawBar() {
     const step = this.steps.at(-1);
-    const { verdict, thoughtOut: ended } = this;
-    const over = Object.hasOwn(ENDS, verdict);
+    const { verdict, over, thoughtOut: ended } = this;
     const badge = this.find(".verdict");
     badge.dataset.verdict = verdict;
     badge.textContent = this.state ? WORDS[verdict] : "waiting";
     this.find(".bar").classList.toggle("done", ended);
     const progress = ended ? 1 : step?.progress;
     if (progress != null) this.drawPercent(Math.round(progress * 100), verdict);
-    this.drawBand(step, ended || over);
+    this.drawBand(step, over);
     const tokens = this.summary?.thinking_tokens ?? step?.thinking_tokens;
     this.find(".eta").textContent = ended ? this.timeThought() : over ? ENDS[verdict](tokens) : this.timeLeft(step);
     this.find(".tokens").textContent = tokens && verdict !== "cut" ? `${tokens} thinking tokens` : "";

@@ -54,11 +54,18 @@ function showExamples(examples) {
 
 /* ---- asking ---- */
 
-function request(strength) {
-  const body = { model: model?.id, messages: [{ role: "user", content: $("prompt").value }], stream: true, seed: Number($("seed").value) || 0 };
+function request(strength, seed) {
+  const body = { model: model?.id, messages: [{ role: "user", content: $("prompt").value }], stream: true, seed };
   body.tpv = { progress: true };
   if (!$("alpha").disabled) body.tpv.policy = `constant:${strength}`;
   return body;
+}
+
+/* No seed is a random one, which the lanes of a race share. */
+function chosenSeed(lanes) {
+  const text = $("seed").value;
+  if (text) return Number(text);
+  return lanes > 1 ? Math.floor(Math.random() * Number.MAX_SAFE_INTEGER) : undefined;
 }
 
 async function start(strengths) {
@@ -66,7 +73,8 @@ async function start(strengths) {
   if (!$("prompt").value.trim()) { $("prompt").focus(); return; }
   $("lanes").replaceChildren();
   $("lanes").classList.toggle("two", strengths.length > 1);
-  const mine = strengths.map((strength) => new Lane(strengths.length === 1 ? "Thought" : `alpha ${strength}`, request(strength)));
+  const seed = chosenSeed(strengths.length);
+  const mine = strengths.map((strength) => new Lane(request(strength, seed), strengths.length > 1 ? strength : null));
   for (const lane of mine) lane.rivals = mine;
   lanes = mine;
   busy(true);
@@ -85,9 +93,9 @@ function show(element) {
   element.scrollIntoView({ block: matchMedia("(max-width: 34rem)").matches ? "start" : "nearest", behavior });
 }
 
-/* Two lengths can be compared if both thoughts came to their ends. */
+/* Two lengths can be compared if both thoughts came to their ends by themselves. */
 function finishRace([base, pushed]) {
-  if (!base.summary?.thinking_ended || !pushed.summary?.thinking_ended) return "not comparable";
+  if ([base, pushed].some((lane) => !lane.summary?.thinking_ended || lane.endedEarly)) return "not comparable";
   const from = base.summary.thinking_tokens, to = pushed.summary.thinking_tokens;
   const change = Math.round(100 * (1 - to / from));
   pushed.find("h2").append(make("span", { className: "gain", textContent: change >= 0 ? `${change} % shorter` : `${-change} % longer` }));

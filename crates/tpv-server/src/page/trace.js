@@ -3,11 +3,11 @@
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 220, LEFT = 44, TOP = 12, BASE = 146, ALPHA_TOP = 164, ALPHA_BASE = 196;
 
-/* Tokens that the thought has had and may still have. */
-export function expectedTokens(steps) {
+/* Tokens that the thought has had and, unless it is over, may still have. */
+export function expectedTokens(steps, over) {
   const last = steps.at(-1);
   if (!last) return 0;
-  return last.thinking_tokens + (last.verdict === "done" ? 0 : last.remaining_tokens?.value ?? 0);
+  return last.thinking_tokens + (over ? 0 : last.remaining_tokens?.value ?? 0);
 }
 
 /* Draws the steps in a picture as wide as its place, so that letters keep their size; `most` tokens fill the width. */

@@ -73,6 +73,15 @@ fn a_client_that_leaves_behind_further_bytes_frees_its_slot_too() {
 }
 
 #[test]
+fn a_request_that_is_refused_late_is_no_client_that_left() {
+    let server = start(|_| {});
+    let refused = server.post("/v1/completions", &json!({ "prompt": ["a", []], "max_tokens": 3 }));
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert_eq!(server.chat(json!({ "max_tokens": 2 })).status, 200);
+    assert_eq!((server.metric("tpv_num_requests_running"), server.metric("tpv_disconnects_total")), (0.0, 0.0));
+}
+
+#[test]
 fn a_slow_pace_delays_neither_control_nor_the_end() {
     let word = letter("a");
     let server = start_with(
@@ -191,4 +200,23 @@ fn a_stop_lets_answers_end_and_cuts_those_that_take_too_long() {
     let mut rest = String::new();
     reader.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("the server is stopping") && rest.contains("data: [DONE]"), "{rest}");
+}
+
+#[test]
+fn a_second_wish_to_stop_cuts_the_grace_short_and_says_so() {
+    let server = start(|config| {
+        slow(config);
+        config.limits.grace = Duration::from_secs(600);
+    });
+    let (mut reader, _) = stream(&server, json!({ "stream": true }));
+    let (mut other, _) = stream(&server, json!({ "stream": true, "n": 2 }));
+    server.stop.store(true, Ordering::SeqCst);
+    (0..3).for_each(|_| drop(next_chunk(&mut reader)));
+    server.stop_at_once.store(true, Ordering::SeqCst);
+    for reader in [&mut reader, &mut other] {
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("the server is stopping") && rest.contains("data: [DONE]"), "{rest}");
+        assert!(!rest.contains("\"finish_reason\":\"stop\""), "{rest}");
+    }
 }

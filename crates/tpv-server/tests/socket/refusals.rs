@@ -1,11 +1,14 @@
 //! Who and what is refused, with which status, and that nobody else notices.
 
+use crate::models::thinker_with;
 use crate::server::{Running, post, slow, start, stream};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tpv_engine::load::LoadOptions;
 use tpv_server::config::{Access, Limits, ServerConfig};
-use tpv_server::{Server, ServerError};
+use tpv_server::{Served, Server, ServerError};
 
 #[test]
 fn refusals_have_a_status_and_name_the_field() {
@@ -27,6 +30,14 @@ fn refusals_have_a_status_and_name_the_field() {
     assert_eq!(field(json!({ "logit_bias": { "999999": 1 }, "stream": true })), (400, "logit_bias".into()));
     assert_eq!(field(json!({ "tpv": { "alpha": 1 } })), (400, "tpv.alpha".into()));
     assert_eq!(field(json!({ "tool_choice": "required" })), (400, "tool_choice".into()));
+    let beside =
+        |effort: &str| json!({ "reasoning_effort": effort, "tpv": { "policy": "constant:1" }, "max_tokens": 1 });
+    assert_eq!(field(beside("bogus")), (400, "reasoning_effort".into()));
+    assert_eq!(server.chat(beside("low")).status, 200);
+    let calls = json!([{ "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{}" } }]);
+    let messages =
+        json!([{ "role": "user", "content": "?" }, { "role": "assistant", "content": null, "tool_calls": calls }]);
+    assert_eq!(field(json!({ "messages": messages })), (400, "messages[1].tool_calls".into()));
     let long = "entropy+".repeat(10_000);
     for extra in [
         json!({ "tpv": { "policy": long } }),
@@ -38,7 +49,11 @@ fn refusals_have_a_status_and_name_the_field() {
         assert!([400, 404].contains(&status) && message.len() < 1200, "{message}");
     }
     for name in ["tools", "response_format", "top_logprobs", "logprobs"] {
-        let value = if name.ends_with("probs") { json!(2) } else { json!([{ "type": "json_object" }]) };
+        let value = match name {
+            "logprobs" => json!(0),
+            "top_logprobs" => json!(2),
+            _ => json!([{ "type": "json_object" }]),
+        };
         let answer = server.post("/v1/completions", &json!({ "prompt": "1 + 1", "max_tokens": 1, name: value }));
         assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(name)));
     }
@@ -92,6 +107,8 @@ fn refusals_have_a_status_and_name_the_field() {
     }
     let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(200_000));
     assert_eq!(server.send(long.as_bytes()).status, 431);
+    // The way of HTTP/2 to say hello.
+    assert_eq!(server.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").head, "", "closed without a word");
     assert_eq!(server.chat(json!({ "max_tokens": 2 })).status, 200, "all of that touched nobody else");
 }
 
@@ -166,10 +183,49 @@ fn one_client_cannot_take_all_slots() {
 }
 
 #[test]
+fn one_client_cannot_take_all_connections() {
+    let server = start(|config| config.limits.max_connections_per_client = Some(2));
+    let ask = |mut connection: &std::net::TcpStream| {
+        connection.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        connection.read_exact(&mut answer).map(|()| String::from_utf8_lossy(&answer).into_owned())
+    };
+    let connect = || {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let connection = server.connect();
+            if ask(&connection).is_ok_and(|answer| answer == "HTTP/1.1 200") {
+                return connection;
+            }
+            assert!(Instant::now() < deadline, "a connection that has ended frees its place");
+        }
+    };
+    let (one, two) = (connect(), connect());
+    let mut refused = String::new();
+    server.connect().read_to_string(&mut refused).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1"), "{refused}");
+    assert!(ask(&one).is_ok() && ask(&two).is_ok(), "the others go on");
+    drop(one);
+    connect();
+}
+
+#[test]
+fn kv_memory_without_room_for_a_question_is_refused() {
+    let load = |tokens| {
+        let config = ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..ServerConfig::default() };
+        let model = thinker_with(&LoadOptions { kv_tokens: Some(tokens), ..LoadOptions::default() });
+        Server::start(config).unwrap().load(Served { model, vector: None }).map(drop)
+    };
+    assert!(matches!(load(16), Err(ServerError::KvMemory { tokens: 16..256 })));
+    assert!(load(256).is_ok());
+}
+
+#[test]
 fn a_model_that_still_loads_is_said_with_503() {
     let server =
         Server::start(ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..ServerConfig::default() }).unwrap();
-    let running = Running { address: server.address(), stop: Arc::default(), thread: None };
+    let address = server.address();
+    let running = Running { address, stop: Arc::default(), stop_at_once: Arc::default(), thread: None };
     let health = running.get("/health");
     assert_eq!((health.status, health.json()["error"]["code"].as_str()), (503, Some("loading")));
     assert_eq!(running.chat(json!({})).status, 503);

@@ -14,6 +14,7 @@ use tpv_server::{Served, Server};
 pub struct Running {
     pub address: SocketAddr,
     pub stop: Arc<AtomicBool>,
+    pub stop_at_once: Arc<AtomicBool>,
     pub thread: Option<JoinHandle<()>>,
 }
 
@@ -41,12 +42,12 @@ pub fn start_with(served: impl FnOnce() -> Served + Send + 'static, change: impl
     let mut config = ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..ServerConfig::default() };
     change(&mut config);
     let server = Server::start(config).unwrap();
-    let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
-    let flag = Arc::clone(&stop);
+    let (address, stop, stop_at_once) = (server.address(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (flag, hurry) = (Arc::clone(&stop), Arc::clone(&stop_at_once));
     let thread = std::thread::spawn(move || {
-        server.load(served()).unwrap().run(|| flag.load(Ordering::SeqCst));
+        server.load(served()).unwrap().run(|| flag.load(Ordering::SeqCst), || hurry.load(Ordering::SeqCst));
     });
-    let running = Running { address, stop, thread: Some(thread) };
+    let running = Running { address, stop, stop_at_once, thread: Some(thread) };
     let deadline = Instant::now() + Duration::from_secs(60);
     while running.get("/health").status != 200 {
         assert!(Instant::now() < deadline, "the model does not load");

@@ -41,6 +41,9 @@ pub struct ServeArgs {
     /// Samples in flight for one client address; further requests get status 429.
     #[arg(long, help_heading = "Limits")]
     pub max_per_client: Option<usize>,
+    /// Connections of one client address; by default 256, and for addresses of this machine, behind which proxies are, no limit.
+    #[arg(long, help_heading = "Limits")]
+    pub max_connections_per_client: Option<usize>,
     /// Bytes of a request's body.
     #[arg(long, default_value_t = 1 << 20, help_heading = "Limits")]
     pub max_body_bytes: usize,

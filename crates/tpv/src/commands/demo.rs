@@ -93,7 +93,9 @@ fn pairs(summary: &InterveneSummary, alpha: f32) -> Vec<(&Response, &Response)> 
 /// The table at the end: the progress can be read, and pushing along theta shortens.
 fn two_results(metrics: &TrainMetrics, summary: &InterveneSummary, args: &DemoArgs, console: &Console) {
     let r2 = |name: &str| metrics.test.iter().find(|it| it.predictor == name).and_then(|it| it.figures.r2);
-    let number = |it: Option<Interval>| it.map_or_else(|| "-".into(), |it| format!("{:.2} [{:.2}, {:.2}]", it.value, it.low, it.high));
+    let number = |it: Option<Interval>| {
+        it.map_or_else(|| "-".into(), |it| format!("{:.2} [{:.2}, {:.2}]", it.value, it.low, it.high))
+    };
     let pairs = pairs(summary, args.alpha);
     let mean = |of: fn(&(&Response, &Response)) -> u32| {
         pairs.iter().map(|pair| f64::from(of(pair))).sum::<f64>() / pairs.len().max(1) as f64

@@ -9,7 +9,7 @@ use crate::live::screen::{Screen, Style};
 use crate::live::session::{answer, choose_pace};
 use crate::live::terminal::{Key, RawMode, keys};
 use crate::live::text::harmless;
-use crate::live::view::{JsonView, View};
+use crate::live::view::{JsonView, Start, View};
 use crate::model::{open_model, prompt_style};
 use crate::table::table;
 use crate::vectors::{OpenVector, open_vector, reader};
@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::io::Stdout;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tpv_core::event::{FinishEvent, TokenEvent};
+use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::Phase;
 use tpv_core::policy::{Alpha, Constant};
 use tpv_core::reading::Verdict;
@@ -58,6 +58,21 @@ impl Runner {
         }
     }
 
+    /// Why its thought cannot be compared, where it did not come to its end by itself.
+    fn unended(&self) -> Option<String> {
+        let (name, finish) = (format!("alpha {}", self.alpha), self.finish.as_ref()?);
+        let was_forced = self.newest.as_ref().is_some_and(|event| event.forced);
+        let how = match (finish.thinking_ended, finish.reason) {
+            (true, _) if was_forced => "was ended by key",
+            (true, _) => return None,
+            (false, FinishReason::Length) => "was cut",
+            (false, FinishReason::Cancelled) => "was stopped",
+            (false, _) if finish.thinking_tokens == 0 => return Some(format!("{name} did not think")),
+            (false, _) => "was not closed",
+        };
+        Some(format!("the thought of {name} {how} at {} tokens", finish.thinking_tokens))
+    }
+
     /// Its half of the line: its strength, a bar, percent and tokens, as far as `detail` goes (2 is everything).
     fn lane(&self, detail: usize) -> InkLine {
         let mut lane = InkLine::default();
@@ -87,8 +102,32 @@ impl Runner {
 pub struct Race {
     /// Alpha 0 and the other one.
     pub runners: Vec<Runner>,
-    /// Thinking tokens of the first less those of the second.
-    pub saved_thinking_tokens: i64,
+    /// Thinking tokens of the first less those of the second; none where one of the thoughts did not end by itself.
+    pub saved_thinking_tokens: Option<i64>,
+}
+
+impl Race {
+    fn new(runners: Vec<Runner>) -> Self {
+        let tokens = |runner: &Runner| runner.finish.as_ref().map(|finish| i64::from(finish.thinking_tokens));
+        let is_fair = runners.iter().all(|runner| runner.unended().is_none());
+        let saved = || Some(tokens(&runners[0])? - tokens(&runners[1])?);
+        let saved_thinking_tokens = if is_fair { saved() } else { None };
+        Self { runners, saved_thinking_tokens }
+    }
+
+    /// What the race found, in a sentence.
+    fn verdict(&self) -> String {
+        let Some(saved) = self.saved_thinking_tokens else {
+            let why: Vec<String> = self.runners.iter().filter_map(Runner::unended).collect();
+            return format!("not comparable: {}", why.join("; "));
+        };
+        let base = self.runners[0].finish.as_ref().map_or(0, |finish| finish.thinking_tokens);
+        let share = 100.0 * saved.abs() as f64 / f64::from(base.max(1));
+        match saved {
+            ..0 => format!("took {} more than the {base} thinking tokens of alpha 0 ({share:.0} %)", -saved),
+            _ => format!("saved {saved} of {base} thinking tokens ({share:.0} %)"),
+        }
+    }
 }
 
 /// Runs the command.
@@ -108,11 +147,22 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
     }
     console.say(problem);
     let prompt = model.prompts.prompt(&style, problem)?;
+    let start = Start {
+        model: &model.identity,
+        vector: Some(&vector.origin),
+        prompt: &prompt.text,
+        prompt_tokens: prompt.tokens.len(),
+        alpha: args.alpha,
+        policy: None,
+        seed: args.sampling.seed,
+    };
+    console.emit("start", &start);
     let samples = [0.0, args.alpha].map(|alpha| sample(args, alpha, &vector)).into_iter().collect();
     let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples };
     let mut view = RaceView::new(args, console)?;
     answer(&mut model.decoder, request, pace, &mut view, console)?;
     let (race, interrupted) = view.finish();
+    console.emit("race", &race);
     if interrupted || console.check_interrupted().is_err() {
         return Err(Stopped.into());
     }
@@ -167,10 +217,9 @@ impl<'a> RaceView<'a> {
         fitting.unwrap_or_else(|| joined(0).truncated(width))
     }
 
+    /// What the race found, and whether Ctrl-C ended it; the terminal is as it was.
     fn finish(self) -> (Race, bool) {
-        let tokens = |runner: &Runner| runner.finish.as_ref().map_or(0, |finish| i64::from(finish.thinking_tokens));
-        let saved_thinking_tokens = tokens(&self.runners[0]) - tokens(&self.runners[1]);
-        (Race { runners: self.runners, saved_thinking_tokens }, self.interrupted)
+        (Race::new(self.runners), self.interrupted)
     }
 }
 
@@ -222,21 +271,21 @@ impl View for RaceView<'_> {
 }
 
 fn report(race: &Race, console: &Console) {
-    console.emit("race", race);
-    let rows = race.runners.iter().filter_map(|runner| {
+    let row = |runner: &Runner| {
         let finish = runner.finish.as_ref()?;
         let thought = match finish.thinking_ended {
             true => thought_for(finish.thinking_secs, finish.thinking_tokens),
             false => format!("{} tokens, not ended", finish.thinking_tokens),
         };
         Some(vec![format!("alpha {}", runner.alpha), thought, harmless(runner.answer.trim())])
-    });
-    console.print(table(&["", "thinking", "answer"], rows));
-    let base = race.runners[0].finish.as_ref().map_or(0, |finish| finish.thinking_tokens).max(1);
-    let saved = race.saved_thinking_tokens;
-    let share = 100.0 * saved.abs() as f64 / f64::from(base);
-    console.print(match saved {
-        ..0 => format!("took {} more than the {base} thinking tokens of alpha 0 ({share:.0} %)", -saved),
-        _ => format!("saved {saved} of {base} thinking tokens ({share:.0} %)"),
-    });
+    };
+    let rows: Vec<Vec<String>> = race.runners.iter().filter_map(row).collect();
+    let table = table(&["", "thinking", "answer"], rows.clone());
+    let is_too_wide = |width: usize| table.lines().any(|row| InkLine::from(row).width() > width);
+    if console.is_terminal() && is_too_wide(console.width()) {
+        rows.iter().for_each(|row| console.print(row.join("\n")));
+    } else {
+        console.print(table);
+    }
+    console.print(race.verdict());
 }

@@ -3,11 +3,10 @@
 use crate::args::AskArgs;
 use crate::console::{Console, Stopped};
 use crate::live::session::{answer, choose_pace};
-use crate::live::view::{JsonView, PlainView, TerminalView, Throttle, View};
+use crate::live::view::{JsonView, PlainView, Start, TerminalView, Throttle, View};
 use crate::model::{open_model, prompt_style};
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use tpv_core::policy::{Alpha, Constant, Policy, PolicyContext, PolicySpec, Term};
@@ -17,19 +16,6 @@ use tpv_engine::decode::{PromptRequest, SampleRequest};
 use tpv_engine::model::{PromptStyle, TextModel};
 
 const KEYS: &str = "keys: up/down change alpha, e ends the thinking, q stops";
-
-/// The data of a `start` line.
-#[derive(Serialize)]
-struct Start<'a> {
-    model: &'a ModelIdentity,
-    /// Where the vector comes from; none without one.
-    vector: Option<&'a str>,
-    prompt: &'a str,
-    prompt_tokens: usize,
-    alpha: f32,
-    policy: Option<&'a PolicySpec>,
-    seed: u64,
-}
 
 /// Runs the command.
 pub fn run(args: &AskArgs, console: &Console) -> Result<()> {

@@ -31,7 +31,8 @@ pub fn run(args: &ServeArgs, console: &Console) -> Result<()> {
     let server = server.load(Served { model, vector })?;
     console.say(format!("the page is at {url}/, the API at {url}/v1; Ctrl-C stops"));
     console.emit("serving", &serde_json::json!({ "url": url, "model": args.model }));
-    server.run(|| console.check_interrupted().is_err());
+    console.obey_hurry();
+    server.run(|| console.check_interrupted().is_err(), || console.is_hurried());
     console.say("stopped");
     Ok(())
 }
@@ -55,6 +56,7 @@ fn config(args: &ServeArgs) -> Result<ServerConfig> {
         max_batch: max_batch(args),
         max_queue: args.max_queue,
         max_per_client: args.max_per_client.unwrap_or(usize::MAX),
+        max_connections_per_client: args.max_connections_per_client,
         max_body_bytes: args.max_body_bytes,
         max_new_tokens: args.max_new_tokens,
         request_time: Duration::from_secs(args.request_secs),

@@ -6,8 +6,10 @@ use tpv_core::policy::Policy;
 /// News from the decode loop. Samples are numbered as in the request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
-    /// Part of the prompt was read.
+    /// Part of a sample's prompt was read; samples of one prompt share the reading.
     Prompt {
+        /// The sample.
+        sample: usize,
         /// Tokens read.
         read: usize,
         /// Tokens of the prompt.

@@ -140,8 +140,8 @@ impl ChannelSink {
 }
 
 impl DecodeSink for ChannelSink {
-    fn prompt(&mut self, _: SampleId, read: usize, total: usize) {
-        self.send(Update::Prompt { read, total });
+    fn prompt(&mut self, sample: SampleId, read: usize, total: usize) {
+        self.send(Update::Prompt { sample: self.number(sample), read, total });
     }
 
     fn token(&mut self, sample: SampleId, event: TokenEvent) {

@@ -37,10 +37,26 @@ impl MarkerFilter {
 }
 
 /// The text without anything that would steer a terminal: a tab becomes four spaces, other control characters but the
-/// newline go.
+/// newline go, and so do the characters that turn the direction of writing and could make a text read as another one.
 pub fn harmless(text: &str) -> String {
-    let is_harmless = |c: &char| *c == '\n' || !c.is_control();
-    text.replace('\t', "    ").chars().filter(is_harmless).collect()
+    text.replace('\t', "    ").chars().filter(|&c| !steers(c)).collect()
+}
+
+/// The text with all that would steer a terminal spelled out, such as `\u{1b}`: nothing of a name goes unseen. A tab becomes
+/// four spaces, and newlines stay.
+pub fn spelled_out(text: &str) -> String {
+    let spell = |c: char| if steers(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.replace('\t', "    ").chars().map(spell).collect()
+}
+
+/// The same in one row: newlines are spelled out as well.
+pub fn spelled_in_one_row(text: &str) -> String {
+    spelled_out(text).replace('\n', "\\n")
+}
+
+fn steers(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control() && c != '\n'
 }
 
 /// Columns that a character takes.
@@ -78,5 +94,18 @@ mod tests {
     #[test]
     fn control_characters_cannot_steer_the_terminal() {
         assert_eq!(harmless("a\x1b[2Jb\r\tc\n\u{9b}d"), "a[2Jb    c\nd");
+        assert_eq!(spelled_out("a\x1b[2Jb\r\tc\n\u{9b}d"), "a\\u{1b}[2Jb\\u{d}    c\n\\u{9b}d");
+        assert_eq!(spelled_in_one_row("a\nb\x07"), "a\\nb\\u{7}");
+    }
+
+    #[test]
+    fn no_text_reads_as_another_one() {
+        for turn in
+            "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".chars()
+        {
+            assert_eq!(harmless(&format!("a{turn}b")), "ab", "{turn:?}");
+            assert_eq!(spelled_out(&format!("a{turn}b")), format!("a\\u{{{:x}}}b", u32::from(turn)));
+        }
+        assert_eq!(harmless("שלום 👩\u{200d}🔬 思考"), "שלום 👩\u{200d}🔬 思考", "letters and joined pictures stay");
     }
 }

@@ -13,7 +13,8 @@ use std::io::Stdout;
 use std::time::{Duration, Instant};
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::Phase;
-use tpv_core::policy::{Alpha, Constant};
+use tpv_core::policy::{Alpha, Constant, PolicySpec};
+use tpv_core::vector::ModelIdentity;
 
 /// How often the live line is drawn at most.
 const REDRAW: Duration = Duration::from_millis(40);
@@ -219,7 +220,7 @@ impl<'a> TerminalView<'a> {
 impl View for TerminalView<'_> {
     fn update(&mut self, update: &Update) -> Result<()> {
         match update {
-            Update::Prompt { read, total } => {
+            Update::Prompt { read, total, .. } => {
                 self.followed.status.stage = Stage::ReadingPrompt { read: *read, total: *total };
                 Ok(())
             }
@@ -270,7 +271,7 @@ impl<'a> PlainView<'a> {
 impl View for PlainView<'_> {
     fn update(&mut self, update: &Update) -> Result<()> {
         match update {
-            Update::Prompt { read, total } => {
+            Update::Prompt { read, total, .. } => {
                 self.followed.status.stage = Stage::ReadingPrompt { read: *read, total: *total };
             }
             Update::Token(_, event) => {
@@ -306,6 +307,25 @@ pub struct JsonView<'a> {
     console: &'a Console,
 }
 
+/// The data of a `start` line.
+#[derive(Serialize)]
+pub struct Start<'a> {
+    /// The model.
+    pub model: &'a ModelIdentity,
+    /// Where the vector comes from; none without one.
+    pub vector: Option<&'a str>,
+    /// The whole prompt as text.
+    pub prompt: &'a str,
+    /// Its length in tokens.
+    pub prompt_tokens: usize,
+    /// The strength asked for.
+    pub alpha: f32,
+    /// The policy asked for, if one was named.
+    pub policy: Option<&'a PolicySpec>,
+    /// The seed asked for.
+    pub seed: u64,
+}
+
 /// An event with the number of its sample, 0 where there is one alone.
 #[derive(Serialize)]
 struct OfSample<'a, E> {
@@ -331,8 +351,9 @@ impl<'a> JsonView<'a> {
 impl View for JsonView<'_> {
     fn update(&mut self, update: &Update) -> Result<()> {
         match update {
-            Update::Prompt { read, total } => {
-                self.console.emit("prompt", &PromptProgress { read_tokens: *read, prompt_tokens: *total });
+            Update::Prompt { sample, read, total } => {
+                let event = &PromptProgress { read_tokens: *read, prompt_tokens: *total };
+                self.console.emit("prompt", &OfSample { sample: *sample, event });
             }
             Update::Token(sample, event) => self.console.emit("token", &OfSample { sample: *sample, event }),
             Update::Finish(sample, event) => self.console.emit("finish", &OfSample { sample: *sample, event }),

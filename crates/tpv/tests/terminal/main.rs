@@ -192,6 +192,38 @@ fn a_race_in_a_narrow_terminal_keeps_both_percentages() {
 }
 
 #[test]
+fn a_race_that_does_not_fit_into_a_table_ends_without_one() {
+    let args = ["race", "--alpha", "25", "--pace", "0", "--do_sample", "False", PROBLEM];
+    let mut terminal = Terminal::start((16, 40), TPV, &args, &[]);
+    assert_eq!(terminal.exit_code(), 0);
+    assert_golden("race_narrow", &[("the end in 40 columns", terminal.picture())]);
+    let mut terminal = Terminal::start((30, 20), TPV, &args, &[]);
+    assert_eq!(terminal.exit_code(), 0);
+    let screen = terminal.screen();
+    let has = |text: &str| screen.lines().any(|row| row.trim_end() == text);
+    assert!(has("alpha 0") && has("alpha 25") && !screen.contains('─'), "{screen}");
+}
+
+#[test]
+fn a_race_whose_thoughts_were_ended_by_a_key_compares_nothing() {
+    for (key, how) in [("q", "stopped"), ("e", "ended by key")] {
+        let args = ["race", "--pace", "20", "--do_sample", "False", LONG_PROBLEM];
+        let mut terminal = Terminal::start((16, 160), TPV, &args, &[]);
+        terminal.wait_for_text(" tok");
+        terminal.press(key);
+        assert_eq!(terminal.exit_code(), 0);
+        let screen = terminal.screen();
+        for alpha in ["0", "15"] {
+            assert!(screen.contains(&format!("the thought of alpha {alpha} was {how} at ")), "{screen}");
+        }
+        assert!(
+            screen.contains("not comparable: ") && !screen.contains("saved") && !screen.contains("took"),
+            "{screen}"
+        );
+    }
+}
+
+#[test]
 fn a_terminal_that_cannot_move_its_cursor_gets_plain_lines() {
     let args = ["run", "--pace", "0", "--do_sample", "False", PROBLEM];
     let mut terminal = Terminal::start(USUAL, TPV, &args, &[("TERM", "dumb")]);
