@@ -211,7 +211,9 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     }
     text.push_str(line);
     text.push('\n');
-    file.write_all(text.as_bytes())
+    let before = file.metadata()?.len();
+    // A line of which only a part found room would be one that is damaged.
+    file.write_all(text.as_bytes()).inspect_err(|_| drop(file.set_len(before)))
 }
 
 fn ends_with_newline(file: &mut File) -> io::Result<bool> {

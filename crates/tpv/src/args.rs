@@ -154,7 +154,7 @@ pub enum Command {
     #[command(subcommand, after_help = "Example: tpv evaluate reading --input_dir traces")]
     Evaluate(EvaluateCommand),
     /// Race the same problem and seed at alpha 0 against another alpha.
-    #[command(after_help = "Example: tpv race --alpha 15")]
+    #[command(after_help = "Example: tpv race --alpha 15 --seed 1")]
     Race(RaceArgs),
     /// Make the vector of a model: generate, prepare, train and calibrate, into the vector library; resumable.
     #[command(after_help = "Example: tpv learn deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --dry_run")]

@@ -36,6 +36,12 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
     Ok(model)
 }
 
+/// Where no model is run: no more threads than cores, whatever the environment says. More of them take memory and gain
+/// nothing.
+pub fn compute_on_cores() {
+    drop(rayon::ThreadPoolBuilder::new().num_threads(thread_count(None)).build_global());
+}
+
 /// The wishes about device and arithmetic.
 pub fn load_options(args: &RunArgs) -> Result<LoadOptions> {
     let dtype = choose_arithmetic(args.dtype);

@@ -90,7 +90,7 @@ pub struct Calibration {
 /// Weights and margins are logarithms of tokens for features of about 1.
 const MOST_WEIGHT: f64 = 1e9;
 /// Tokens of the longest thought.
-const MOST_TOKENS: u32 = 100_000_000;
+const MOST_TOKENS: u32 = 10_000_000;
 
 impl Calibration {
     /// The calibration that a vector carries; `None` where it carries none.

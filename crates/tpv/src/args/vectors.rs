@@ -8,12 +8,16 @@ use clap::{Args, Subcommand};
 #[command(rename_all = "snake_case")]
 pub enum VectorsCommand {
     /// Every vector with its model.
+    #[command(after_help = "Example: tpv vectors list --json")]
     List,
     /// Where a vector comes from.
+    #[command(after_help = "Example: tpv vectors show default")]
     Show(VectorNameArgs),
     /// Add a vector: a file, a folder, a .npy, or org/repo on the hub.
+    #[command(after_help = "Example: tpv vectors import vector --name mine")]
     Import(VectorImportArgs),
     /// Remove a vector.
+    #[command(after_help = "Example: tpv vectors remove mine")]
     Remove(VectorNameArgs),
 }
 

@@ -118,6 +118,9 @@ pub fn run_with(
     console: &Console,
 ) -> Result<GenerateSummary> {
     check(args)?;
+    if args.sampling.params().temperature == 0.0 && args.generations_per_problem > 1 {
+        console.notice("at temperature 0 all generations of a problem are the same, and count as many");
+    }
     let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
     let range = problems.select(args.start_problem_index, args.end(problems.problems.len()))?;
     let chosen: Vec<&Problem> = range.iter().filter(of_shard).collect();

@@ -8,6 +8,7 @@ use crate::commands::report::{READINGS_FILE, write_report};
 use crate::commands::train_sums::{self, named_sums};
 use crate::console::Console;
 use crate::crossfit::{FOLDS, FoldSums};
+use crate::model::compute_on_cores;
 use crate::reading_table;
 use crate::report::readings::ReadingLine;
 use crate::states::head_traces;
@@ -202,6 +203,7 @@ impl Traces {
 
 /// Runs the command on whatever was named: data sets, or sums.
 pub fn run_any(args: &TrainArgs, console: &Console) -> Result<()> {
+    compute_on_cores();
     match named_sums(args.inputs())? {
         files if files.is_empty() => run(args, console).map(drop),
         files => train_sums::run(args, &files, console).map(drop),

@@ -85,19 +85,22 @@ fn show(entry: &LibraryEntry, console: &Console) -> Result<()> {
     let calibrated = emit(entry, console)?;
     let info = &entry.info;
     let norm_squared: f32 = VectorFile::load(&entry.path)?.vector.theta.iter().map(|weight| weight * weight).sum();
+    // A plain .npy says nothing of where it comes from.
+    let trained_on = if info.traces == 0 {
+        "unknown".to_owned()
+    } else {
+        let dataset = if info.dataset.is_empty() { "unknown" } else { &info.dataset };
+        format!("{dataset}, {} traces, {} thinking tokens, epsilon {:e}", info.traces, info.rows, info.epsilon)
+    };
     console.print(format!(
-        "{}\nmodel: {}{} (fingerprint {})\nstate: {}, width {}\ntrained on: {}, {} traces, {} thinking tokens, epsilon {:e}\n\
+        "{}\nmodel: {}{} (fingerprint {})\nstate: {}, width {}\ntrained on: {trained_on}\n\
          |theta|^2: {norm_squared:.4}\ncalibrated: {}",
         entry.path.display(),
         info.model.name,
         info.model.revision.as_ref().map(|revision| format!(" at {revision}")).unwrap_or_default(),
         info.model.fingerprint,
-        info.state_tap,
+        if info.state_tap.is_empty() { "unknown" } else { &info.state_tap },
         info.model.hidden_size,
-        if info.dataset.is_empty() { "unknown" } else { &info.dataset },
-        info.traces,
-        info.rows,
-        info.epsilon,
         if calibrated { "yes" } else { "no" }
     ));
     Ok(())
