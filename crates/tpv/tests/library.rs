@@ -67,6 +67,16 @@ fn a_learned_vector_is_found_measured_and_removed() {
     assert_eq!(report["sources"].as_array().unwrap().len(), 9);
     assert_eq!(report["calibrated"]["deciles"].as_array().unwrap().len(), 10);
 
+    // Fewer problems in the same folder: the fit takes the first ones alone.
+    let fewer = tpv(home, &["learn", "thinker", "--problems", "20", "--generations_per_problem", "1", "--json"]);
+    assert_eq!((work(&fewer), &fewer.data("generate").unwrap()["skipped"]), (work(&again), &20.into()));
+    let manifest: Value = serde_json::from_slice(&std::fs::read(format!("{dataset}/dataset.json")).unwrap()).unwrap();
+    let traces = ["train", "test"].iter().flat_map(|part| manifest[part].as_array().unwrap());
+    let problem =
+        |trace: &Value| trace.as_str().unwrap()["problem_".len()..].split('/').next().unwrap().parse().unwrap();
+    let problems: Vec<usize> = traces.map(problem).collect();
+    assert!(problems.len() >= 12 && problems.iter().all(|&problem| problem < 20), "{problems:?}");
+
     let other = tpv(home, &[&LEARN[..], &["--json", "--seed", "7", "--name", "other"]].concat());
     assert_ne!(work(&other), work(&again), "other settings make another run");
     tpv(home, &["vectors", "remove", "other"]);

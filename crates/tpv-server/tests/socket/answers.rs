@@ -68,6 +68,24 @@ fn several_choices_and_plain_completions() {
 }
 
 #[test]
+fn a_stop_text_ends_plain_completions_in_the_thinking_and_chats_only_in_the_answer() {
+    let server = start(|_| {});
+    let prompt = "Bob has 2 pens. Day 1: finds 3. How many pens does Bob have now?\n<think>\n";
+    let complete = |stop: &str| {
+        let body = json!({ "prompt": prompt, "max_tokens": 400, "temperature": 0, "stop": stop });
+        server.post("/v1/completions", &body).json()["choices"][0].clone()
+    };
+    let whole = complete("words that never come")["text"].as_str().unwrap().to_owned();
+    let thought = whole.split("</think>").next().unwrap();
+    let word = thought.split_whitespace().nth(5).unwrap();
+    let cut = complete(word);
+    assert_eq!((cut["text"].as_str(), &cut["finish_reason"]), (whole.split(word).next(), &json!("stop")), "{whole}");
+    let chat = server.chat(json!({ "temperature": 0, "stop": word })).json();
+    let plain = server.chat(json!({ "temperature": 0 })).json();
+    assert_eq!(chat["choices"][0]["message"]["reasoning"], plain["choices"][0]["message"]["reasoning"]);
+}
+
+#[test]
 fn a_chunked_body_and_a_connection_used_twice() {
     let server = start(|_| {});
     let body = question(json!({ "max_tokens": 2 })).to_string();
