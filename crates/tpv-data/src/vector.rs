@@ -131,8 +131,14 @@ impl VectorFile {
 pub fn check_model(path: &Path, vector: &ProgressVector, model: &ModelIdentity) -> Result<()> {
     let of = &vector.info.model;
     let (theirs, ours) = (display_name(of), display_name(model));
-    let refuse =
-        |what| Err(DataError::mismatch(path, what, "train a vector on this model, or load the vector's model"));
+    let next_step = if of.fingerprint.is_empty() && !of.name.is_empty() {
+        "load the vector's model; where it is this one under another name, give the .npy beside it, which names none"
+    } else if of.name == model.name {
+        "its weights have changed, or it was told apart by less when the vector was made: train one on this model"
+    } else {
+        "train a vector on this model, or load the vector's model"
+    };
+    let refuse = |what| Err(DataError::mismatch(path, what, next_step));
     let width = vector.theta.len();
     if width != model.hidden_size {
         return refuse(format!("the vector of {theirs} has width {width}, {ours} has {}", model.hidden_size));
