@@ -333,6 +333,150 @@ fn extraction_falls_back_to_the_sentence_and_the_last_number() {
     assert_eq!(found("no number"), None);
 }
 
+/// What is taken from an announced answer.
+fn announced(text: &str) -> String {
+    let answer = extract_answer(text).unwrap_or_else(|| panic!("nothing in {text:?}"));
+    assert_eq!(answer.found, Found::AnswerIs, "{text:?}");
+    answer.text
+}
+
+#[test]
+fn an_announced_sentence_is_searched_for_its_answer() {
+    for (text, answer) in [
+        ("Answer: It takes 160 minutes to download the file.", "160"),
+        ("**Answer:** Janet makes $18 per day.", "18"),
+        ("### Final Answer:\nEliza earned 400 + 60 = $460 this week, with 5 hours of overtime.", "460"),
+        ("Final Answer: The total cost is 64 dollars.", "64"),
+        ("**Final Answer:** Kylar needs to pay **$64** for the 16 glasses.", "$64"),
+        ("The answer is that she needs 20 cups.", "20"),
+        ("Answer: Mr. Tan is left with $400 000 - $282 000 = $118 000.", "118 000"),
+        ("Answer: The value of $x$ is $\\frac{3}{4}$.", "\\frac{3}{4}"),
+        ("Answer: There are $500 + 1 = 501$ values of $k$.", "500 + 1 = 501"),
+        ("Answer: This happens at the point (3, 4).", "(3, 4)"),
+        ("Answer: He was there for three days, so on average he spent 9 / 3 = 3 hours.", "3 hours"),
+        ("Total answer: Total: 20 apples", "20 apples"),
+        ("Answer: Evelyn", "Evelyn"),
+        ("Answer: June 20", "June 20"),
+        ("The answer is at least 5.", "at least 5"),
+        ("The answer is all real numbers except 2.", "all real numbers except 2"),
+        ("The answer is f(x) = 2x + 3.", "f(x) = 2x + 3"),
+        ("The answer is x = 3 or x = 4.", "x = 3 or x = 4"),
+        ("The answer is 5 times as many as 3.", "5"),
+    ] {
+        assert_eq!(announced(text), answer, "{text:?}");
+    }
+}
+
+#[test]
+fn words_around_an_announced_answer_are_left_out() {
+    for (text, answer) in [
+        ("The answer is therefore 42.", "42"),
+        ("So the answer is thus $42$.", "42"),
+        ("The correct answer is therefore: **A**", "A"),
+        ("The answer is approximately 3.14.", "3.14"),
+        ("The answer is, then, exactly 20.", "20"),
+        ("The correct answer is option B.", "B"),
+        ("The answer is Yes, it converges.", "Yes"),
+        ("The answer is no solution.", "no solution"),
+        ("The answer is 5 (five).", "5"),
+        ("Answer: 20 cups (for the final meal)", "20 cups"),
+        ("The answer is 5 (x + 1).", "5 (x + 1)"),
+        ("The answer is 3, i.e. three bolts.", "3"),
+        ("The answer is 3 – three bolts.", "3"),
+        ("The answer is 5 - x.", "5 - x"),
+        ("The answer is 5, not 6.", "5"),
+        ("The answer is 20!", "20"),
+        ("The answer is 20! So we are done.", "20"),
+        ("The answer is 20!.", "20!"),
+        ("The answer is $20!$", "20!"),
+        ("The answer is:\n\n- 18 eggs", "18 eggs"),
+        ("The answer is - 18.", "- 18"),
+        ("The answer is:\n1. 18", "18"),
+        ("The answer is:\n1", "1"),
+        ("The answer is **64** dollars.", "64"),
+        ("**The answer is 64 dollars**", "64 dollars"),
+        ("The answer is `42`.", "42"),
+        ("The answers are 3 and 4.", "3 and 4"),
+    ] {
+        assert_eq!(announced(text), answer, "{text:?}");
+    }
+}
+
+#[test]
+fn prices_are_no_formulas() {
+    for (text, answer) in [
+        ("The answer is $18, since she sells 9 eggs at $2 each.", "$18"),
+        ("The answer is $18 (9 eggs at $2 each).", "18"),
+        ("The answer is $\\$18$.", "\\$18"),
+        ("**Answer: $\\$460$**", "\\$460"),
+        ("The answer is $32,\\!348$ or so.", "32,\\!348"),
+        ("The answer is $ x + 1 $ dollars.", "x + 1"),
+        ("The answer is $64$ dollars.", "64"),
+        ("The answer is\n$$\n\\frac{1}{2}\n$$", "\\frac{1}{2}"),
+    ] {
+        assert_eq!(announced(text), answer, "{text:?}");
+    }
+}
+
+#[test]
+fn the_last_number_may_be_any_fraction() {
+    for fraction in ["\\dfrac{3}{4}", "-\\tfrac{3}{4}", "\\cfrac{3}{14}", "-\\frac{13}{4}"] {
+        let answer = extract_answer(&format!("So the value is ${fraction}$.")).expect("there is a number");
+        assert_eq!((answer.text.as_str(), answer.found), (fraction, Found::LastNumber));
+    }
+    assert_eq!(extract_answer("it is $3-\\frac{1}{2}$").map(|answer| answer.text), Some("\\frac{1}{2}".into()));
+}
+
+/// Every gold answer of MATH-500, as models announce it.
+#[test]
+fn announced_gold_answers_are_found_again() {
+    let frames: &[fn(&str) -> String] = &[
+        |gold| format!("So\n\n\\boxed{{{gold}}}"),
+        |gold| format!("**Final Answer**\n\n\\[\n\\boxed{{{gold}}}\n\\]"),
+        |gold| format!("\\boxed{{\\displaystyle {gold}}}"),
+        |gold| format!("The final answer is ${gold}$. I hope it is correct."),
+        |gold| format!("**The final answer is** \\({gold}\\)."),
+        |gold| format!("The answer is\n\\[\n{gold}\n\\]"),
+        |gold| format!("The answer is {gold}."),
+        |gold| format!("**Answer:** ${gold}$"),
+        |gold| format!("The correct answer is therefore: **{gold}**"),
+        |gold| format!("the answer is\n\n$${gold}.$$"),
+    ];
+    for gold in gold_answers() {
+        for frame in frames {
+            let text = frame(&gold);
+            let answer = extract_answer(&text).unwrap_or_else(|| panic!("nothing in {text:?}"));
+            assert_equal(&answer.text, &gold);
+        }
+    }
+}
+
+/// How many of the last sentences of GSM8K's reference solutions give the gold answer, said as the answer.
+#[test]
+fn last_sentences_of_solutions_give_their_answers() {
+    let Some(problems) = data_set("gsm8k_test.jsonl") else { return };
+    let right = |before: &str| {
+        let is_right = |problem: &&serde_json::Value| {
+            let (solution, gold) = field(problem, "answer").split_once("####").expect("an answer after ####");
+            let sentence = without_calculator_marks(solution.trim().lines().next_back().unwrap_or_default());
+            let text = format!("First we add, then we multiply.\n\n{before}{sentence}");
+            extract_answer(&text).is_some_and(|answer| grade(&answer.text, gold).is_equal())
+        };
+        problems.iter().filter(is_right).count()
+    };
+    assert_eq!(right(""), 1282);
+    for before in ["**Answer:** ", "### Final Answer:\n", "The answer is ", "The answer is therefore "] {
+        assert_eq!(right(before), 1303, "{before:?}");
+    }
+}
+
+/// GSM8K's `<<2*3=6>>` taken out.
+fn without_calculator_marks(sentence: &str) -> String {
+    let mut parts = sentence.split("<<");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(">>").map_or(part, |(_, rest)| rest))
+}
+
 #[test]
 fn extraction_finds_the_answers_of_the_data_sets_own_solutions() {
     let right = |solution: &str, gold: &str| {

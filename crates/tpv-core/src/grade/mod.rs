@@ -18,10 +18,12 @@
 
 mod answer;
 mod choice;
+mod clause;
 mod compare;
 mod extraction;
 mod node;
 mod parser;
+mod spans;
 mod token;
 mod unit;
 mod value;

@@ -251,7 +251,8 @@ const UNICODE: &[(char, char)] = &[
 /// Short units that are not read as a product of variables when they follow a number.
 const SHORT_UNITS: &[&str] = &[
     "cm", "mm", "km", "dm", "kg", "mg", "ml", "mL", "in", "ft", "yd", "mi", "oz", "lb", "hr", "pm", "am", "mph", "sq",
-    "cu", "of", "st", "nd", "rd", "th",
+    "cu", "of", "st", "nd", "rd", "th", "lbs", "kgs", "hrs", "yds", "MB", "GB", "KB", "TB", "AM", "PM", "BC", "AD",
+    "kW", "kWh", "USD", "EUR", "GBP",
 ];
 
 /// Splits an answer into tokens.
@@ -571,7 +572,17 @@ impl Lexer {
         let follows_number =
             matches!(self.out.last().map(|s| &s.token), Some(Token::Number(_) | Token::Punct(')' | '}')));
         let run = self.take_while(|c| c.is_ascii_alphabetic());
-        self.letter_run(&run, follows_number);
+        if follows_number && self.space && self.leads_to_prose() {
+            self.word(&run);
+        } else {
+            self.letter_run(&run, follows_number);
+        }
+    }
+
+    /// Whether a space and a word of prose come next, as behind the `a` of "54 a month".
+    fn leads_to_prose(&self) -> bool {
+        let letters = self.chars[self.at..].iter().skip(1).take(40).take_while(|c| c.is_ascii_alphabetic());
+        self.peek(0) == Some(' ') && is_prose(&letters.collect::<String>())
     }
 
     fn letter_run(&mut self, run: &str, follows_number: bool) {
@@ -663,6 +674,16 @@ fn integer(value: u32) -> Literal {
 
 fn parse_digits(digits: &str) -> BigInt {
     BigInt::parse_bytes(digits.as_bytes(), 10).unwrap_or_else(BigInt::zero)
+}
+
+/// Whether a run of letters reads as a word rather than as a product of variables, a function or a Greek letter.
+pub(super) fn is_prose(run: &str) -> bool {
+    const SHORT: &[&str] = &[
+        "he", "it", "we", "so", "my", "in", "on", "us", "up", "as", "if", "at", "no", "is", "an", "to", "by", "of",
+        "do",
+    ];
+    SHORT.iter().any(|word| run.eq_ignore_ascii_case(word))
+        || !(is_product(run) || FUNCTIONS.contains(&run) || GREEK.contains(&run) || matches!(run, "sqrt" | "frac"))
 }
 
 /// Whether a run of letters reads as a product of variables rather than as a word.

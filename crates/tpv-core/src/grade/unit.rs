@@ -79,6 +79,11 @@ impl Unit {
         }
     }
 
+    /// Whether words are a unit of the table.
+    pub(super) fn is_known(words: &str) -> bool {
+        matches!(Self::named(&words.trim().to_lowercase()), Self::Known(_))
+    }
+
     fn named(words: &str) -> Self {
         let power = words.find('^').map_or("", |at| &words[at..]);
         let name = words[..words.len() - power.len()].trim().trim_end_matches(['.', 's']);

@@ -1,0 +1,344 @@
+//! The answer that a text announces: "the answer is ..", "answer: ..", "#### ..".
+
+use super::spans::{last_math_span, last_number_at, leading_number, math_span};
+use super::unit::Unit;
+use super::{parser, token};
+
+const MARKS: &[&str] = &["answer is", "answers are", "answer:", "answer**:", "answer:**", "answer =", "####"];
+
+/// Words between the mark and the answer.
+const FILLERS: &[&str] = &[
+    "therefore",
+    "thus",
+    "hence",
+    "then",
+    "so",
+    "now",
+    "simply",
+    "just",
+    "exactly",
+    "precisely",
+    "about",
+    "approximately",
+    "roughly",
+    "around",
+    "clearly",
+    "indeed",
+    "actually",
+    "also",
+    "and",
+    "but",
+    "however",
+    "equal to",
+    "given by",
+];
+
+/// Words before the letter of an option.
+const OPTION_WORDS: &[&str] = &["option", "choice", "letter"];
+
+/// What ends a clause that is itself the answer, beside [`REASONS`].
+const CLAUSE_ENDS: &[&str] = &[", so ", ", which ", " (i.e"];
+
+/// What ends the part of a sentence that can hold the answer.
+const REASONS: &[&str] = &[
+    " because ",
+    " since ",
+    ", because ",
+    ", as ",
+    ", where ",
+    ", i.e",
+    " i.e.",
+    ", that is",
+    ", not ",
+    " and not ",
+    ", rather than ",
+    " rather than ",
+    ", instead of ",
+    " instead of ",
+];
+
+/// Words with a full stop that ends no sentence.
+const ABBREVIATIONS: &[&str] = &["mr", "mrs", "ms", "dr", "st", "sq", "ft", "approx", "vs"];
+
+/// Words that change what the number behind them means.
+const BOUNDS: &[&str] = &[
+    "at least",
+    "at most",
+    "more than",
+    "less than",
+    "fewer than",
+    "greater than",
+    "not",
+    "no",
+    "any",
+    "between",
+    "either",
+    "neither",
+    "all real",
+];
+
+/// From so many words on, a clause that begins with one is a sentence of prose.
+const PROSE_WORDS: usize = 2;
+/// From so many words on, a clause is no name and no verdict either, and what follows it may hold the answer.
+const LONG_PROSE_WORDS: usize = 5;
+
+/// The most text in which an announced answer is looked for, in bytes.
+const SENTENCE_BYTES: usize = 4096;
+
+/// The answer behind the last mark.
+///
+/// It is the formula that stands there, or the words in bold, or the clause. A clause that is no answer by itself
+/// ("It takes 160 minutes to ..") is searched for the formula or number that it holds.
+pub(super) fn announced(text: &str) -> Option<&str> {
+    let lower = text.to_ascii_lowercase();
+    let (at, mark) = MARKS.iter().filter_map(|mark| Some((lower.rfind(mark)?, mark))).max()?;
+    let mut rest = &text[at + mark.len()..];
+    let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..at + mark.len()];
+    let mark_in_bold = line.matches("**").count() % 2 == 1;
+    let opens_bold = skip_lead_in(&mut rest, mark.contains(':')) && !mark_in_bold;
+    if opens_bold
+        && let Some((bold, _)) = rest.split_once("**")
+        && !bold.contains('\n')
+    {
+        rest = bold;
+    }
+    let answer = math_span(rest).unwrap_or_else(|| answer_of(line_of(rest)));
+    let answer = answer.trim().trim_end_matches(['.', '*', ',', ' ', '`', '"']);
+    (!answer.is_empty()).then_some(answer)
+}
+
+/// Skips signs, line breaks, bullets and filler words before an answer; whether the last sign was `**`.
+fn skip_lead_in(rest: &mut &str, announced_by_colon: bool) -> bool {
+    let mut bold = false;
+    loop {
+        let trimmed =
+            rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '=' | ',' | '`' | '_'));
+        let skipped = &rest[..rest.len() - trimmed.len()];
+        bold = if skipped.is_empty() { bold } else { skipped.contains("**") };
+        let bulleted = if skipped.contains('\n') {
+            without_bullet(trimmed, announced_by_colon || skipped.contains(':'))
+        } else {
+            None
+        };
+        let shorter = bulleted.or_else(|| without_filler(trimmed));
+        *rest = shorter.unwrap_or(trimmed);
+        if shorter.is_none() {
+            return bold;
+        }
+    }
+}
+
+/// The text behind the bullet `- ` or the number `1. ` of a list's first item.
+fn without_bullet(text: &str, announced_by_colon: bool) -> Option<&str> {
+    if let Some(item) = text.strip_prefix("- ").or_else(|| text.strip_prefix("• ")) {
+        return Some(item);
+    }
+    let item = text.strip_prefix("1. ").or_else(|| text.strip_prefix("1) "))?.trim_start_matches(' ');
+    let starts_item = |c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '*' | '-' | '(');
+    (!item.is_empty() && !item.starts_with('\n') && (announced_by_colon || item.starts_with(starts_item)))
+        .then_some(item)
+}
+
+fn without_filler(text: &str) -> Option<&str> {
+    let after = |word: &&str| {
+        let (head, tail) = text.split_at_checked(word.len())?;
+        (head.eq_ignore_ascii_case(word) && tail.starts_with(|c: char| c == ' ' || matches!(c, ',' | ':' | '\n')))
+            .then_some(tail)
+    };
+    let is_letter = |tail: &&str| {
+        let letter = tail.trim_start_matches([' ', '*', ':', '(', '$']);
+        let mut chars = letter.chars();
+        chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && !chars.next().is_some_and(char::is_alphanumeric)
+    };
+    FILLERS.iter().find_map(after).or_else(|| OPTION_WORDS.iter().find_map(after).filter(is_letter))
+}
+
+/// The first line, or what is read of it.
+fn line_of(text: &str) -> &str {
+    let mut limit = text.find('\n').unwrap_or(text.len()).min(SENTENCE_BYTES);
+    while !text.is_char_boundary(limit) {
+        limit -= 1;
+    }
+    &text[..limit]
+}
+
+/// The first sentence of a line.
+fn sentence(line: &str) -> &str {
+    let stop = line.match_indices(". ").map(|(at, _)| at).find(|at| !ends_with_abbreviation(&line[..*at]));
+    let cry = line.match_indices("! ").map(|(at, _)| at + 1).find(|at| line[at + 1..].starts_with(char::is_uppercase));
+    &line[..stop.into_iter().chain(cry).min().unwrap_or(line.len())]
+}
+
+/// "Mr", and letters with stops between them: "p.m".
+fn ends_with_abbreviation(text: &str) -> bool {
+    let word = text.rsplit([' ', '(']).next().unwrap_or_default();
+    let letters = word.contains('.')
+        && word.split('.').all(|part| part.len() == 1 && !part.starts_with(|c: char| c.is_ascii_digit()));
+    letters || ABBREVIATIONS.iter().any(|short| word.eq_ignore_ascii_case(short))
+}
+
+fn cut<'a>(text: &'a str, ends: &[&str]) -> &'a str {
+    &text[..ends.iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len())]
+}
+
+/// What a line says that stands where an answer should.
+fn answer_of(line: &str) -> &str {
+    let line = without_labels(line);
+    let sentence = sentence(line);
+    let reasoned = cut(sentence, REASONS);
+    let clause = without_cry(without_remark(cut_at_dash(cut(reasoned, CLAUSE_ENDS))));
+    if let Some(word) = yes_or_no(clause) {
+        return word;
+    }
+    let words = prose_words(clause);
+    if words >= PROSE_WORDS && opens_with_prose(clause) {
+        return if is_bound(clause, words) {
+            clause
+        } else {
+            found_in_prose(reasoned, sentence, line, words).unwrap_or(clause)
+        };
+    }
+    let result = if prose_words(reasoned) >= 1 { equals(reasoned) } else { None };
+    if result.is_none() && is_readable(clause) {
+        return clause;
+    }
+    let number = || equals(clause).or_else(|| leading_number(clause)).or_else(|| found_within(clause));
+    result.or_else(number).unwrap_or(clause)
+}
+
+fn is_readable(text: &str) -> bool {
+    token::tokens(text).and_then(|tokens| parser::parse(&tokens)).is_ok()
+}
+
+/// "Total: 20" without its label.
+fn without_labels(mut line: &str) -> &str {
+    while let Some((label, rest)) = line.split_once(':') {
+        let is_label = label.len() > 2 && label.split([' ', '*']).all(|word| word.chars().all(char::is_alphabetic));
+        if !is_label || !opens_with_prose(label) || rest.trim().is_empty() {
+            break;
+        }
+        line = rest.trim_start_matches([' ', '*']);
+    }
+    line
+}
+
+fn found_in_prose<'a>(reasoned: &'a str, sentence: &'a str, line: &'a str, words: usize) -> Option<&'a str> {
+    let wider = || if words >= LONG_PROSE_WORDS { found_within(sentence).or_else(|| found_within(line)) } else { None };
+    found_within(reasoned).or_else(wider)
+}
+
+/// How many words of prose a clause has.
+fn prose_words(clause: &str) -> usize {
+    clause.split(|c: char| c.is_whitespace() || matches!(c, '-' | '/' | '*')).filter(|word| is_word(word)).count()
+}
+
+fn is_word(word: &str) -> bool {
+    let bare = word.trim_end_matches([',', ':', ';', '.']).trim_start_matches('(');
+    bare.len() > 1 && bare.chars().all(|c| c.is_alphabetic() || matches!(c, '\'' | '’')) && token::is_prose(bare)
+}
+
+/// Whether a clause begins with a word: "It takes", "A total", but not `x = 3`.
+fn opens_with_prose(clause: &str) -> bool {
+    let mut words = clause.split(' ').map(|word| word.trim_matches('*'));
+    let first = words.next().unwrap_or_default();
+    is_word(first) || matches!(first, "I" | "A") && words.next().is_some_and(is_word)
+}
+
+/// "at least 5": no number by itself.
+fn is_bound(clause: &str, words: usize) -> bool {
+    let lower = clause.to_ascii_lowercase();
+    let opens = |bound: &str| lower.strip_prefix(bound).is_some_and(|tail| tail.starts_with(' '));
+    words <= LONG_PROSE_WORDS && BOUNDS.iter().any(|bound| opens(bound))
+}
+
+/// "20!" at the end of a sentence is no factorial.
+fn without_cry(clause: &str) -> &str {
+    let trimmed = clause.trim_end_matches(['*', ' ', '`']);
+    if trimmed.ends_with('!') { trimmed.trim_end_matches('!') } else { clause }
+}
+
+/// The clause without a remark in brackets: "5 (five)", "20 cups (for the last meal)".
+fn without_remark(clause: &str) -> &str {
+    let remark = clause.match_indices(" (").find(|(at, _)| *at > 0 && opens_with_word(&clause[at + 2..]));
+    remark.map_or(clause, |(at, _)| &clause[..at])
+}
+
+/// "3 – three bolts".
+fn cut_at_dash(clause: &str) -> &str {
+    let dash = clause.match_indices([' ', '—', '–']).find(|(at, _)| {
+        let dashed = clause[*at..].trim_start_matches(' ');
+        let after = dashed.trim_start_matches(['—', '–', '-']);
+        *at > 0
+            && after.len() < dashed.len()
+            && opens_with_word(after.trim_start_matches(' '))
+            && after.starts_with(' ')
+    });
+    dash.map_or(clause, |(at, _)| &clause[..at])
+}
+
+/// Whether the text opens with a word of prose, of three letters at least.
+fn opens_with_word(text: &str) -> bool {
+    let word = text.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+    word.chars().count() >= 3 && token::is_prose(word)
+}
+
+/// "Yes, it converges".
+fn yes_or_no(clause: &str) -> Option<&str> {
+    let word = &clause[..clause.find(|c: char| !c.is_ascii_alphabetic())?];
+    let is_verdict = ["yes", "no", "true", "false"].iter().any(|known| word.eq_ignore_ascii_case(known));
+    let ends = clause[word.len()..].starts_with([',', '.', ';', ':', '!', '*']);
+    (is_verdict && ends).then_some(word)
+}
+
+/// The formula or number that a sentence of prose leads to: the last formula, unless a number follows it; what the
+/// last equals sign gives; a bracket at its end; the words in bold; the last number.
+fn found_within(sentence: &str) -> Option<&str> {
+    let number = last_number_at(sentence);
+    if let Some((formula, end)) = last_math_span(sentence)
+        && number.is_none_or(|(start, _)| start < end)
+    {
+        return Some(end_of_chain(formula));
+    }
+    equals(sentence)
+        .or_else(|| bold_number(sentence))
+        .or_else(|| closing_bracket(sentence))
+        .or_else(|| number.map(|(start, end)| &sentence[start..end]))
+}
+
+/// Of `a + b = 2 + 3 = 5` the 5; an equation with one sign stays whole.
+fn end_of_chain(formula: &str) -> &str {
+    match formula.rsplit_once('=') {
+        Some((chain, end)) if chain.contains('=') && !formula.contains("\\begin") && !end.trim().is_empty() => end,
+        _ => formula,
+    }
+}
+
+/// The number behind the last equals sign, with its unit where that is a known one.
+fn equals(sentence: &str) -> Option<&str> {
+    let (_, after) = sentence.rsplit_once('=')?;
+    let after = after.trim_start_matches([' ', '*']).trim_end_matches(['.', ',', '*', ' ', '"']);
+    let number = leading_number(after)?;
+    let rest = after.trim_start_matches(['\\', '$']).strip_prefix(number).unwrap_or_default();
+    let goes_on =
+        rest.starts_with(|c: char| c.is_alphabetic()) || rest.trim_start().starts_with(['+', '*', '^', '\\', '(', '_']);
+    if goes_on {
+        return None;
+    }
+    Some(if rest.starts_with(' ') && Unit::is_known(rest) { after } else { number })
+}
+
+fn bold_number(sentence: &str) -> Option<&str> {
+    let (before, _) = sentence.rsplit_once("**")?;
+    let (_, bold) = before.rsplit_once("**")?;
+    bold.contains(|c: char| c.is_ascii_digit()).then_some(bold)
+}
+
+/// "the point (3, 4)".
+fn closing_bracket(sentence: &str) -> Option<&str> {
+    let trimmed = sentence.trim_end_matches(['.', ' ', '*']);
+    let close = trimmed.chars().next_back().filter(|c| matches!(c, ')' | ']' | '}'))?;
+    let start = trimmed.rfind(['(', '[', '{'])?;
+    let group = &trimmed[start..];
+    let listed = group.contains(',') && !group[1..].starts_with(char::is_alphabetic);
+    (listed && close != '\\').then_some(group)
+}
