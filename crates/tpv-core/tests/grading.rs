@@ -237,6 +237,188 @@ fn structures() {
     }
 }
 
+fn assert_all(equal: &[(&str, &str)], different: &[(&str, &str)]) {
+    equal.iter().for_each(|(candidate, gold)| assert_equal(candidate, gold));
+    different.iter().for_each(|(candidate, gold)| assert_different(candidate, gold));
+}
+
+#[test]
+fn values_with_names_are_compared_by_name() {
+    let equal = [
+        ("y=2, x=1", "(1,2)"),
+        ("z=3, x=1, y=2", "(1,2,3)"),
+        ("x_2=3, x_1=4", "(4,3)"),
+        ("m=2, b=3", "(2,3)"),
+        ("(b,a)=(6,5)", "(a,b)=(5,6)"),
+        ("(b,a)=(6,5)", "a=5, b=6"),
+        ("(b,a)=(6,5)", "(5,6)"),
+        ("\\begin{cases} y=2 \\\\ x=1 \\end{cases}", "(1,2)"),
+        ("y=2, x=1", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+        ("a=5, b=6", "6, 5"),
+        ("x=3, x=5", "5, 3"),
+        ("(x,y)=(1,2), (3,4)", "(3,4), (1,2)"),
+    ];
+    let different = [
+        ("y=1, x=2", "(1,2)"),
+        ("(b,a)=(5,6)", "(a,b)=(5,6)"),
+        ("(b,a)=(6,5)", "a=6, b=5"),
+        ("a=5, b=6", "a=6, b=5"),
+        ("x=1, y=2", "a=1, b=2"),
+    ];
+    assert_all(&equal, &different);
+}
+
+#[test]
+fn intervals_belong_to_their_variable() {
+    let equal = [
+        ("x<2", "(-\\infty,2)"),
+        ("2>x", "x<2"),
+        ("]1,2[", "(1,2)"),
+        ("[1,2[ \\cup ]3,4]", "[1,2) \\cup (3,4]"),
+        ("]-\\infty,2]", "x \\le 2"),
+    ];
+    let different = [("x<2", "y<2"), ("1<x<2", "1<y<2"), ("x<2 \\text{ or } x>3", "y<2 \\text{ or } y>3")];
+    assert_all(&equal, &different);
+}
+
+#[test]
+fn words_multiply_numbers() {
+    let equal = [
+        ("3 \\text{ thousand}", "3000"),
+        ("\\$5\\text{ million}", "5{,}000{,}000"),
+        ("3 hundred thousand dollars", "300,000"),
+        ("2 \\text{ dozen eggs}", "24"),
+        ("3 \\text{ hundredths}", "0.03"),
+    ];
+    let different =
+        [("3 thousand", "3"), ("5 \\text{ million}", "5"), ("2 dozen", "2"), ("3 \\text{ hundredths}", "3")];
+    assert_all(&equal, &different);
+}
+
+#[test]
+fn known_units_that_differ_make_different_answers() {
+    let equal = [
+        ("\\$5", "5\\text{ dollars}"),
+        ("18 USD", "\\$18"),
+        ("USD 18", "18"),
+        ("$5$", "5 cents"),
+        ("18 dollars per day", "\\$18"),
+        ("$18/hour", "18"),
+        ("5 square cm", "5\\text{ cm}^2"),
+        ("5 sq. cm", "5 square centimeters"),
+        ("5\\text{ cubic meters}", "5 m^3"),
+        ("100^\\circ C", "100"),
+        ("100 degrees Celsius", "100^\\circ\\text{C}"),
+        ("100^\\circ C", "100^\\circ"),
+        ("60 mph", "60 miles per hour"),
+        ("15 \\text{ min}", "15 minutes"),
+        ("54 a month", "54"),
+        ("280 L of water", "280"),
+        ("22 CDs", "22"),
+    ];
+    let different = [
+        ("\\$5", "5\\text{ cents}"),
+        ("$5", "5 cents"),
+        ("5 square cm", "5 cm"),
+        ("5 m^2", "5\\text{ cubic meters}"),
+        ("100^\\circ\\text{C}", "100^\\circ\\text{F}"),
+        ("60 mph", "60 km/h"),
+        ("60 km/h", "60 km/s"),
+        ("\\text{3 hours}", "3 minutes"),
+    ];
+    assert_all(&equal, &different);
+}
+
+#[test]
+fn numbers_within_text() {
+    let equal = [
+        ("\\text{18 dollars}", "18"),
+        ("\\text{3 hours}", "3"),
+        ("\\text{\\$18}", "18"),
+        ("\\text{3 and 4}", "4, 3"),
+        ("\\text{\\frac{14}{3}}", "\\frac{14}{3}"),
+        ("5 (five)", "5"),
+        ("20 cups (for the final meal)", "20"),
+        ("12\\text{ (mod } 17)", "12"),
+        ("12\\frac12\\%", "12.5\\%"),
+        ("12\\frac12^\\circ", "12.5"),
+        ("\\text{It is increasing}", "It is increasing"),
+    ];
+    let different = [
+        ("\\text{June 20}", "20"),
+        ("\\text{June 20}", "\\text{June 21}"),
+        ("\\text{3:00 PM}", "\\text{3:00 AM}"),
+        ("Ben ran 2.5 km", "Ben ran 25 km"),
+        ("Ben has -5 coins", "Ben has 5 coins"),
+    ];
+    assert_all(&equal, &different);
+}
+
+#[test]
+fn one_value_written_in_several_ways() {
+    let equal = [
+        ("\\frac12 \\text{ or } 0.5", "\\frac12"),
+        ("3/4 or 75%", "0.75"),
+        ("\\frac13 \\approx 0.333", "\\frac13"),
+        ("\\frac13 \\approx 0.333", "0.333"),
+        ("x = 55.55 ≈ 56", "56"),
+        ("0.333...", "1/3"),
+        ("0.1666\\ldots", "1/6"),
+        ("0.142857142857...", "\\frac17"),
+        ("\\{1,1,2\\}", "\\{1,2\\}"),
+        ("\\{1,1\\}", "1"),
+    ];
+    let different = [
+        ("\\frac12 \\text{ or } 0.6", "\\frac12"),
+        ("12 \\text{ or } 13", "12"),
+        ("5,5", "5"),
+        ("1,1,2", "1,2"),
+        ("5 \\approx 7", "5"),
+        ("3.14...", "\\pi"),
+        ("0.333", "1/3"),
+        ("\\{1,1\\}", "2"),
+    ];
+    assert_all(&equal, &different);
+}
+
+#[test]
+fn letters_of_options() {
+    let equal = [
+        ("a", "A"),
+        ("(e)", "E"),
+        ("(A) 12", "12"),
+        ("B. 12", "12"),
+        ("(A) 12", "A"),
+        ("Option B", "\\text{(B)}"),
+        ("(a)(b)", "ab"),
+    ];
+    let different = [("(A) 12", "13"), ("b", "A"), ("e", "E"), ("i", "I"), ("(a)(b)", "a")];
+    assert_all(&equal, &different);
+}
+
+#[test]
+fn ratios_matrices_and_environments() {
+    let equal = [
+        ("1:2:3", "2:4:6"),
+        ("2x:3y", "\\frac{2x}{3y}"),
+        ("\\begin{aligned} 42 \\end{aligned}", "42"),
+        ("\\begin{aligned} x &= 42 \\end{aligned}", "42"),
+        ("\\frac12\\begin{pmatrix} 2 \\\\ 4 \\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+        ("-\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "(-1,-2)"),
+        ("\\text{no solution}", "\\emptyset"),
+        ("|AB| = 5", "5"),
+        ("\\textcolor{red}{42}", "42"),
+    ];
+    let different = [
+        ("1:2:3", "3:2:1"),
+        ("1:2:3", "1:2"),
+        ("-\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "(1,2)"),
+        ("\\text{no solution}", "0"),
+        ("|x| = 5", "5"),
+    ];
+    assert_all(&equal, &different);
+}
+
 #[test]
 fn algebra() {
     for (candidate, gold) in [
@@ -296,10 +478,37 @@ fn hostile_input_is_answered_at_once() {
         deep("(x+1/7)^{50}", 300),
         deep("9", 4_000),
         deep("9^{600}*", 500) + "9",
+        deep("\\text{\\frac", 300),
+        deep("\\text{a ", 600) + &deep("}", 600),
+        "2".to_owned() + &deep(" million", 500),
+        deep("1:", 1_300) + "1",
+        deep("1 or ", 800) + "2",
+        (0..700).map(|at| format!("x_{at}=1,")).collect(),
+        format!("\\{{{}\\}}", (0..1_000).map(|at| at.to_string()).collect::<Vec<_>>().join(",")),
+        format!("({})\\begin{{pmatrix}}{}\\end{{pmatrix}}", deep("x+", 480) + "x", deep("1&", 450) + "1"),
+        deep("2{", 38) + "\\begin{matrix}1&2\\end{matrix}" + &deep("}", 38),
+        "5 ".to_owned() + &deep(" (a", 1_000),
+        deep("]1,2[", 500),
+        "0.".to_owned() + &deep("12", 190) + "...",
     ] {
         let verdict = grade(&text, "17");
         assert!(!verdict.is_equal(), "{}..: {verdict}", &text[..10]);
         grade(&text, &format!("{text} "));
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn hostile_announcements_are_answered_at_once() {
+    let start = Instant::now();
+    let million = |piece: &str| piece.repeat(1_000_000 / piece.len());
+    for piece in [
+        "$", "$ ", "\\(", "\\[ ", "**", "so ", "1. ", "\n- ", " (abc", "a: ", ". ", "! A", "=", "1, ", "the 1 ",
+        " – abc", "answer: ", "$1$, ",
+    ] {
+        extract_answer(&format!("the answer is {}", million(piece)));
+        extract_answer(&format!("The answer is that {}", million(piece)));
+        extract_answer(&format!("{} the answer is 5", million(piece)));
     }
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
@@ -397,6 +606,10 @@ fn words_around_an_announced_answer_are_left_out() {
         ("**The answer is 64 dollars**", "64 dollars"),
         ("The answer is `42`.", "42"),
         ("The answers are 3 and 4.", "3 and 4"),
+        ("The answer is $x=2$ or $x=3$.", "$x=2$ or $x=3$"),
+        ("The answer is $5$ and $x$ is free.", "5"),
+        ("The answer is 18; she sells 9 eggs.", "18"),
+        ("The answer is x = 3, x = 4.", "x = 3, x = 4"),
     ] {
         assert_eq!(announced(text), answer, "{text:?}");
     }
@@ -434,6 +647,7 @@ fn announced_gold_answers_are_found_again() {
         |gold| format!("So\n\n\\boxed{{{gold}}}"),
         |gold| format!("**Final Answer**\n\n\\[\n\\boxed{{{gold}}}\n\\]"),
         |gold| format!("\\boxed{{\\displaystyle {gold}}}"),
+        |gold| format!("\\boxed{{\\text{{{gold}}}}}"),
         |gold| format!("The final answer is ${gold}$. I hope it is correct."),
         |gold| format!("**The final answer is** \\({gold}\\)."),
         |gold| format!("The answer is\n\\[\n{gold}\n\\]"),

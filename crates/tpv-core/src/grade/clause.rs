@@ -1,6 +1,6 @@
 //! The answer that a text announces: "the answer is ..", "answer: ..", "#### ..".
 
-use super::spans::{last_math_span, last_number_at, leading_number, math_span};
+use super::spans::{last_math_span, last_number_at, leading_number, math_length, math_span};
 use super::unit::Unit;
 use super::{parser, token};
 
@@ -32,6 +32,9 @@ const FILLERS: &[&str] = &[
     "equal to",
     "given by",
 ];
+
+/// What stands between the formulas of one answer.
+const JOINTS: &[&str] = &[" and ", " or ", ", and ", ", or ", ", "];
 
 /// Words before the letter of an option.
 const OPTION_WORDS: &[&str] = &["option", "choice", "letter"];
@@ -102,9 +105,29 @@ pub(super) fn announced(text: &str) -> Option<&str> {
     {
         rest = bold;
     }
-    let answer = math_span(rest).unwrap_or_else(|| answer_of(line_of(rest)));
+    let answer = opening_math(rest).unwrap_or_else(|| answer_of(line_of(rest)));
     let answer = answer.trim().trim_end_matches(['.', '*', ',', ' ', '`', '"']);
     (!answer.is_empty()).then_some(answer)
+}
+
+/// The formula that the text opens with, or several with "and", "or" or commas between that make up its first sentence.
+fn opening_math(text: &str) -> Option<&str> {
+    let first = math_span(text)?;
+    let mut end = math_length(text)?;
+    let mut several = false;
+    loop {
+        let rest = &text[end..];
+        let Some((joint, length)) =
+            JOINTS.iter().find_map(|joint| Some((joint.len(), math_length(rest.strip_prefix(joint)?)?)))
+        else {
+            let ends = rest.trim_start_matches('*').trim_start_matches('.').starts_with([' ', '\n'])
+                || rest.trim_matches(['*', '.', ' ']).is_empty();
+            let ends = ends && !rest.starts_with(' ');
+            return Some(if several && ends { &text[..end] } else { first });
+        };
+        several = true;
+        end += joint + length;
+    }
 }
 
 /// Skips signs, line breaks, bullets and filler words before an answer; whether the last sign was `**`.
@@ -187,6 +210,7 @@ fn answer_of(line: &str) -> &str {
     let sentence = sentence(line);
     let reasoned = cut(sentence, REASONS);
     let clause = without_cry(without_remark(cut_at_dash(cut(reasoned, CLAUSE_ENDS))));
+    let clause = if leading_number(clause).is_some() { without_comment(clause) } else { clause };
     if let Some(word) = yes_or_no(clause) {
         return word;
     }
@@ -198,7 +222,8 @@ fn answer_of(line: &str) -> &str {
             found_in_prose(reasoned, sentence, line, words).unwrap_or(clause)
         };
     }
-    let result = if prose_words(reasoned) >= 1 { equals(reasoned) } else { None };
+    let says_more = prose_words(reasoned) > reasoned.matches(" and ").count();
+    let result = if says_more { equals(reasoned) } else { None };
     if result.is_none() && is_readable(clause) {
         return clause;
     }
@@ -280,6 +305,16 @@ fn cut_at_dash(clause: &str) -> &str {
 fn opens_with_word(text: &str) -> bool {
     let word = text.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
     word.chars().count() >= 3 && token::is_prose(word)
+}
+
+/// "18, she sells 9 eggs": a number, and a clause of prose behind a comma or semicolon.
+fn without_comment(clause: &str) -> &str {
+    let is_comment = |tail: &str| {
+        opens_with_prose(tail) && prose_words(tail) >= 2 && !tail.starts_with("and ") && !tail.starts_with("or ")
+    };
+    let comma =
+        clause.match_indices([',', ';']).find(|(at, _)| clause[at + 1..].strip_prefix(' ').is_some_and(is_comment));
+    comma.map_or(clause, |(at, _)| &clause[..at])
 }
 
 /// "Yes, it converges".

@@ -5,6 +5,11 @@ pub(super) fn math_span(text: &str) -> Option<&str> {
     delimited(text).map(|(inner, _)| inner)
 }
 
+/// The length of the formula that the text opens with, delimiters included.
+pub(super) fn math_length(text: &str) -> Option<usize> {
+    delimited(text).map(|(_, length)| length)
+}
+
 /// The last formula in the text that is more than the name of a variable, and where it ends.
 pub(super) fn last_math_span(text: &str) -> Option<(&str, usize)> {
     let mut last = None;
@@ -40,14 +45,13 @@ fn delimited(text: &str) -> Option<(&str, usize)> {
 /// Where the formula ends whose opening dollar stands before this text. `None` where the dollars are those of prices:
 /// the next one that is not escaped stands behind a space or before a digit, as in "$9 or $12".
 fn closing_dollar(inner: &str) -> Option<usize> {
-    let line = &inner[..inner.find('\n').unwrap_or(inner.len())];
     let mut escaped = false;
-    let length = line.bytes().position(|byte| {
-        let closes = byte == b'$' && !escaped;
+    let length = inner.bytes().position(|byte| {
+        let ends = byte == b'\n' || byte == b'$' && !escaped;
         escaped = byte == b'\\' && !escaped;
-        closes
+        ends
     })?;
-    let (span, after) = (&line[..length], &line[length + 1..]);
+    let (span, after) = (&inner[..length], inner[length..].strip_prefix('$')?);
     let one_sided = span.ends_with(' ') && !span.starts_with(' ');
     let price = one_sided || after.starts_with(|c: char| c.is_ascii_digit());
     (!price && !span.trim().is_empty()).then_some(length)
