@@ -98,12 +98,12 @@ pub(super) fn announced(text: &str) -> Option<&str> {
     let mut rest = &text[at + mark.len()..];
     let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..at + mark.len()];
     let mark_in_bold = line.matches("**").count() % 2 == 1;
-    let opens_bold = skip_lead_in(&mut rest, mark.contains(':')) && !mark_in_bold;
-    if opens_bold
-        && let Some((bold, _)) = rest.split_once("**")
-        && !bold.contains('\n')
+    let frame = skip_lead_in(&mut rest, mark.contains(':'));
+    if let Some(frame) = frame.filter(|frame| *frame != "**" || !mark_in_bold)
+        && let Some((framed, _)) = rest.split_once(frame)
+        && !framed.contains('\n')
     {
-        rest = bold;
+        rest = framed;
     }
     let answer = opening_math(rest).unwrap_or_else(|| answer_of(line_of(rest)));
     let answer = answer.trim().trim_end_matches(['.', '*', ',', ' ', '`', '"']);
@@ -130,14 +130,17 @@ fn opening_math(text: &str) -> Option<&str> {
     }
 }
 
-/// Skips signs, line breaks, bullets and filler words before an answer; whether the last sign was `**`.
-fn skip_lead_in(rest: &mut &str, announced_by_colon: bool) -> bool {
-    let mut bold = false;
+/// Skips signs, line breaks, bullets and filler words before an answer; gives the sign of bold words or of code among
+/// them, which comes again behind the answer.
+fn skip_lead_in(rest: &mut &str, announced_by_colon: bool) -> Option<&'static str> {
+    let mut frame = None;
     loop {
         let trimmed =
             rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '=' | ',' | '`' | '_'));
         let skipped = &rest[..rest.len() - trimmed.len()];
-        bold = if skipped.is_empty() { bold } else { skipped.contains("**") };
+        if !skipped.is_empty() {
+            frame = ["**", "`"].into_iter().find(|sign| skipped.contains(*sign));
+        }
         let bulleted = if skipped.contains('\n') {
             without_bullet(trimmed, announced_by_colon || skipped.contains(':'))
         } else {
@@ -146,7 +149,7 @@ fn skip_lead_in(rest: &mut &str, announced_by_colon: bool) -> bool {
         let shorter = bulleted.or_else(|| without_filler(trimmed));
         *rest = shorter.unwrap_or(trimmed);
         if shorter.is_none() {
-            return bold;
+            return frame;
         }
     }
 }
@@ -165,7 +168,7 @@ fn without_bullet(text: &str, announced_by_colon: bool) -> Option<&str> {
 fn without_filler(text: &str) -> Option<&str> {
     let after = |word: &&str| {
         let (head, tail) = text.split_at_checked(word.len())?;
-        (head.eq_ignore_ascii_case(word) && tail.starts_with(|c: char| c == ' ' || matches!(c, ',' | ':' | '\n')))
+        (head.eq_ignore_ascii_case(word) && tail.starts_with([' ', ',', ':', '\n']))
             .then_some(tail)
     };
     let is_letter = |tail: &&str| {
@@ -326,7 +329,7 @@ fn yes_or_no(clause: &str) -> Option<&str> {
 }
 
 /// The formula or number that a sentence of prose leads to: the last formula, unless a number follows it; what the
-/// last equals sign gives; a bracket at its end; the words in bold; the last number.
+/// last equals sign gives; the words in bold; signs of a formula at its end; the last number.
 fn found_within(sentence: &str) -> Option<&str> {
     let number = last_number_at(sentence);
     if let Some((formula, end)) = last_math_span(sentence)
@@ -336,7 +339,7 @@ fn found_within(sentence: &str) -> Option<&str> {
     }
     equals(sentence)
         .or_else(|| bold_number(sentence))
-        .or_else(|| closing_bracket(sentence))
+        .or_else(|| closing_formula(sentence))
         .or_else(|| number.map(|(start, end)| &sentence[start..end]))
 }
 
@@ -368,12 +371,14 @@ fn bold_number(sentence: &str) -> Option<&str> {
     bold.contains(|c: char| c.is_ascii_digit()).then_some(bold)
 }
 
-/// "the point (3, 4)".
-fn closing_bracket(sentence: &str) -> Option<&str> {
-    let trimmed = sentence.trim_end_matches(['.', ' ', '*']);
-    let close = trimmed.chars().next_back().filter(|c| matches!(c, ')' | ']' | '}'))?;
-    let start = trimmed.rfind(['(', '[', '{'])?;
-    let group = &trimmed[start..];
-    let listed = group.contains(',') && !group[1..].starts_with(char::is_alphabetic);
-    (listed && close != '\\').then_some(group)
+/// "the point (3, 4)", "we get 3\sqrt{13}": what follows the last word, where it is more than a number.
+fn closing_formula(sentence: &str) -> Option<&str> {
+    let ends = sentence.match_indices(' ').map(|(at, _)| at).filter(|at| {
+        let word = sentence[..*at].rsplit(' ').next().unwrap_or_default();
+        is_word(word)
+    });
+    let start = ends.last()?;
+    let formula = sentence[start..].trim_matches([' ', '.', '*', ',', ':']);
+    let more_than_number = formula.contains(['\\', '√', 'π', '^', '(', '[', '{']);
+    (more_than_number && is_readable(formula)).then_some(formula)
 }
