@@ -114,20 +114,16 @@ pub(super) fn announced(text: &str) -> Option<&str> {
 fn opening_math(text: &str) -> Option<&str> {
     let first = math_span(text)?;
     let mut end = math_length(text)?;
+    let joined =
+        |rest: &str| JOINTS.iter().find_map(|joint| Some(joint.len() + math_length(rest.strip_prefix(joint)?)?));
     let mut several = false;
-    loop {
-        let rest = &text[end..];
-        let Some((joint, length)) =
-            JOINTS.iter().find_map(|joint| Some((joint.len(), math_length(rest.strip_prefix(joint)?)?)))
-        else {
-            let ends = rest.trim_start_matches('*').trim_start_matches('.').starts_with([' ', '\n'])
-                || rest.trim_matches(['*', '.', ' ']).is_empty();
-            let ends = ends && !rest.starts_with(' ');
-            return Some(if several && ends { &text[..end] } else { first });
-        };
+    while let Some(length) = joined(&text[end..]) {
         several = true;
-        end += joint + length;
+        end += length;
     }
+    let rest = text[end..].trim_start_matches('*');
+    let ends_sentence = matches!(rest, "" | ".") || ["\n", ". ", ".\n", ".*"].iter().any(|end| rest.starts_with(end));
+    Some(if several && ends_sentence { &text[..end] } else { first })
 }
 
 /// Skips signs, line breaks, bullets and filler words before an answer; gives the sign of bold words or of code among
@@ -168,8 +164,7 @@ fn without_bullet(text: &str, announced_by_colon: bool) -> Option<&str> {
 fn without_filler(text: &str) -> Option<&str> {
     let after = |word: &&str| {
         let (head, tail) = text.split_at_checked(word.len())?;
-        (head.eq_ignore_ascii_case(word) && tail.starts_with([' ', ',', ':', '\n']))
-            .then_some(tail)
+        (head.eq_ignore_ascii_case(word) && tail.starts_with([' ', ',', ':', '\n'])).then_some(tail)
     };
     let is_letter = |tail: &&str| {
         let letter = tail.trim_start_matches([' ', '*', ':', '(', '$']);
@@ -192,7 +187,21 @@ fn line_of(text: &str) -> &str {
 fn sentence(line: &str) -> &str {
     let stop = line.match_indices(". ").map(|(at, _)| at).find(|at| !ends_with_abbreviation(&line[..*at]));
     let cry = line.match_indices("! ").map(|(at, _)| at + 1).find(|at| line[at + 1..].starts_with(char::is_uppercase));
-    &line[..stop.into_iter().chain(cry).min().unwrap_or(line.len())]
+    let end = stop.into_iter().chain(cry).min().unwrap_or(line.len());
+    if Some(end) == stop { &line[..end] } else { without_cry(&line[..end]) }
+}
+
+/// "20!" at the end of a sentence is no factorial, but `n!` and `(n+1)!` are.
+fn without_cry(sentence: &str) -> &str {
+    let trimmed = sentence.trim_end_matches(['*', ' ', '`']);
+    let before = trimmed.trim_end_matches('!');
+    let (stem, last) = before.char_indices().next_back().map_or((before, None), |(at, c)| (&before[..at], Some(c)));
+    let factorial = match last {
+        Some(')') => stem.ends_with(|c: char| c.is_ascii_digit() || c.is_lowercase()),
+        Some(letter) => letter.is_lowercase() && !stem.ends_with(char::is_alphabetic),
+        None => false,
+    };
+    if before.len() < trimmed.len() && !factorial { before } else { sentence }
 }
 
 /// "Mr", and letters with stops between them: "p.m".
@@ -212,7 +221,7 @@ fn answer_of(line: &str) -> &str {
     let line = without_labels(line);
     let sentence = sentence(line);
     let reasoned = cut(sentence, REASONS);
-    let clause = without_cry(without_remark(cut_at_dash(cut(reasoned, CLAUSE_ENDS))));
+    let clause = without_remark(cut_at_dash(cut(reasoned, CLAUSE_ENDS)));
     let clause = if leading_number(clause).is_some() { without_comment(clause) } else { clause };
     if let Some(word) = yes_or_no(clause) {
         return word;
@@ -277,12 +286,6 @@ fn is_bound(clause: &str, words: usize) -> bool {
     let lower = clause.to_ascii_lowercase();
     let opens = |bound: &str| lower.strip_prefix(bound).is_some_and(|tail| tail.starts_with(' '));
     words <= LONG_PROSE_WORDS && BOUNDS.iter().any(|bound| opens(bound))
-}
-
-/// "20!" at the end of a sentence is no factorial.
-fn without_cry(clause: &str) -> &str {
-    let trimmed = clause.trim_end_matches(['*', ' ', '`']);
-    if trimmed.ends_with('!') { trimmed.trim_end_matches('!') } else { clause }
 }
 
 /// The clause without a remark in brackets: "5 (five)", "20 cups (for the last meal)".
