@@ -289,6 +289,7 @@ fn words_multiply_numbers() {
         ("3 hundred thousand dollars", "300,000"),
         ("2 \\text{ dozen eggs}", "24"),
         ("3 \\text{ hundredths}", "0.03"),
+        ("5 hundred-dollar bills", "5"),
     ];
     let different =
         [("3 thousand", "3"), ("5 \\text{ million}", "5"), ("2 dozen", "2"), ("3 \\text{ hundredths}", "3")];
@@ -428,6 +429,7 @@ fn algebra() {
         ("y-2x-3=0", "y = 2x + 3"),
         ("-5x+7y-11z=4", "5x - 7y + 11z + 4 = 0"),
         ("f(x)=2x", "2x"),
+        ("3 n and 5", "5, n + 2n"),
         ("x^2+2bmx", "x(x+2mb)"),
         ("2+3=1+4=5", "5"),
         ("3x = 180 \\Rightarrow x = 60", "60"),

@@ -376,11 +376,11 @@ fn bold_number(sentence: &str) -> Option<&str> {
 
 /// "the point (3, 4)", "we get 3\sqrt{13}": what follows the last word, where it is more than a number.
 fn closing_formula(sentence: &str) -> Option<&str> {
-    let ends = sentence.match_indices(' ').map(|(at, _)| at).filter(|at| {
+    let mut ends = sentence.match_indices(' ').map(|(at, _)| at).filter(|at| {
         let word = sentence[..*at].rsplit(' ').next().unwrap_or_default();
         is_word(word)
     });
-    let start = ends.last()?;
+    let start = ends.next_back()?;
     let formula = sentence[start..].trim_matches([' ', '.', '*', ',', ':']);
     let more_than_number = formula.contains(['\\', '√', 'π', '^', '(', '[', '{']);
     (more_than_number && is_readable(formula)).then_some(formula)

@@ -132,7 +132,10 @@ impl<'a> Parser<'a> {
     /// "thousand" in "3 thousand".
     fn multiplier(&mut self) -> Option<Node> {
         let Some(Token::Word(word)) = self.peek() else { return None };
-        let factor = multiplier(word)?;
+        // "5 hundred-dollar bills" are five.
+        let compound =
+            matches!(self.tokens.get(self.at + 1), Some(Spaced { token: Token::Punct('-'), space_before: false }));
+        let factor = multiplier(word).filter(|_| !compound)?;
         self.at += 1;
         Some(factor)
     }

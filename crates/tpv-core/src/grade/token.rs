@@ -272,6 +272,9 @@ const SHORT_UNITS: &[&str] = &[
     "kW", "kWh", "USD", "EUR", "GBP",
 ];
 
+/// Words that part what stands before and behind them: the `n` of "3 n and 5" is a variable.
+const CONNECTIVES: &[&str] = &["and", "or", "where", "when", "if", "for", "with", "is", "as"];
+
 /// Functions whose names are those of units too.
 const UNITS_LIKE_FUNCTIONS: &[&str] = &["min", "sec"];
 
@@ -636,18 +639,19 @@ impl Lexer {
             Some(Token::Number(_) | Token::Word(_) | Token::Punct(')' | '}'))
         );
         let run = self.take_while(|c| c.is_ascii_alphabetic());
-        let is_word = follows_number && self.space || is_prose(&run);
-        if is_word && self.leads_to_prose() && !FUNCTIONS.contains(&run.as_str()) {
+        let next = self.next_word();
+        let unit = follows_number && self.space && !CONNECTIVES.contains(&next.as_str());
+        if is_prose(&next) && (unit || is_prose(&run)) && !FUNCTIONS.contains(&run.as_str()) {
             self.word(&run);
         } else {
             self.letter_run(&run, follows_number);
         }
     }
 
-    /// Whether a space and a word of prose come next, as behind the `a` of "54 a month".
-    fn leads_to_prose(&self) -> bool {
-        let letters = self.chars[self.at..].iter().skip(1).take(40).take_while(|c| c.is_ascii_alphabetic());
-        self.peek(0) == Some(' ') && is_prose(&letters.collect::<String>())
+    /// The word behind the space that comes next, as behind the `a` of "54 a month"; empty where there is none.
+    fn next_word(&self) -> String {
+        let behind_space = if self.peek(0) == Some(' ') { &self.chars[self.at + 1..] } else { &[] };
+        behind_space.iter().take(40).take_while(|c| c.is_ascii_alphabetic()).collect()
     }
 
     /// Whether nothing follows that a function could be applied to.
@@ -807,7 +811,11 @@ pub(super) fn is_prose(run: &str) -> bool {
         "do",
     ];
     SHORT.iter().any(|word| run.eq_ignore_ascii_case(word))
-        || !(is_product(run) || FUNCTIONS.contains(&run) || GREEK.contains(&run) || matches!(run, "sqrt" | "frac"))
+        || !(run.is_empty()
+            || is_product(run)
+            || FUNCTIONS.contains(&run)
+            || GREEK.contains(&run)
+            || matches!(run, "sqrt" | "frac"))
 }
 
 /// Whether a run of letters reads as a product of variables rather than as a word.
