@@ -4,7 +4,7 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive, Zero};
 
-use super::answer::{Answer, is_name};
+use super::answer::{Answer, Gathering, is_name};
 use super::node::Node;
 use super::unit::Unit;
 use super::value::{Budget, Evaluator, Likeness, Value};
@@ -16,6 +16,10 @@ const POINTS: u32 = 8;
 const NEEDED_POINTS: usize = 4;
 /// A rounded decimal must show at least this many digits after the point, and as many significant ones.
 const ROUNDED_DIGITS: usize = 6;
+
+/// How far a value and its rounding may lie apart: this part of the value, or half a unit.
+const NEAR: f64 = 0.01;
+const NEAR_UNITS: f64 = 0.5;
 
 /// `None`: they differ.
 pub(super) type Found = Result<Option<EqualBy>, Why>;
@@ -33,10 +37,24 @@ pub(super) fn answers(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
             (s, t) if s == t => in_any_order(a, b, budget),
             _ => Ok(None),
         },
-        (Answer::Many { items: a, .. }, Answer::Many { items: b, .. }) => in_any_order(a, b, budget),
+        (Answer::Many { kind: k, items: a }, Answer::Many { kind: l, items: b }) => gathered((*k, a), (*l, b), budget),
+        (Answer::Ratio(a), Answer::Ratio(b)) => in_proportion(a, b, budget),
+        (Answer::Assigned(a), Answer::Assigned(b)) => by_names(a, b, budget),
+        (Answer::Assigned(pairs), Answer::Many { items, .. })
+        | (Answer::Many { items, .. }, Answer::Assigned(pairs)) => {
+            in_any_order(&values_of(pairs.iter()), items, budget)
+        }
+        (Answer::Assigned(pairs), Answer::Ordered { items, .. })
+        | (Answer::Ordered { items, .. }, Answer::Assigned(pairs)) => in_order(&in_reading_order(pairs), items, budget),
+        (Answer::Assigned(pairs), Answer::Matrix(rows)) | (Answer::Matrix(rows), Answer::Assigned(pairs)) => {
+            vector(rows, &in_reading_order(pairs), budget)
+        }
         // "x < 2 or x > 3".
         (Answer::Many { items: a, .. }, Answer::Joined { sign: '∪', items: b })
         | (Answer::Joined { sign: '∪', items: a }, Answer::Many { items: b, .. }) => in_any_order(a, b, budget),
+        (Answer::Rounded { exact, rounded }, other) | (other, Answer::Rounded { exact, rounded }) => {
+            either_of(exact, rounded, other, budget)
+        }
         (Answer::Equation { .. }, Answer::Equation { .. }) => equations(a, b, budget),
         (Answer::Comparison { sign: s, lhs: a, rhs: b }, Answer::Comparison { sign: t, lhs: c, rhs: d }) if s == t => {
             proportional(&difference(a, b), &difference(c, d), *s != '≠', budget)
@@ -44,14 +62,16 @@ pub(super) fn answers(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
         (Answer::Equation { lhs, rhs }, other) | (other, Answer::Equation { lhs, rhs }) => {
             assigned(lhs, rhs, other, budget)
         }
-        (Answer::Many { bare: true, items: a }, Answer::Ordered { items: b, .. })
-        | (Answer::Ordered { items: b, .. }, Answer::Many { bare: true, items: a })
+        (Answer::Many { kind: Gathering::List, items: a }, Answer::Ordered { items: b, .. })
+        | (Answer::Ordered { items: b, .. }, Answer::Many { kind: Gathering::List, items: a })
             if a.len() == b.len() =>
         {
             in_order(a, b, budget)
         }
-        (Answer::Many { items, .. }, other) | (other, Answer::Many { items, .. }) if items.len() == 1 => {
-            answers(&items[0], other, budget)
+        (Answer::Many { kind, items }, other) | (other, Answer::Many { kind, items })
+            if items.len() == 1 || *kind != Gathering::List && !items.is_empty() =>
+        {
+            all(items.iter().map(|item| answers(item, other, budget)))
         }
         (Answer::Matrix(rows), Answer::Ordered { items, .. })
         | (Answer::Ordered { items, .. }, Answer::Matrix(rows)) => vector(rows, items, budget),
@@ -94,12 +114,100 @@ fn in_any_order(a: &[Answer], b: &[Answer], budget: &mut Budget) -> Found {
     }))
 }
 
+/// `1/3 ≈ 0.333` is both, where the two are as near as they claim.
+fn either_of(exact: &Node, rounded: &Node, other: &Answer, budget: &mut Budget) -> Found {
+    let (exact_value, rounded_value) = (Unit::split(exact).0, Unit::split(rounded).0);
+    let mut at = Evaluator { point: 0, floating: false, budget };
+    let (a, b) = (at.value(&exact_value)?.float()?, at.value(&rounded_value)?.float()?);
+    let near = (a - b).norm() <= (NEAR * a.norm()).max(NEAR_UNITS);
+    let found = answers(&Answer::Value(rounded.clone()), other, budget)?;
+    if found.is_some() || !near { Ok(found) } else { answers(&Answer::Value(exact.clone()), other, budget) }
+}
+
+/// Sets and lists. A set against items of another number is compared with each of its values once.
+fn gathered((kind_a, a): (Gathering, &[Answer]), (kind_b, b): (Gathering, &[Answer]), budget: &mut Budget) -> Found {
+    if a.len() == b.len() || kind_a != Gathering::Set && kind_b != Gathering::Set {
+        return in_any_order(a, b, budget);
+    }
+    let a = if kind_a == Gathering::Set { distinct(a, budget)? } else { a.to_vec() };
+    let b = if kind_b == Gathering::Set { distinct(b, budget)? } else { b.to_vec() };
+    in_any_order(&a, &b, budget)
+}
+
+fn distinct(items: &[Answer], budget: &mut Budget) -> Result<Vec<Answer>, Why> {
+    let mut kept: Vec<Answer> = Vec::new();
+    for item in items {
+        let mut known = false;
+        for before in &kept {
+            known = known || answers(before, item, budget)?.is_some();
+        }
+        if !known {
+            kept.push(item.clone());
+        }
+    }
+    Ok(kept)
+}
+
+/// `1:2:3` against `2:4:6`.
+fn in_proportion(a: &[Node], b: &[Node], budget: &mut Budget) -> Found {
+    if a == b {
+        return Ok(Some(EqualBy::Text));
+    }
+    if a.len() != b.len() {
+        return Ok(None);
+    }
+    let part = |whole: &[Node], at: usize| Node::Quotient(Box::new(whole[at].clone()), Box::new(whole[0].clone()));
+    all((1..a.len()).map(|at| values(&part(a, at), &part(b, at), budget)))
+}
+
+/// The same names with the same values.
+fn by_names(a: &[(String, Answer)], b: &[(String, Answer)], budget: &mut Budget) -> Found {
+    if a.len() != b.len() {
+        return Ok(None);
+    }
+    all(a.iter().map(|(name, value)| match b.iter().find(|(other, _)| other == name) {
+        Some((_, other)) => answers(value, other, budget),
+        None => Ok(None),
+    }))
+}
+
+fn values_of<'a>(pairs: impl Iterator<Item = &'a (String, Answer)>) -> Vec<Answer> {
+    pairs.map(|(_, value)| value.clone()).collect()
+}
+
+/// The values in the order in which a tuple without names has them: that of neighbouring letters (`x, y`; `a, b, c`)
+/// or of their numbers (`x_1, x_2`), otherwise as they were written.
+fn in_reading_order(pairs: &[(String, Answer)]) -> Vec<Answer> {
+    let letter = |name: &str| match name.as_bytes() {
+        [letter] if letter.is_ascii_alphabetic() => Some(u64::from(*letter)),
+        _ => None,
+    };
+    let number = |name: &str| match name.split_once('_') {
+        Some((stem, number)) if pairs[0].0.split('_').next() == Some(stem) => number.parse().ok(),
+        _ => None,
+    };
+    let places = |place: &dyn Fn(&str) -> Option<u64>| -> Option<Vec<u64>> {
+        let places = pairs.iter().map(|(name, _)| place(name)).collect::<Option<Vec<u64>>>()?;
+        let (low, high) = (places.iter().min()?, places.iter().max()?);
+        (high - low + 1 == places.len() as u64).then_some(places)
+    };
+    let Some(places) = places(&letter).or_else(|| places(&number)) else { return values_of(pairs.iter()) };
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    order.sort_by_key(|at| places[*at]);
+    values_of(order.into_iter().map(|at| &pairs[at]))
+}
+
 fn tuples(a: &Answer, b: &Answer, budget: &mut Budget) -> Found {
-    let (Answer::Ordered { open, close, items: a }, Answer::Ordered { open: open_b, close: close_b, items: b }) =
-        (a, b)
+    let (
+        Answer::Ordered { open, close, items: a, of },
+        Answer::Ordered { open: open_b, close: close_b, items: b, of: of_b },
+    ) = (a, b)
     else {
         return Ok(None);
     };
+    if of.is_some() && of_b.is_some() && of != of_b {
+        return Ok(None);
+    }
     let (brackets, brackets_b) = ((kind(*open), kind(*close)), (kind(*open_b), kind(*close_b)));
     // Two items may be an interval, whose brackets mean something; of more items, `[..]` is as good as `(..)`.
     let vector = |brackets| a.len() > 2 && matches!(brackets, ('(', ')') | ('[', ']'));

@@ -18,10 +18,12 @@
 
 mod answer;
 mod choice;
+mod clause;
 mod compare;
 mod extraction;
 mod node;
 mod parser;
+mod spans;
 mod token;
 mod unit;
 mod value;
@@ -45,11 +47,26 @@ pub fn grade(candidate: &str, gold: &str) -> Verdict {
     {
         return if same { Verdict::Equal { by: EqualBy::Text } } else { Verdict::Different };
     }
-    match (answer(&a), answer(&b)) {
+    let whole = match (answer(&a), answer(&b)) {
         (Ok(_), Ok(_)) if same_signs(&a, &b) => Verdict::Equal { by: EqualBy::Text },
         (Ok(a), Ok(b)) => compared(&a, &b),
         (a, b) => unread(candidate, gold, a.err(), b.err()),
+    };
+    match (&a, &b) {
+        (Ok(a), Ok(b)) if !whole.is_equal() => beside_letter(a, b).unwrap_or(whole),
+        _ => whole,
     }
+}
+
+/// `(A) 12` against `12`: what stands beside the letter counts.
+fn beside_letter(a: &[Spaced], b: &[Spaced]) -> Option<Verdict> {
+    let (a, b) = match (choice::beside_letter(a, b), choice::beside_letter(b, a)) {
+        (Some(beside), _) => (beside, b),
+        (None, Some(beside)) => (a, beside),
+        (None, None) => return None,
+    };
+    let (a, b) = (parser::parse(a).ok()?, parser::parse(b).ok()?);
+    Some(compared(&a.into(), &b.into()))
 }
 
 fn compared(a: &Answer, b: &Answer) -> Verdict {

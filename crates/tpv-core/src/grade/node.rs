@@ -45,6 +45,10 @@ pub(super) enum Node {
     },
     /// Bare items with commas between.
     List(Vec<Node>),
+    /// Items with "or" between: several answers, or one that is written several ways.
+    Either(Vec<Node>),
+    /// `1:2:3`, of three parts at least.
+    Ratio(Vec<Node>),
     /// `(a, b]` and the like: a tuple, point, vector or interval.
     Group {
         open: char,
@@ -72,7 +76,8 @@ impl Node {
         match self {
             Self::Negate(a) | Self::Percent(a) | Self::Degrees(a) | Self::Measured(a, _) => vec![a],
             Self::PlusMinus { operand, .. } => vec![operand],
-            Self::Sum(items) | Self::Product(items) | Self::List(items) | Self::Set(items) => items.iter().collect(),
+            Self::Sum(items) | Self::Product(items) | Self::Ratio(items) => items.iter().collect(),
+            Self::List(items) | Self::Either(items) | Self::Set(items) => items.iter().collect(),
             Self::Call { arguments: items, .. } | Self::Group { items, .. } | Self::SetOperation { items, .. } => {
                 items.iter().collect()
             }

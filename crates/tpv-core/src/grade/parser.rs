@@ -1,11 +1,13 @@
 //! From tokens to the tree: recursive descent, bounded in depth and in nodes.
 //!
 //! ```text
-//! list     = relation (("," | ";") relation)*
-//! relation = union (("=" | "<" | "≤" | ">" | "≥" | "≠" | "∈") union)* unit?
+//! list     = relation (("," | ";" | "∨") relation)*
+//! relation = measured (("=" | "≈" | "<" | "≤" | ">" | "≥" | "≠" | "∈") measured)*
+//! measured = "$"? union multiplier* unit? remark?
 //! union    = sum (("∪" | "∩" | "∖") sum)*
-//! sum      = sign? product (sign product)*
-//! product  = power (("*" | "/" | ":" | nothing) power)*
+//! sum      = sign? ratio (sign ratio)*
+//! ratio    = product (":" product)*
+//! product  = power (("*" | "/" | nothing) power)*
 //! power    = postfix ("^" power)?
 //! ```
 
@@ -84,33 +86,86 @@ impl<'a> Parser<'a> {
 
     fn list(&mut self) -> Parsed {
         let mut items = vec![self.relation()?];
-        while self.take_one_of(",;").is_some() {
-            while self.take_one_of(",;").is_some() {}
+        let mut all_or = true;
+        while let Some(sign) = self.take_one_of(",;∨") {
+            all_or &= sign == '∨';
+            while self.take_one_of(",;∨").is_some() {}
             items.push(self.relation()?);
         }
-        Ok(single_or(items, Node::List))
+        Ok(single_or(items, if all_or { Node::Either } else { Node::List }))
     }
 
     fn relation(&mut self) -> Parsed {
         let first = self.measured()?;
         let mut rest = Vec::new();
-        while let Some(sign) = self.take_one_of("=<≤>≥≠∈→") {
+        while let Some(sign) = self.take_one_of("=≈<≤>≥≠∈→") {
             rest.push((sign, self.measured()?));
         }
         Ok(if rest.is_empty() { first } else { Node::Relation { first: Box::new(first), rest } })
     }
 
-    /// A value and the unit that may follow it.
+    /// A value with a price's sign, the word for a power of ten, the unit and the remark that may stand around it.
     fn measured(&mut self) -> Parsed {
+        let in_dollars = self.take('$');
         let value = self.union()?;
-        if matches!(value, Node::Text(_)) || !matches!(self.peek(), Some(Token::Word(_))) {
+        if matches!(value, Node::Text(_)) {
             return Ok(value);
         }
         if self.peek() == Some(&Token::Word("base".into())) {
             return self.spelled_base(value);
         }
-        let unit = self.prose(true);
-        Ok(Node::Measured(Box::new(value), unit))
+        let mut factors = vec![value];
+        while let Some(factor) = self.multiplier() {
+            factors.push(factor);
+        }
+        let value = single_or(factors, Node::Product);
+        self.skip_modulus();
+        self.skip_remark();
+        let mut unit = if in_dollars { String::from("dollar ") } else { String::new() };
+        if matches!(self.peek(), Some(Token::Word(_))) || self.begins_rate() {
+            unit += &self.prose(true);
+            self.skip_remark();
+        }
+        Ok(if unit.is_empty() { value } else { Node::Measured(Box::new(value), unit.trim_end().into()) })
+    }
+
+    /// "thousand" in "3 thousand".
+    fn multiplier(&mut self) -> Option<Node> {
+        let Some(Token::Word(word)) = self.peek() else { return None };
+        // "5 hundred-dollar bills" are five.
+        let compound =
+            matches!(self.tokens.get(self.at + 1), Some(Spaced { token: Token::Punct('-'), space_before: false }));
+        let factor = multiplier(word).filter(|_| !compound)?;
+        self.at += 1;
+        Some(factor)
+    }
+
+    /// `\text{ (mod } 17)`, of which the tokenizer leaves `mod 17 )`.
+    fn skip_modulus(&mut self) {
+        let modulus = matches!(self.tokens.get(self.at + 1), Some(Spaced { token: Token::Number(_), .. }));
+        if modulus && self.peek() == Some(&Token::Word("mod".into())) {
+            self.at += 2;
+            self.take(')');
+        }
+    }
+
+    /// Words in brackets behind a value, "5 (five)", say it once more.
+    fn skip_remark(&mut self) {
+        if !self.opens_remark() {
+            return;
+        }
+        let closes = |spaced: &Spaced| matches!(spaced.token, Token::Punct(')' | '('));
+        let end = self.tokens[self.at + 1..].iter().position(closes).map(|length| self.at + 1 + length);
+        if let Some(end) = end.filter(|end| self.tokens[*end].token == Token::Punct(')')) {
+            self.at = end + 1;
+        }
+    }
+
+    fn opens_remark(&self) -> bool {
+        matches!(
+            &self.tokens[self.at..],
+            [Spaced { token: Token::Punct('('), space_before: true }, Spaced { token: Token::Word(_), .. }, ..]
+        )
     }
 
     /// `52 base 8`.
@@ -123,28 +178,32 @@ impl<'a> Parser<'a> {
 
     /// Words up to the next sign that ends a clause.
     fn prose(&mut self, is_unit: bool) -> String {
-        let mut words = Vec::new();
+        let mut text = String::new();
         let mut power = false;
-        while let Some(token) = self.peek() {
-            match token {
-                Token::Word(word) => words.push(word.clone()),
-                Token::Symbol(name) => words.push(name.to_lowercase()),
-                Token::Function(name) | Token::Command(name) => words.push((*name).into()),
-                Token::Number(number) if !is_unit || power => words.push(number.digits.clone()),
-                Token::Punct(c @ ('^' | '/' | '-' | '\'' | '.' | '*' | '"' | '!' | '?')) => {
+        while let Some(Spaced { token, space_before }) = self.tokens.get(self.at) {
+            let piece = match token {
+                Token::Word(word) => word.clone(),
+                Token::Symbol(name) => name.to_lowercase(),
+                Token::Function(name) | Token::Command(name) => (*name).into(),
+                Token::Number(number) if !is_unit || power => number.written(),
+                Token::Punct('*') => String::new(),
+                Token::Punct(c @ ('^' | '/' | '-' | '\'' | '.' | '"' | '!' | '?')) => {
                     power = *c == '^';
-                    if *c != '*' {
-                        words.push(c.to_string());
-                    }
+                    c.to_string()
                 }
-                Token::Punct('{' | '}') if power => {}
+                Token::Punct('{' | '}') if power => String::new(),
                 _ => break,
+            };
+            let parts_words = *space_before && !text.ends_with(['^', '/']) && !matches!(piece.as_str(), "" | "^" | "/");
+            if parts_words && !text.is_empty() {
+                text.push(' ');
             }
+            text += &piece;
             power &= !matches!(token, Token::Number(_));
             self.at += 1;
         }
         self.take_closing_brace_of_unit(is_unit);
-        words.join(" ").replace(" ^ ", "^").trim_end_matches(['.', '!', '?', ' ']).into()
+        text.trim_end_matches(['.', '!', '?', ' ']).into()
     }
 
     /// `cm^{2}` leaves its closing brace behind when the exponent has ended.
@@ -180,10 +239,22 @@ impl<'a> Parser<'a> {
                 if sign.is_none() && !terms.is_empty() {
                     break;
                 }
-                let term = parser.product()?;
+                let term = parser.ratio()?;
                 terms.push(signed(sign, term));
             }
             Ok(single_or(terms, Node::Sum))
+        })
+    }
+
+    /// `3:4` is a quotient; more than two parts are equal when they are in proportion.
+    fn ratio(&mut self) -> Parsed {
+        let mut parts = vec![self.product()?];
+        while self.take(':') {
+            parts.push(self.product()?);
+        }
+        Ok(match parts.as_slice() {
+            [above, below] => Node::Quotient(Box::new(above.clone()), Box::new(below.clone())),
+            _ => single_or(parts, Node::Ratio),
         })
     }
 
@@ -193,12 +264,16 @@ impl<'a> Parser<'a> {
             if self.take('*') {
                 let factor = self.signed_power()?;
                 factors.push(factor);
-            } else if self.take_one_of("/:").is_some() {
+            } else if self.begins_rate() {
+                return Ok(single_or(factors, Node::Product));
+            } else if self.take('/') {
                 let below = self.signed_power()?;
                 divide(&mut factors, below);
             } else if let Some(fraction) = self.mixed_fraction(factors.last()) {
                 factors.pop();
-                factors.push(Node::Mixed(fraction));
+                let mixed = self.postfix_signs(Node::Mixed(fraction))?;
+                let mixed = self.raised(mixed)?;
+                factors.push(mixed);
             } else if self.starts_factor() && !matches!(factors.last(), Some(Node::Text(_))) {
                 let factor = self.power()?;
                 factors.push(factor);
@@ -217,14 +292,33 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// `/hour`, a unit without its first half.
+    fn begins_rate(&self) -> bool {
+        matches!(
+            &self.tokens[self.at..],
+            [Spaced { token: Token::Punct('/'), .. }, Spaced { token: Token::Word(_), .. }, ..]
+        )
+    }
+
     /// Whether the next token begins a factor that multiplies without a sign.
     fn starts_factor(&self) -> bool {
         match self.peek() {
             Some(Token::Symbol(_) | Token::Function(_) | Token::Command(_) | Token::Begin) => true,
             Some(Token::Number(_)) => self.at > 0 && !matches!(self.tokens[self.at - 1].token, Token::Number(_)),
             Some(Token::Punct('|')) => self.bars == 0,
+            Some(Token::Punct('(')) => !self.opens_remark(),
+            Some(Token::Punct('[')) => !self.ends_an_interval(),
             Some(Token::Punct(c)) => "([{⟨⌊⌈∞".contains(*c),
             _ => false,
+        }
+    }
+
+    /// Whether the bracket here is the closing one of `]1, 2[`: nothing follows that it could hold.
+    fn ends_an_interval(&self) -> bool {
+        match self.tokens.get(self.at + 1).map(|s| &s.token) {
+            None => true,
+            Some(Token::Punct(c)) => "∪∩∖,;∨)]⟩}⦄&↵⟧".contains(*c),
+            Some(_) => false,
         }
     }
 
@@ -245,7 +339,7 @@ impl<'a> Parser<'a> {
 
     fn plain_fraction(&mut self) -> Option<BigRational> {
         let (above, below) = if self.peek() == Some(&Token::Command("frac")) {
-            match self.power().ok()? {
+            match self.atom().ok()? {
                 Node::Quotient(above, below) => (*above, *below),
                 _ => return None,
             }
@@ -264,17 +358,35 @@ impl<'a> Parser<'a> {
     fn power(&mut self) -> Parsed {
         self.nested(|parser| {
             let base = parser.postfix()?;
-            if !parser.take('^') {
-                return Ok(base);
-            }
-            let exponent = parser.exponent()?;
-            match exponent {
-                // `4^{\text{th}}`
-                Some(Node::Text(words)) => Ok(Node::Measured(Box::new(base), words)),
-                None => parser.postfix_signs(Node::Degrees(Box::new(base))),
-                Some(exponent) => Ok(Node::Power(Box::new(base), Box::new(exponent))),
-            }
+            parser.raised(base)
         })
+    }
+
+    /// A base with the exponent or degree sign that may follow it.
+    fn raised(&mut self, base: Node) -> Parsed {
+        if !self.take('^') {
+            return Ok(self.of_a_scale(base));
+        }
+        match self.exponent()? {
+            // `4^{\text{th}}`
+            Some(Node::Text(words)) => Ok(Node::Measured(Box::new(base), words)),
+            None => {
+                let degrees = self.postfix_signs(Node::Degrees(Box::new(base)))?;
+                Ok(self.of_a_scale(degrees))
+            }
+            Some(exponent) => Ok(Node::Power(Box::new(base), Box::new(exponent))),
+        }
+    }
+
+    /// `100^\circ C`: degrees of temperature.
+    fn of_a_scale(&mut self, node: Node) -> Node {
+        match (&node, self.peek()) {
+            (Node::Degrees(_), Some(Token::Symbol(scale))) if matches!(scale.as_str(), "C" | "F") => {
+                self.at += 1;
+                Node::Measured(Box::new(node), scale.to_lowercase())
+            }
+            _ => node,
+        }
     }
 
     /// An exponent; `None` for the degree sign.
@@ -400,7 +512,7 @@ impl<'a> Parser<'a> {
         let close = self.take_one_of(")]⟩>[").ok_or(Why::Syntax)?;
         let close = if close == '>' { '⟩' } else { close };
         Ok(match inner {
-            Node::List(items) => Node::Group { open, close, items },
+            Node::List(items) | Node::Either(items) => Node::Group { open, close, items },
             single if matches!((open, close), ('(', ')') | ('[', ']')) => single,
             _ => return Err(Why::Syntax),
         })
@@ -417,7 +529,7 @@ impl<'a> Parser<'a> {
         let inner = inner?;
         self.expect(close)?;
         Ok(match inner {
-            Node::List(items) => Node::Set(items),
+            Node::List(items) | Node::Either(items) => Node::Set(items),
             single if close == '⦄' => Node::Set(vec![single]),
             single => single,
         })
@@ -535,12 +647,35 @@ impl<'a> Parser<'a> {
             }
         }
         rows.retain(|row| !row.is_empty());
-        if rows.is_empty() { Err(Why::Empty) } else { Ok(Node::Matrix(rows)) }
+        // A single cell is what stands in it.
+        match rows.as_mut_slice() {
+            [] => Err(Why::Empty),
+            [row] if row.len() == 1 => Ok(row.swap_remove(0)),
+            _ => Ok(Node::Matrix(rows)),
+        }
     }
 }
 
 fn single_or(mut items: Vec<Node>, many: impl FnOnce(Vec<Node>) -> Node) -> Node {
     if items.len() == 1 { items.swap_remove(0) } else { many(items) }
+}
+
+/// The number that a word behind a number multiplies it by.
+fn multiplier(word: &str) -> Option<Node> {
+    let tenth = |parts: u32| Some(Node::Quotient(Box::new(whole(1)), Box::new(whole(parts))));
+    match word.strip_suffix('s').unwrap_or(word) {
+        "dozen" => Some(whole(12)),
+        "hundred" => Some(whole(100)),
+        "thousand" => Some(whole(1000)),
+        "million" => Some(whole(1_000_000)),
+        "billion" => Some(whole(1_000_000_000)),
+        "trillion" => Some(digits("1000000000000")),
+        "tenth" => tenth(10),
+        "hundredth" => tenth(100),
+        "thousandth" => tenth(1000),
+        "millionth" => tenth(1_000_000),
+        _ => None,
+    }
 }
 
 fn signed(sign: Option<char>, term: Node) -> Node {

@@ -15,6 +15,10 @@ pub(super) const MAX_BYTES: usize = 4096;
 const MAX_TOKENS: usize = 2048;
 /// The most digits of one number.
 const MAX_DIGITS: usize = 400;
+/// The deepest nesting of `\text{..}` within `\text{..}`.
+const MAX_TEXT_DEPTH: usize = 8;
+/// The longest period that is recognised in a decimal that ends in dots.
+const MAX_PERIOD: usize = 30;
 
 /// A number as it was written: its exact value and how it was spelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,17 @@ pub(super) struct Literal {
     pub(super) fraction_digits: usize,
     /// The digits alone, for numbers with a base.
     pub(super) digits: String,
+}
+
+impl Literal {
+    /// The number as prose has it, with its point.
+    pub(super) fn written(&self) -> String {
+        match self.digits.len().checked_sub(self.fraction_digits) {
+            _ if self.digits.is_empty() => self.value.to_string(),
+            Some(point) if self.fraction_digits > 0 => format!("{}.{}", &self.digits[..point], &self.digits[point..]),
+            _ => self.digits.clone(),
+        }
+    }
 }
 
 /// One token. Punctuation is one character, for commands the Unicode sign they stand for.
@@ -128,6 +143,9 @@ const SILENT: &[&str] = &[
     "mathord",
     "phantom",
     "hspace",
+    "vspace",
+    "color",
+    "textcolor",
     "Large",
     "large",
     "small",
@@ -179,7 +197,7 @@ const SIGNS: &[(&str, char)] = &[
     ("gt", '>'),
     ("ne", '≠'),
     ("neq", '≠'),
-    ("approx", '='),
+    ("approx", '≈'),
     ("equiv", '='),
     ("cong", '='),
     ("sim", '='),
@@ -211,8 +229,8 @@ const SIGNS: &[(&str, char)] = &[
     ("mid", '|'),
     ("land", ','),
     ("wedge", ','),
-    ("lor", ','),
-    ("vee", ','),
+    ("lor", '∨'),
+    ("vee", '∨'),
     ("prime", '\''),
     ("percent", '%'),
     ("lbrack", '['),
@@ -234,7 +252,6 @@ const UNICODE: &[(char, char)] = &[
     ('÷', '/'),
     ('⁄', '/'),
     ('∕', '/'),
-    ('≈', '='),
     ('º', '°'),
     ('⟪', '⟨'),
     ('⟫', '⟩'),
@@ -251,8 +268,15 @@ const UNICODE: &[(char, char)] = &[
 /// Short units that are not read as a product of variables when they follow a number.
 const SHORT_UNITS: &[&str] = &[
     "cm", "mm", "km", "dm", "kg", "mg", "ml", "mL", "in", "ft", "yd", "mi", "oz", "lb", "hr", "pm", "am", "mph", "sq",
-    "cu", "of", "st", "nd", "rd", "th",
+    "cu", "of", "st", "nd", "rd", "th", "lbs", "kgs", "hrs", "yds", "MB", "GB", "KB", "TB", "AM", "PM", "BC", "AD",
+    "kW", "kWh", "USD", "EUR", "GBP",
 ];
+
+/// Words that part what stands before and behind them: the `n` of "3 n and 5" is a variable.
+const CONNECTIVES: &[&str] = &["and", "or", "where", "when", "if", "for", "with", "is", "as"];
+
+/// Functions whose names are those of units too.
+const UNITS_LIKE_FUNCTIONS: &[&str] = &["min", "sec"];
 
 /// Splits an answer into tokens.
 pub(super) fn tokens(text: &str) -> Result<Vec<Spaced>, Why> {
@@ -260,17 +284,25 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Spaced>, Why> {
         return Err(Why::TooLong);
     }
     let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '*' | '`'));
-    let mut lexer = Lexer { chars: text.chars().collect(), at: 0, out: Vec::new(), space: false, brackets: 0 };
+    let mut lexer = Lexer { chars: text.chars().collect(), ..Lexer::default() };
+    lexer.lone_dollar = lexer.chars.iter().filter(|c| **c == '$').count() == 1;
     lexer.run()?;
     lexer.trim();
     Ok(lexer.out)
 }
 
+#[derive(Default)]
 struct Lexer {
     chars: Vec<char>,
     at: usize,
     out: Vec<Spaced>,
     space: bool,
+    /// Within how many `\text{..}` the text stands; there short words are words rather than products.
+    text_depth: usize,
+    /// The only dollar sign delimits no formula: it is that of a price.
+    lone_dollar: bool,
+    /// The open environments, and whether their `&` only aligns.
+    environments: Vec<bool>,
     /// Open round, square and set brackets: inside them a comma never groups thousands.
     brackets: usize,
 }
@@ -305,12 +337,12 @@ impl Lexer {
         self.out.push(Spaced { token, space_before: std::mem::take(&mut self.space) });
     }
 
-    /// A full stop, comma or similar at the very end belongs to the sentence around the answer, as does `=` at the start.
+    /// A full stop, comma or similar at the very end belongs to the sentence around the answer, as does `=` or `≈` at the start.
     fn trim(&mut self) {
         while let Some(Spaced { token: Token::Punct('.' | ',' | ';' | ':' | '↵'), .. }) = self.out.last() {
             self.out.pop();
         }
-        if let Some(Spaced { token: Token::Punct('='), .. }) = self.out.first() {
+        if let Some(Spaced { token: Token::Punct('=' | '≈'), .. }) = self.out.first() {
             self.out.remove(0);
         }
     }
@@ -320,6 +352,8 @@ impl Lexer {
         let c = UNICODE.iter().find(|(from, _)| *from == c).map_or(c, |(_, to)| *to);
         match c {
             c if c.is_whitespace() => self.space = true,
+            '$' if self.lone_dollar => self.dollar(),
+            '&' if self.environments.last() == Some(&true) => {}
             '$' | '£' | '€' | '\u{200b}' => {}
             '~' => self.space = true,
             '*' if self.peek(0) == Some('*') => {
@@ -375,12 +409,21 @@ impl Lexer {
             '}' => self.push(Token::Punct('⦄')),
             '%' => self.push(Token::Punct('%')),
             '|' => self.push(Token::Punct('|')),
-            '$' | '!' | '(' | ')' | '[' | ']' | '#' | '&' | '/' => {}
+            '$' => self.dollar(),
+            '!' | '(' | ')' | '[' | ']' | '#' | '&' | '/' => {}
             ',' | ';' | ':' | ' ' | '>' | '\n' => self.space = true,
             '_' => self.space = true,
             _ => return Err(Why::Syntax),
         }
         Ok(())
+    }
+
+    /// The sign of a price, before an item; within one it says nothing.
+    fn dollar(&mut self) {
+        if matches!(self.out.last().map(|s| &s.token), None | Some(Token::Punct(',' | ';' | '=' | '≈' | '∨' | '{')))
+        {
+            self.push(Token::Punct('$'));
+        }
     }
 
     fn in_matrix(&self) -> bool {
@@ -428,7 +471,7 @@ impl Lexer {
         if name.ends_with("quad") {
             self.space = true;
         }
-        if name == "hspace" {
+        if matches!(name, "hspace" | "vspace" | "color" | "textcolor") {
             let _ = self.braced();
         }
     }
@@ -461,7 +504,10 @@ impl Lexer {
             return Ok(());
         }
         let text = self.braced()?;
-        if let Some(known) = FUNCTIONS.iter().find(|known| **known == text.trim()) {
+        let after_number = matches!(self.out.last().map(|s| &s.token), Some(Token::Number(_)));
+        if let Some(known) = FUNCTIONS.iter().find(|known| **known == text.trim())
+            && !(after_number && UNITS_LIKE_FUNCTIONS.contains(known))
+        {
             self.push(Token::Function(known));
             return Ok(());
         }
@@ -475,29 +521,52 @@ impl Lexer {
         );
         let words: Vec<&str> = text.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).collect();
         let has_word = words.iter().any(|w| w.chars().count() > 1) || (after_value && !words.is_empty());
-        if has_word || text.contains('\\') {
-            self.words(&text);
-            return Ok(());
+        if has_word && !has_command(&text) { self.words(&text) } else { self.within_text(&text) }
+    }
+
+    /// Mathematics within `\text{..}`.
+    fn within_text(&mut self, text: &str) -> Result<(), Why> {
+        if self.text_depth >= MAX_TEXT_DEPTH {
+            return Err(Why::TooDeep);
         }
-        for spaced in tokens(&text)? {
+        let (text_depth, brackets) = (self.text_depth + 1, self.brackets);
+        let mut inner = Lexer { chars: text.chars().collect(), text_depth, brackets, ..Lexer::default() };
+        inner.run()?;
+        for spaced in inner.out {
             self.space |= spaced.space_before;
-            self.push(spaced.token);
+            match spaced.token {
+                Token::Punct('$') => self.dollar(),
+                token => self.push(token),
+            }
         }
+        self.space |= inner.space;
         Ok(())
     }
 
-    fn words(&mut self, text: &str) {
-        let word = text.replace(['\\', '{', '}', '$', '~'], " ");
+    /// Words of prose; a number among them is one where it begins an item: `\text{18 dollars}`, but not `\text{June 20}`.
+    fn words(&mut self, text: &str) -> Result<(), Why> {
+        let word = text.replace(['\\', '{', '}', '~'], " ");
         for part in word.split_whitespace() {
             self.space = true;
-            self.word(part.trim_matches(|c: char| matches!(c, '.' | ',' | ';' | ':' | '!' | '"' | '(' | ')')));
+            let bare = part.trim_matches(|c: char| matches!(c, '.' | ',' | ';' | ':' | '!' | '"' | '(' | ')'));
+            let begins_item = matches!(self.out.last().map(|s| &s.token), None | Some(Token::Punct(_)));
+            if begins_item && is_numeral(bare) {
+                self.within_text(bare)?;
+                if part.ends_with(',') {
+                    self.push(Token::Punct(','));
+                }
+            } else {
+                self.word(&bare.replace('$', ""));
+            }
         }
+        Ok(())
     }
 
     fn word(&mut self, word: &str) {
         match word.to_lowercase().as_str() {
             "" => {}
-            "and" | "or" | "&" => self.push(Token::Punct(',')),
+            "and" | "&" => self.push(Token::Punct(',')),
+            "or" => self.push(Token::Punct('∨')),
             "degrees" | "degree" => self.push(Token::Punct('°')),
             "percent" => self.push(Token::Punct('%')),
             "infinity" | "inf" => self.push(Token::Punct('∞')),
@@ -513,10 +582,8 @@ impl Lexer {
             self.at = before;
             return Ok(());
         }
-        let period = BigInt::from(10u32).pow(digits.len() as u32) - BigInt::one();
-        let scale = BigInt::from(10u32).pow(literal.fraction_digits as u32);
-        let tail = BigRational::new(parse_digits(&digits), period * scale);
         self.out.pop();
+        let tail = periodic("", literal.fraction_digits, &digits).value;
         let value = literal.value + tail;
         self.push(Token::Number(Literal { value, fraction_digits: 0, digits: String::new() }));
         Ok(())
@@ -524,23 +591,22 @@ impl Lexer {
 
     fn environment(&mut self, opens: bool) -> Result<(), Why> {
         let name = self.braced()?;
-        if !matches!(
-            name.trim_end_matches('*'),
-            "pmatrix"
-                | "bmatrix"
-                | "matrix"
-                | "Bmatrix"
-                | "vmatrix"
-                | "smallmatrix"
-                | "array"
-                | "cases"
-                | "aligned"
-                | "align"
-        ) {
+        let aligns = matches!(name.trim_end_matches('*'), "aligned" | "align" | "split" | "gathered" | "equation");
+        if !aligns
+            && !matches!(
+                name.as_str(),
+                "pmatrix" | "bmatrix" | "matrix" | "Bmatrix" | "vmatrix" | "smallmatrix" | "array" | "cases"
+            )
+        {
             return Err(Why::UnknownCommand);
         }
         if opens && name == "array" {
             self.braced()?;
+        }
+        if opens {
+            self.environments.push(aligns);
+        } else {
+            self.environments.pop();
         }
         self.push(if opens { Token::Begin } else { Token::Punct('⟧') });
         Ok(())
@@ -568,15 +634,38 @@ impl Lexer {
     }
 
     fn letters(&mut self) {
-        let follows_number =
-            matches!(self.out.last().map(|s| &s.token), Some(Token::Number(_) | Token::Punct(')' | '}')));
+        let follows_number = matches!(
+            self.out.last().map(|s| &s.token),
+            Some(Token::Number(_) | Token::Word(_) | Token::Punct(')' | '}'))
+        );
         let run = self.take_while(|c| c.is_ascii_alphabetic());
-        self.letter_run(&run, follows_number);
+        let next = self.next_word();
+        let unit = follows_number && self.space && !CONNECTIVES.contains(&next.as_str());
+        if is_prose(&next) && (unit || is_prose(&run)) && !FUNCTIONS.contains(&run.as_str()) {
+            self.word(&run);
+        } else {
+            self.letter_run(&run, follows_number);
+        }
+    }
+
+    /// The word behind the space that comes next, as behind the `a` of "54 a month"; empty where there is none.
+    fn next_word(&self) -> String {
+        let behind_space = if self.peek(0) == Some(' ') { &self.chars[self.at + 1..] } else { &[] };
+        behind_space.iter().take(40).take_while(|c| c.is_ascii_alphabetic()).collect()
+    }
+
+    /// Whether nothing follows that a function could be applied to.
+    fn ends_item(&self) -> bool {
+        let next = self.chars[self.at..].iter().find(|c| !c.is_whitespace());
+        next.is_none_or(|c| ".,;:)}/$*".contains(*c))
     }
 
     fn letter_run(&mut self, run: &str, follows_number: bool) {
-        let word = follows_number && SHORT_UNITS.contains(&run);
-        if let Some(known) = FUNCTIONS.iter().find(|known| **known == run) {
+        let plural =
+            run.len() > 2 && run.ends_with('s') && run[..run.len() - 1].bytes().all(|b| b.is_ascii_uppercase());
+        let unit = UNITS_LIKE_FUNCTIONS.contains(&run) && self.ends_item();
+        let word = follows_number && (plural || unit || SHORT_UNITS.contains(&run));
+        if let Some(known) = FUNCTIONS.iter().find(|known| **known == run).filter(|_| !word) {
             self.push(Token::Function(known));
         } else if run == "sqrt" {
             self.push(Token::Command("sqrt"));
@@ -584,9 +673,11 @@ impl Lexer {
             self.push(Token::Command("frac"));
         } else if GREEK.contains(&run) {
             self.push(Token::Symbol(run.into()));
+        } else if run == "USD" && !follows_number {
+            self.dollar();
         } else if word || run == "or" {
             self.word(run);
-        } else if is_product(run) {
+        } else if is_product(run) && !(self.text_depth > 0 && is_prose(run)) {
             run.chars().for_each(|c| self.push(Token::Symbol(c.into())));
         } else if let Some((head, tail)) = split_function(run) {
             self.letter_run(head, false);
@@ -607,6 +698,10 @@ impl Lexer {
             self.at += 1;
             fraction = self.take_while(|c| c.is_ascii_digit());
         }
+        if let Some(literal) = self.endless(&whole, &fraction) {
+            self.push(Token::Number(literal));
+            return Ok(());
+        }
         let exponent = self.scientific();
         if whole.len() + fraction.len() > MAX_DIGITS || exponent.unsigned_abs() as usize > MAX_DIGITS {
             return Err(Why::TooLarge);
@@ -618,6 +713,15 @@ impl Lexer {
         let fraction_digits = usize::try_from(-shift).unwrap_or(0);
         self.push(Token::Number(Literal { value, fraction_digits, digits }));
         Ok(())
+    }
+
+    /// `0.1666...`: a decimal whose last digits repeat, and dots.
+    fn endless(&mut self, whole: &str, fraction: &str) -> Option<Literal> {
+        let rest: String = self.chars[self.at..].iter().take(7).collect();
+        let dots = ["...", "…", "\\ldots", "\\dots", "\\cdots"].into_iter().find(|dots| rest.starts_with(dots))?;
+        let (before, period) = repeated(fraction).filter(|_| whole.len() + fraction.len() <= MAX_DIGITS)?;
+        self.at += dots.chars().count();
+        Some(periodic(&format!("{whole}{before}"), before.len(), period))
     }
 
     /// The exponent of `6.7e-5`, 0 where there is none.
@@ -656,6 +760,41 @@ impl Lexer {
     }
 }
 
+/// A decimal with the digits `before`, of which `fraction_digits` stand behind the point, and a period without end.
+fn periodic(before: &str, fraction_digits: usize, period: &str) -> Literal {
+    let nines = BigInt::from(10u32).pow(period.len() as u32) - BigInt::one();
+    let scale = BigInt::from(10u32).pow(fraction_digits as u32);
+    let value = BigRational::new(parse_digits(before) * &nines + parse_digits(period), nines * scale);
+    Literal { value, fraction_digits: 0, digits: String::new() }
+}
+
+/// The digits before a period that stands at the end twice at least, and the period. A single digit that is not all
+/// of them must stand there three times.
+fn repeated(fraction: &str) -> Option<(&str, &str)> {
+    (1..=(fraction.len() / 2).min(MAX_PERIOD)).find_map(|width| {
+        let period = &fraction[fraction.len() - width..];
+        let before = fraction.trim_end_matches(period);
+        let times = (fraction.len() - before.len()) / width;
+        let enough = if width == 1 && !before.is_empty() { 3 } else { 2 };
+        (times >= enough && period.bytes().any(|digit| digit != b'0')).then_some((before, period))
+    })
+}
+
+/// Whether text holds a command, so that it is mathematics though it stands in `\text{..}`.
+fn has_command(text: &str) -> bool {
+    let mut after = text.split('\\').skip(1);
+    after.any(|command| command.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '$' | '%')))
+}
+
+/// `18`, `-1,250.5`, `$18`, `50%`.
+fn is_numeral(word: &str) -> bool {
+    let digits = word.trim_start_matches(['-', '−', '+', '$']).trim_end_matches('%');
+    let digit = |c: char| c.is_ascii_digit();
+    digits.starts_with(digit)
+        && digits.ends_with(digit)
+        && digits.chars().all(|c| digit(c) || matches!(c, ',' | '.' | '/'))
+}
+
 /// A small whole number as a literal.
 fn integer(value: u32) -> Literal {
     Literal { value: BigRational::from_integer(BigInt::from(value)), fraction_digits: 0, digits: value.to_string() }
@@ -663,6 +802,20 @@ fn integer(value: u32) -> Literal {
 
 fn parse_digits(digits: &str) -> BigInt {
     BigInt::parse_bytes(digits.as_bytes(), 10).unwrap_or_else(BigInt::zero)
+}
+
+/// Whether a run of letters reads as a word rather than as a product of variables, a function or a Greek letter.
+pub(super) fn is_prose(run: &str) -> bool {
+    const SHORT: &[&str] = &[
+        "he", "it", "we", "so", "my", "in", "on", "us", "up", "as", "if", "at", "no", "is", "an", "to", "by", "of",
+        "do",
+    ];
+    SHORT.iter().any(|word| run.eq_ignore_ascii_case(word))
+        || !(run.is_empty()
+            || is_product(run)
+            || FUNCTIONS.contains(&run)
+            || GREEK.contains(&run)
+            || matches!(run, "sqrt" | "frac"))
 }
 
 /// Whether a run of letters reads as a product of variables rather than as a word.
