@@ -8,6 +8,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 mod gguf;
+mod gguf_header;
 pub mod kv;
 pub mod load;
 pub mod memory;
