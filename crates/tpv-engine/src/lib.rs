@@ -7,6 +7,7 @@ mod decoder;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod generation_config;
 mod gguf;
 mod gguf_header;
 pub mod kv;
