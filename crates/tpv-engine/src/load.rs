@@ -206,8 +206,8 @@ fn has_head_of_its_own(config: &DecoderConfig, source: &TensorFiles) -> Result<b
         return Ok(false);
     }
     let shape = [config.vocab_size, config.hidden_size];
-    let head = source.get("lm_head.weight", &shape)?.mapped()?;
-    let embedding = source.get("model.embed_tokens.weight", &shape)?.mapped()?;
+    let head = source.get("lm_head.weight", &shape)?;
+    let embedding = source.get("model.embed_tokens.weight", &shape)?;
     let entries = config.vocab_size * config.hidden_size;
     let (mut left, mut right) = (vec![0.0; COMPARED_AT_ONCE], vec![0.0; COMPARED_AT_ONCE]);
     for start in (0..entries).step_by(COMPARED_AT_ONCE) {

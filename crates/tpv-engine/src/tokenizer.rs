@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use tokenizers::AddedToken;
 use tpv_core::phase::ThinkingMarkers;
 
 /// The largest `tokenizer.json` that is read, in bytes; those of known models have at most 35 MB.
@@ -103,7 +104,7 @@ impl Tokenizer {
     }
 
     /// Adds the tokens that stand in other files than `tokenizer.json`, each as one token with its number, as transformers
-    /// does: those that `tokenizer.json` has are left alone, and a number holds only where it is the next free one.
+    /// does: tokens that `tokenizer.json` has too are found as the other file says, and a new number must be the next free one.
     /// `vocabulary` is the length of the model's, if it is known. Also sentences about tokens that cannot be added.
     pub fn with_added_tokens(
         mut self,
@@ -115,11 +116,14 @@ impl Tokenizer {
         let size = self.encoder.get_vocab_size(false) as u32;
         let mut next = known.keys().max().map_or(size, |last| size.max(last.saturating_add(1)));
         let (mut added, mut strange) = (Vec::new(), Vec::new());
-        for (&id, token) in
-            tokens.iter().filter(|(id, token)| known.get(id).is_none_or(|it| it.content != token.content))
-        {
-            let content = &token.content;
-            match self.encoder.token_to_id(content) {
+        for (&id, token) in tokens {
+            let (content, own) = (&token.content, self.encoder.token_to_id(&token.content));
+            let is_known =
+                |known: &AddedToken| *known == library_token(token) || (token.is_bare && known.content == *content);
+            if known.get(&id).is_some_and(is_known) {
+                continue;
+            }
+            match own {
                 Some(own) if own != id => strange.push(format!("{content:?} is {own} in tokenizer.json, not {id}")),
                 _ if vocabulary.is_some_and(|length| id as usize >= length) => {
                     strange.push(format!("{content:?} is {id}, which the model does not have"));
@@ -127,35 +131,24 @@ impl Tokenizer {
                 None if id != next || id > MAX_TOKEN_ID => {
                     strange.push(format!("{content:?} is {id}, but the next number after tokenizer.json is {next}"));
                 }
-                own => {
+                _ => {
                     next += u32::from(own.is_none());
-                    added.push(token);
+                    added.push(library_token(token));
                 }
             }
         }
-        let mut notices: Vec<String> = Vec::new();
-        notices.extend(notice_of_strange_tokens("contradict tokenizer.json, which is followed", &strange));
-        let named = |text: &String| tokens.values().any(|token| token.content == *text);
-        let unknown = special.iter().filter(|text| self.token_id(text).is_none() && !named(text));
+        let unknown = special.iter().filter(|text| self.token_id(text).is_none());
+        let unknown = unknown.filter(|text| tokens.values().all(|token| token.content != **text));
         let unknown: Vec<String> = unknown.map(|text| format!("{text:?}")).collect();
-        notices.extend(notice_of_strange_tokens(
-            "name special tokens without a number, which are read as plain text",
-            &unknown,
-        ));
+        let left_out = "name tokens that are left out";
+        let nameless = "name special tokens without a number, which are read as plain text";
+        let notices = [notice_of_tokens(left_out, &strange), notice_of_tokens(nameless, &unknown)];
+        let notices = notices.into_iter().flatten().collect();
         if added.is_empty() {
             return Ok((self, notices));
         }
-        let library = |token: &&NumberedToken| tokenizers::AddedToken {
-            content: token.content.clone(),
-            single_word: token.single_word,
-            lstrip: token.lstrip,
-            rstrip: token.rstrip,
-            normalized: token.normalized,
-            special: token.special,
-        };
-        let problem = |error: tokenizers::Error| EngineError::Tokenizer(error.to_string());
-        self.encoder.add_tokens(added.iter().map(library)).map_err(problem)?;
         let told = format!("{} {added:?}", self.sha256);
+        self.encoder.add_tokens(added).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
         Ok((Self { bos: self.bos, ..Self::of(self.encoder, told.as_bytes())? }, notices))
     }
 
@@ -271,8 +264,19 @@ impl Tokenizer {
     }
 }
 
+fn library_token(token: &NumberedToken) -> AddedToken {
+    AddedToken {
+        content: token.content.clone(),
+        single_word: token.single_word,
+        lstrip: token.lstrip,
+        rstrip: token.rstrip,
+        normalized: token.normalized,
+        special: token.special,
+    }
+}
+
 /// One sentence about tokens that other files than `tokenizer.json` name; the first few of them.
-fn notice_of_strange_tokens(what: &str, tokens: &[String]) -> Option<String> {
+fn notice_of_tokens(what: &str, tokens: &[String]) -> Option<String> {
     const MOST: usize = 3;
     let more = tokens.len().saturating_sub(MOST);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };

@@ -60,6 +60,9 @@ pub struct NumberedToken {
     /// Whether it is no text to show.
     #[serde(default)]
     pub special: bool,
+    /// Whether nothing but its text is known, as in `added_tokens.json`.
+    #[serde(skip)]
+    pub is_bare: bool,
 }
 
 /// A special token is written as its text or as an object that holds it.
@@ -139,7 +142,8 @@ impl TokenizerConfig {
             let number = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let number = number.ok_or_else(|| wrong("added_tokens.json", &id.to_string()))?;
             let special = special.contains(content);
-            let token = NumberedToken { content: content.clone(), special, ..NumberedToken::default() };
+            let content = content.clone();
+            let token = NumberedToken { content, special, is_bare: true, ..NumberedToken::default() };
             tokens.insert(number, token);
         }
         for (id, token) in self.added_tokens_decoder.iter().flatten() {

@@ -9,6 +9,7 @@ use common::{folder, load, with_options};
 use tpv_engine::device::{DeviceChoice, DtypeChoice};
 use tpv_engine::kv::PAGE_TOKENS;
 use tpv_engine::load::{LoadOptions, ModelSource, load_model};
+use tpv_engine::model::{LimitWishes, TextFiles, TextModel};
 
 fn copy_model(name: &str, to: &Path) {
     for file in std::fs::read_dir(folder(name)).unwrap() {
@@ -218,4 +219,32 @@ fn a_bound_on_the_kv_memory_in_bytes_is_one_in_whole_pages() {
     let kv_bytes = Some((per_token * (PAGE_TOKENS + 1)) as u64);
     let loaded = with_options("llama", &LoadOptions { kv_bytes, ..LoadOptions::default() });
     assert_eq!(loaded.engine.kv_tokens(), (0, Some(2 * PAGE_TOKENS)));
+}
+
+#[test]
+fn what_the_text_files_ask_for_in_vain_is_noticed() {
+    let source = ModelSource::Embedded { config: tpv_thinker::CONFIG, weights: tpv_thinker::WEIGHTS };
+    let load = |generation: &'static str, config: &'static [u8]| {
+        let text = TextFiles {
+            tokenizer: tpv_thinker::TOKENIZER.into(),
+            generation_config: Some(generation.as_bytes().into()),
+            config: Some(config.into()),
+            added_tokens: Some(br#"{"[PAD]": 596, "<think>": 2}"#.as_slice().into()),
+            ..TextFiles::default()
+        };
+        TextModel::load("m", None, &source, &text, &LoadOptions::default(), LimitWishes::default())
+    };
+    let notices = load(r#"{"repetition_penalty": 1.1}"#, tpv_thinker::CONFIG).unwrap().notices;
+    assert!(
+        notices.iter().any(|notice| notice.contains("asks for repetition_penalty = 1.1: not applied")),
+        "{notices:?}"
+    );
+    assert!(
+        notices.iter().any(|notice| notice.contains("\"[PAD]\" is 596, which the model does not have")),
+        "{notices:?}"
+    );
+    let notices = load(r#"{"repetition_penalty": 1.0, "eos_token_id": 1}"#, tpv_thinker::CONFIG).unwrap().notices;
+    assert!(!notices.iter().any(|notice| notice.contains("generation_config")), "{notices:?}");
+    let error = load("{}", br#"{"foo": Infinity}"#).err().unwrap().to_string();
+    assert!(error.starts_with("config.json: is not JSON"), "{error}");
 }

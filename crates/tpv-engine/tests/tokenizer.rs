@@ -194,10 +194,14 @@ fn tokens_of_other_files_are_one_number_where_it_is_known() {
     let (ids, notices, _) = with("", "", Some(r#"{"<fn>": 597, "<tool>": 596}"#), None);
     assert_eq!(ids, [vec![0, 68, 596, 335, 597, 70], vec![0, 68, 224, 596, 69]]);
     assert!(notices.is_empty(), "{notices:?}");
-    let own = format!(r#""2": {{"content": "<think>", {plain}}}"#);
-    let (split, notices, tokenizer) = with(&own, "", None, None);
+    let own =
+        format!(r#""2": {{"content": "<think>", {}}}"#, plain.replace(r#""special": false"#, r#""special": true"#));
+    let (split, notices, tokenizer) = with(&own, "", Some(r#"{"</think>": 3}"#), None);
     assert!(notices.is_empty() && split.iter().flatten().all(|id| *id < 596));
     assert_eq!(tokenizer.sha256(), THINKER.sha256());
+    let greedy = own.replace(r#""rstrip": false"#, r#""rstrip": true"#);
+    assert_eq!(with(&greedy, "", None, None).2.encode("<think>  \na", true).unwrap(), [0, 2, 68]);
+    assert_eq!(tokenizer.encode("<think>  \na", true).unwrap(), [0, 2, 224, 224, 202, 68]);
     for (decoder, more, vocabulary, said) in [
         (decoder.replace("597", "3"), "", None, "\"<fn>\" is 3, but the next number after tokenizer.json is 596"),
         (own.replace("\"2\"", "\"597\""), "", None, "\"<think>\" is 2 in tokenizer.json, not 597"),
