@@ -147,7 +147,7 @@ impl DecoderConfig {
     /// Reads the text of a `config.json`.
     pub fn from_json(text: &[u8]) -> Result<Self> {
         let json: Value = serde_json::from_slice(text)
-            .map_err(|error| EngineError::Unsupported(format!("config.json is not JSON ({error})")))?;
+            .map_err(|error| EngineError::Unsupported(format!("config.json {}", not_json(&error))))?;
         let object =
             json.as_object().ok_or_else(|| EngineError::Unsupported("config.json is not an object".to_owned()))?;
         Keys { object }.decoder()
@@ -189,6 +189,11 @@ impl DecoderConfig {
     }
 }
 
+/// Why a text is not JSON, as the end of a sentence. Python reads and writes `Infinity` and `NaN`, which JSON does not have.
+pub(crate) fn not_json(error: &serde_json::Error) -> String {
+    format!("is not JSON ({error}); `Infinity` and `NaN`, which Python writes, are not JSON either")
+}
+
 fn unsupported(key: &str, value: &str) -> EngineError {
     EngineError::Unsupported(format!("`{key}` = {value}"))
 }
@@ -205,10 +210,13 @@ impl Keys<'_> {
         let layers = self.required("num_hidden_layers")?;
         let heads = self.required("num_attention_heads")?;
         let hidden_size = self.required("hidden_size")?;
-        let bias = self.flag("attention_bias", false);
+        let bias = self.flag("attention_bias", false)?;
         let default_head_dim = if family == Family::Qwen3 { 128 } else { hidden_size / heads.max(1) };
         let head_dim = self.count("head_dim")?.unwrap_or(default_head_dim);
-        let default_kv_heads = if family == Family::Llama { heads } else { 32 };
+        let default_kv_heads = match self.object.get("num_key_value_heads") {
+            None if family != Family::Llama => 32,
+            _ => heads,
+        };
         let max_positions = self.count("max_position_embeddings")?.unwrap_or(match family {
             Family::Llama => 2048,
             Family::Qwen2 | Family::Qwen3 => 32_768,
@@ -227,9 +235,9 @@ impl Keys<'_> {
             norm_epsilon: self.number("rms_norm_eps")?.unwrap_or(1e-6),
             qkv_bias: bias || family == Family::Qwen2,
             output_bias: bias && family != Family::Qwen2,
-            mlp_bias: family == Family::Llama && self.flag("mlp_bias", false),
+            mlp_bias: family == Family::Llama && self.flag("mlp_bias", false)?,
             qk_norm: family == Family::Qwen3,
-            tied_head: self.flag("tie_word_embeddings", false),
+            tied_head: self.flag("tie_word_embeddings", false)?,
             rope,
             windows: self.windows(family, layers)?,
         };
@@ -240,13 +248,20 @@ impl Keys<'_> {
     fn family(&self) -> Result<(String, Family)> {
         let listed = self.object.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
         let model_type = self.object.get("model_type").and_then(Value::as_str);
-        match (listed, model_type) {
-            (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => Ok(("LlamaForCausalLM".into(), Family::Llama)),
-            (Some("Qwen2ForCausalLM"), _) | (None, Some("qwen2")) => Ok(("Qwen2ForCausalLM".into(), Family::Qwen2)),
-            (Some("Qwen3ForCausalLM"), _) | (None, Some("qwen3")) => Ok(("Qwen3ForCausalLM".into(), Family::Qwen3)),
-            (Some(other), _) => Err(unsupported("architectures", other)),
-            (None, Some(other)) => Err(unsupported("model_type", other)),
-            (None, None) => Err(unsupported("architectures", "missing")),
+        let (architecture, of_type, family) = match (listed, model_type) {
+            (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => ("LlamaForCausalLM", "llama", Family::Llama),
+            (Some("Qwen2ForCausalLM"), _) | (None, Some("qwen2")) => ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
+            (Some("Qwen3ForCausalLM"), _) | (None, Some("qwen3")) => ("Qwen3ForCausalLM", "qwen3", Family::Qwen3),
+            (Some(other), _) => return Err(unsupported("architectures", other)),
+            (None, Some(other)) => return Err(unsupported("model_type", other)),
+            (None, None) => return Err(unsupported("architectures", "missing")),
+        };
+        match model_type.filter(|named| *named != of_type) {
+            Some(other) => {
+                let both = format!("{other} beside `architectures` = {architecture}; one of them is wrong");
+                Err(unsupported("model_type", &both))
+            }
+            None => Ok((architecture.to_owned(), family)),
         }
     }
 
@@ -263,52 +278,61 @@ impl Keys<'_> {
         Ok(())
     }
 
-    /// Both generations: `rope_parameters`, or `rope_theta` beside `rope_scaling`.
+    /// Both generations: `rope_parameters`, or `rope_theta` beside `rope_scaling`. Files may have both; they must agree,
+    /// since programs differ in which one they read.
     fn rope(&self, max_positions: usize) -> Result<RopeConfig> {
         let group = |key: &str| self.object.get(key).and_then(Value::as_object).filter(|group| !group.is_empty());
         let empty = Map::new();
-        let (name, object) = match (group("rope_parameters"), group("rope_scaling")) {
+        let groups = (group("rope_parameters"), group("rope_scaling"));
+        let (name, object) = match groups {
             (Some(object), _) => ("rope_parameters", object),
             (None, Some(object)) => ("rope_scaling", object),
             (None, None) => ("rope_scaling", &empty),
         };
-        let kind_of = |group: &Map<String, Value>| {
-            let kind = group.get("rope_type").or_else(|| group.get("type")).and_then(Value::as_str);
-            kind.map(str::to_owned)
-        };
-        let kind = kind_of(object);
-        if let (Some(_), Some(old)) = (group("rope_parameters"), group("rope_scaling")) {
-            let named = |kind: Option<String>| kind.unwrap_or_else(|| "default".to_owned());
-            let (new, old) = (named(kind.clone()), named(kind_of(old)));
-            if new != old {
-                let both = format!("{old} beside `rope_parameters` of type {new}");
-                return Err(unsupported("rope_scaling", &format!("{both}; put the scaling into `rope_parameters`")));
-            }
-        }
         let keys = Keys { object };
-        let theta = match keys.number("rope_theta")? {
-            Some(theta) => theta,
-            None => self.number("rope_theta")?.unwrap_or(10_000.0),
-        };
         for part in [self, &keys] {
             if part.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
                 return Err(unsupported("partial_rotary_factor", "other than 1"));
             }
         }
-        if kind.is_none() && object.values().any(Value::is_object) {
+        if rope_kind(object).is_none() && object.values().any(Value::is_object) {
             return Err(unsupported(name, "one entry for each kind of layer"));
         }
+        let theta = self.rope_theta(&[groups.0, groups.1])?;
         let original = self.number("original_max_position_embeddings")?;
-        let scaling = keys.rope_scaling(name, kind.as_deref().unwrap_or("default"), max_positions, original)?;
+        let scaling_of = |name: &str, object| {
+            let kind = rope_kind(object).unwrap_or("default");
+            Keys { object }.rope_scaling(name, kind, max_positions, original)
+        };
+        let scaling = scaling_of(name, object)?;
+        if let (Some(new), Some(old)) = groups
+            && scaling_of("rope_scaling", old)? != scaling
+        {
+            return Err(contradiction(old, new));
+        }
         Ok(RopeConfig { theta, scaling, pairing: RopePairing::Halves })
     }
 
-    /// `beside` is the original number of positions where the config has it beside the group.
+    /// The base, which may stand in either group or beside them.
+    fn rope_theta(&self, groups: &[Option<&Map<String, Value>>]) -> Result<f64> {
+        let mut bases = vec![self.number("rope_theta")?];
+        for object in groups.iter().flatten() {
+            bases.push(Keys { object }.number("rope_theta")?);
+        }
+        let mut bases = bases.into_iter().flatten();
+        let theta = bases.next();
+        if let (Some(theta), Some(other)) = (theta, bases.find(|other| Some(*other) != theta)) {
+            return Err(unsupported("rope_theta", &format!("{theta} in one place and {other} in another; keep one")));
+        }
+        Ok(theta.unwrap_or(10_000.0))
+    }
+
+    /// `beside` is the original number of positions where the config has it beside the group; it comes first, as in
+    /// transformers.
     fn rope_scaling(&self, name: &str, kind: &str, max_positions: usize, beside: Option<f64>) -> Result<RopeScaling> {
-        let needed = |key: &str| {
-            self.number(key)?.ok_or_else(|| EngineError::Unsupported(format!("`{name}` ({kind}) lacks `{key}`")))
-        };
-        let original = self.number("original_max_position_embeddings")?.or(beside).unwrap_or(max_positions as f64);
+        let lacks = |key: &str| EngineError::Unsupported(format!("`{name}` ({kind}) lacks `{key}`"));
+        let needed = |key: &str| self.number(key)?.ok_or_else(|| lacks(key));
+        let original = beside.or(self.number("original_max_position_embeddings")?);
         match kind {
             "default" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: needed("factor")? }),
@@ -316,9 +340,9 @@ impl Keys<'_> {
                 factor: needed("factor")?,
                 low_freq_factor: needed("low_freq_factor")?,
                 high_freq_factor: needed("high_freq_factor")?,
-                original_max_positions: needed("original_max_position_embeddings")?,
+                original_max_positions: original.ok_or_else(|| lacks("original_max_position_embeddings"))?,
             }),
-            "yarn" => self.yarn(original, max_positions),
+            "yarn" => self.yarn(original.unwrap_or(max_positions as f64), max_positions),
             other => Err(unsupported(&format!("{name}.rope_type"), other)),
         }
     }
@@ -339,13 +363,14 @@ impl Keys<'_> {
             beta_fast: nonzero("beta_fast")?.unwrap_or(32.0),
             beta_slow: nonzero("beta_slow")?.unwrap_or(1.0),
             original_max_positions,
-            truncate: self.flag("truncate", true),
+            // Transformers asks whether the value is true, and `null` is not.
+            truncate: self.flag("truncate", !self.object.contains_key("truncate"))?,
         })
     }
 
     /// `layer_types` if given, else layers from `max_window_layers` on, and only where `use_sliding_window` is true.
     fn windows(&self, family: Family, layers: usize) -> Result<Vec<Option<usize>>> {
-        if family == Family::Llama || !self.flag("use_sliding_window", false) {
+        if family == Family::Llama || !self.flag("use_sliding_window", false)? {
             return Ok(vec![None; layers]);
         }
         let window = match self.object.get("sliding_window") {
@@ -392,9 +417,42 @@ impl Keys<'_> {
         }
     }
 
-    fn flag(&self, key: &str, default: bool) -> bool {
-        self.object.get(key).and_then(Value::as_bool).unwrap_or(default)
+    /// `default` stands for a missing key and for `null`.
+    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.object.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| unsupported(key, &format!("{value}, not true or false"))),
+        }
     }
+}
+
+/// The kind of a group of rope keys.
+fn rope_kind(group: &Map<String, Value>) -> Option<&str> {
+    group.get("rope_type").or_else(|| group.get("type")).and_then(Value::as_str)
+}
+
+/// Names a key in which two groups that scale differently differ.
+fn contradiction(old: &Map<String, Value>, new: &Map<String, Value>) -> EngineError {
+    const KEYS: [&str; 10] = [
+        "factor",
+        "original_max_position_embeddings",
+        "low_freq_factor",
+        "high_freq_factor",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+    ];
+    let kinds = [old, new].map(|group| rope_kind(group).unwrap_or("default").to_owned());
+    let text = |value: &Value| value.as_f64().map_or_else(|| value.to_string(), |number| number.to_string());
+    let written = |key: &str| [old, new].map(|group| group.get(key).map_or("nothing".to_owned(), text));
+    let kinds = ("rope_type", kinds);
+    let mut values = [kinds].into_iter().chain(KEYS.map(|key| (key, written(key))));
+    let (key, [old, new]) = values.find(|(_, [old, new])| old != new).unwrap_or_default();
+    let both = format!("{old} beside {new} in `rope_parameters`; put what holds into `rope_parameters` alone");
+    unsupported(&format!("rope_scaling.{key}"), &both)
 }
 
 #[cfg(test)]
@@ -418,6 +476,89 @@ mod tests {
             "factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64}"#,
         );
         assert_eq!(old.unwrap(), new.unwrap());
+    }
+
+    #[test]
+    fn groups_of_rope_keys_that_contradict_each_other_are_refused_by_key() {
+        let yarn = r#""rope_type":"yarn","factor":4.0,"original_max_position_embeddings":128"#;
+        let both = |new: &str, old: &str| {
+            parse(&format!(r#""model_type":"qwen3","rope_parameters":{{{new}}},"rope_scaling":{{{old}}}"#))
+        };
+        let theta = format!(r#"{yarn},"rope_theta":1e6"#);
+        let old = yarn.replace("rope_type", "type").replace("4.0", "4");
+        assert_eq!(
+            both(&theta, &old).unwrap(),
+            parse(&format!(r#""model_type":"qwen3","rope_parameters":{{{theta}}}"#)).unwrap()
+        );
+        for (key, old) in [
+            ("factor", yarn.replace("4.0", "8.0")),
+            ("original_max_position_embeddings", yarn.replace("128", "256")),
+            ("original_max_position_embeddings", r#""rope_type":"yarn","factor":4.0"#.to_owned()),
+            ("beta_fast", format!(r#"{yarn},"beta_fast":16"#)),
+            ("truncate", format!(r#"{yarn},"truncate":null"#)),
+            ("rope_type", yarn.replace("yarn", "linear")),
+            ("rope_theta", format!(r#"{yarn},"rope_theta":1e4"#)),
+        ] {
+            let error = both(&theta, &old).unwrap_err().to_string();
+            assert!(error.contains(key), "{old}: {error}");
+        }
+        for group in ["rope_parameters", "rope_scaling"] {
+            let twice = format!(
+                r#""model_type":"llama","rope_theta":1e4,"{group}":{{"rope_type":"default","rope_theta":1e6}}"#
+            );
+            assert!(parse(&twice).unwrap_err().to_string().contains("`rope_theta` = 10000"));
+            assert_eq!(parse(&twice.replace("1e4", "1e6")).unwrap().rope.theta, 1e6);
+        }
+    }
+
+    /// `standardize_rope_params` of transformers.
+    #[test]
+    fn the_original_context_beside_the_group_comes_first() {
+        let scaling = |group: &str, beside: &str| {
+            let config = format!(r#""model_type":"llama","rope_scaling":{{"factor":8.0,{group}}}{beside}"#);
+            parse(&config).map(|config| config.rope.scaling)
+        };
+        let beside = r#","original_max_position_embeddings":64"#;
+        let llama3 = r#""rope_type":"llama3","low_freq_factor":1.0,"high_freq_factor":4.0"#;
+        let within = format!(r#"{llama3},"original_max_position_embeddings":64"#);
+        let expected = scaling(&within, "").unwrap();
+        assert_eq!(scaling(llama3, beside).unwrap(), expected);
+        assert_eq!(scaling(&within.replace("64", "512"), beside).unwrap(), expected);
+        let missing = scaling(llama3, "").unwrap_err().to_string();
+        assert!(missing.contains("lacks `original_max_position_embeddings`"), "{missing}");
+        let yarn = scaling(r#""rope_type":"yarn","original_max_position_embeddings":512"#, beside).unwrap();
+        assert!(matches!(yarn, RopeScaling::Yarn { original_max_positions: 64.0, .. }), "{yarn:?}");
+    }
+
+    #[test]
+    fn null_is_what_transformers_takes_it_for() {
+        let truncates = |end: &str| {
+            let yarn = r#""rope_type":"yarn","factor":4.0"#;
+            match parse(&format!(r#""model_type":"qwen3","rope_scaling":{{{yarn}{end}}}"#)).unwrap().rope.scaling {
+                RopeScaling::Yarn { truncate, .. } => truncate,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            ["", r#","truncate":true"#, r#","truncate":null"#, r#","truncate":false"#].map(truncates),
+            [true, true, false, false]
+        );
+        let kv_heads = |text: &str| {
+            let shape = r#""hidden_size":64,"intermediate_size":64,"num_hidden_layers":1,"num_attention_heads":64,"vocab_size":9"#;
+            DecoderConfig::from_json(format!("{{{shape},{text}}}").as_bytes()).unwrap().kv_heads
+        };
+        for (kind, absent) in [("llama", 64), ("qwen2", 32), ("qwen3", 32)] {
+            let kind = format!(r#""head_dim":2,"model_type":"{kind}""#);
+            assert_eq!(kv_heads(&kind), absent);
+            assert_eq!(kv_heads(&format!(r#"{kind},"num_key_value_heads":null"#)), 64);
+        }
+        let refused = |extra: &str| parse(&format!(r#""model_type":"qwen2",{extra}"#)).unwrap_err().to_string();
+        for key in ["use_sliding_window", "attention_bias", "tie_word_embeddings"] {
+            for value in ["1", "\"true\""] {
+                assert!(refused(&format!(r#""{key}":{value}"#)).contains(&format!("`{key}` = {value}, not true")));
+            }
+        }
+        assert!(refused(r#""foo":Infinity"#).contains("config.json is not JSON"));
     }
 
     #[test]
@@ -445,6 +586,8 @@ mod tests {
     fn what_the_decoder_does_not_do_is_refused_by_key() {
         let refused = |extra: &str| parse(extra).unwrap_err().to_string();
         assert!(refused(r#""architectures":["GemmaForCausalLM"]"#).contains("GemmaForCausalLM"));
+        let mistral = refused(r#""architectures":["LlamaForCausalLM"],"model_type":"mistral""#);
+        assert!(mistral.contains("`model_type` = mistral beside `architectures` = LlamaForCausalLM"), "{mistral}");
         assert!(refused(r#""model_type":"llama","rope_scaling":{"type":"dynamic","factor":2}"#).contains("dynamic"));
         assert!(refused(r#""model_type":"llama","hidden_act":"gelu""#).contains("hidden_act"));
         assert!(refused(r#""model_type":"llama","partial_rotary_factor":0.5"#).contains("partial_rotary_factor"));

@@ -32,9 +32,34 @@ pub enum EngineError {
         tokens: usize,
     },
     /// The tensor library failed.
-    #[error("tensor operation failed: {0}")]
+    #[error("tensor operation failed: {}", tensor_problem(.0))]
     Tensor(#[from] candle_core::Error),
 }
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
+
+/// An error of the tensor library on one line. Under `RUST_BACKTRACE=1` its own text holds a backtrace.
+pub(crate) fn tensor_problem(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => tensor_problem(inner),
+        candle_core::Error::Context { inner, context } => format!("{context}: {}", tensor_problem(inner)),
+        candle_core::Error::WithPath { inner, path } => format!("{}: {}", path.display(), tensor_problem(inner)),
+        other => other.to_string().lines().next().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Error;
+
+    #[test]
+    fn an_error_of_the_tensor_library_is_one_line_without_a_backtrace() {
+        let inner = Box::new(Error::Msg("unknown dtype".into()));
+        let traced = Error::WithBacktrace { inner, backtrace: Box::new(std::backtrace::Backtrace::force_capture()) };
+        assert!(traced.to_string().lines().count() > 1);
+        let error = EngineError::from(traced.context("while reading"));
+        assert_eq!(error.to_string(), "tensor operation failed: while reading: unknown dtype");
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,7 +16,8 @@ use candle_core::{DType, Device};
 
 use crate::config::{DecoderConfig, LARGEST_COUNT, RopeConfig, RopePairing, RopeScaling};
 use crate::decoder::{EmbeddingTable, Linear, LinearShape, WeightSource};
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, Result, tensor_problem};
+use crate::gguf_header::unknown_type;
 use crate::load::EmbeddedText;
 use crate::weights::file_error;
 
@@ -34,8 +35,10 @@ impl GgufFile {
     pub fn open(path: &Path, widen: bool) -> Result<Self> {
         let cannot = |error| file_error(path, format!("cannot be read ({error})"));
         let mut file = File::open(path).map_err(cannot)?;
-        let content =
-            Content::read(&mut file).map_err(|error| file_error(path, format!("not a whole GGUF file ({error})")))?;
+        let content = Content::read(&mut file).map_err(|error| match unknown_type(&mut BufReader::new(&mut file)) {
+            Some(unknown) => file_error(path, unknown.to_string()),
+            None => file_error(path, format!("not a whole GGUF file ({})", tensor_problem(&error))),
+        })?;
         Ok(Self { path: path.to_owned(), content, file: Mutex::new(file), widen })
     }
 
@@ -79,6 +82,10 @@ impl GgufFile {
         if keys.count("expert_count")?.is_some_and(|count| count > 0) {
             return Err(EngineError::Unsupported(format!("`{kind}.expert_count` above 0")));
         }
+        if keys.value("attention.causal").is_some_and(|value| matches!(value.to_bool(), Ok(false))) {
+            let problem = format!("`{kind}.attention.causal` = false: its tokens see those behind them too");
+            return Err(EngineError::Unsupported(problem));
+        }
         let hidden_size = keys.required("embedding_length")?;
         let heads = keys.required("attention.head_count")?;
         let head_dim = keys.count("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));
@@ -112,28 +119,30 @@ impl GgufFile {
         })
     }
 
+    /// As llama.cpp reads it: a factor without a kind is a linear one, under its older name too, 0 stands for none, and the
+    /// file's own factors are multiplied with it.
     fn scaling(&self, keys: &Metadata<'_>, max_positions: usize, head_dim: usize) -> Result<RopeScaling> {
-        if self.has("rope_freqs.weight") {
-            return Ok(RopeScaling::Factors(self.widened("rope_freqs.weight", &[head_dim / 2])?));
-        }
-        let factor = keys.number("rope.scaling.factor")?.unwrap_or(1.0);
-        let kind = keys.value("rope.scaling.type").and_then(|value| value.to_string().ok());
-        match kind.map(String::as_str) {
-            None | Some("none") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear { factor }),
-            Some("yarn") => {
-                let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(max_positions);
-                let stretch = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
-                Ok(RopeScaling::Yarn {
-                    factor,
-                    attention_factor: stretch * keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0),
-                    beta_fast: keys.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-                    beta_slow: keys.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-                    original_max_positions: original as f64,
-                    truncate: true,
-                })
+        let factor = match keys.number("rope.scaling.factor")? {
+            Some(factor) => factor,
+            None => keys.number("rope.scale_linear")?.unwrap_or(1.0),
+        };
+        let factor = if factor == 0.0 { 1.0 } else { factor };
+        let kind = keys.value("rope.scaling.type").map(|value| value.to_string().map_or("not a text", String::as_str));
+        let own =
+            self.has("rope_freqs.weight").then(|| self.widened("rope_freqs.weight", &[head_dim / 2])).transpose()?;
+        match (kind, own) {
+            (Some("none"), None) => Ok(RopeScaling::None),
+            (Some("none"), Some(own)) => Ok(RopeScaling::Factors(own)),
+            (None | Some("linear"), None) if factor == 1.0 => Ok(RopeScaling::None),
+            (None | Some("linear"), None) => Ok(RopeScaling::Linear { factor }),
+            (None | Some("linear"), Some(own)) => {
+                Ok(RopeScaling::Factors(own.iter().map(|own| own * factor as f32).collect()))
             }
-            Some(other) => Err(EngineError::Unsupported(format!("`rope.scaling.type` = {other}"))),
+            (Some("yarn"), None) => yarn(keys, factor, max_positions),
+            (Some("yarn"), Some(_)) => {
+                Err(EngineError::Unsupported("`rope.scaling.type` = yarn beside `rope_freqs.weight`".to_owned()))
+            }
+            (Some(other), _) => Err(EngineError::Unsupported(format!("`rope.scaling.type` = {other}"))),
         }
     }
 
@@ -141,7 +150,9 @@ impl GgufFile {
     pub fn embedded_text(&self) -> EmbeddedText {
         let value = |key: &str| self.content.metadata.get(key);
         EmbeddedText {
+            bos_token: value("tokenizer.ggml.bos_token_id").and_then(|value| value.to_u32().ok()),
             eos_token: value("tokenizer.ggml.eos_token_id").and_then(|value| value.to_u32().ok()),
+            add_bos_token: value("tokenizer.ggml.add_bos_token").and_then(|value| value.to_bool().ok()),
             chat_template: value("tokenizer.chat_template").and_then(|value| value.to_string().ok()).cloned(),
         }
     }
@@ -170,7 +181,7 @@ impl GgufFile {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         self.content
             .tensor(&mut *file, name, &Device::Cpu)
-            .map_err(|error| problem(format!("tensor `{name}` cannot be read ({error})")))
+            .map_err(|error| problem(format!("tensor `{name}` cannot be read ({})", tensor_problem(&error))))
     }
 
     fn widened(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
@@ -184,7 +195,7 @@ impl WeightSource for GgufFile {
         self.widened(&gguf_name(name), shape)
     }
 
-    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
+    fn row(&self, name: &str, shape: [usize; 2], row: usize) -> Result<Vec<f32>> {
         let name = gguf_name(name);
         let problem = |problem: &dyn std::fmt::Display| file_error(&self.path, format!("tensor `{name}` {problem}"));
         let info = self.content.tensor_infos.get(&name).ok_or_else(|| problem(&"is missing"))?;
@@ -194,7 +205,8 @@ impl WeightSource for GgufFile {
         }
         let mut bytes = vec![0; shape[1] / dtype.block_size() * dtype.type_size()];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = self.content.tensor_data_offset.saturating_add(info.offset);
+        let place = info.offset.saturating_add((row * bytes.len()) as u64);
+        let start = self.content.tensor_data_offset.saturating_add(place);
         let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut bytes));
         read.map_err(|error| problem(&format!("cannot be read ({error})")))?;
         let row = qtensor_from_ggml(dtype, &bytes, vec![1, shape[1]], &Device::Cpu)?.dequantize(&Device::Cpu)?;
@@ -226,6 +238,19 @@ impl WeightSource for GgufFile {
             _ => EmbeddingTable::Quantised(QMatMul::from_qtensor(tensor)?),
         })
     }
+}
+
+fn yarn(keys: &Metadata<'_>, factor: f64, max_positions: usize) -> Result<RopeScaling> {
+    let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(max_positions);
+    let stretch = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
+    Ok(RopeScaling::Yarn {
+        factor,
+        attention_factor: stretch * keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0),
+        beta_fast: keys.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+        beta_slow: keys.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+        original_max_positions: original as f64,
+        truncate: true,
+    })
 }
 
 /// GGUF's name for a tensor of a Hugging Face checkpoint.

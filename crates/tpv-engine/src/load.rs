@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, RopePairing};
 use crate::decode::{DecodeLimits, DraftLimits};
 use crate::decoder::{CpuDecoder, CpuOptions, TensorDecoder, WeightSource};
 use crate::device::{DeviceChoice, DtypeChoice, choose_dtype, last_cache_bytes, open_device, thread_count};
@@ -105,15 +105,19 @@ pub struct Loaded {
     pub weight_memory: Option<usize>,
     /// Samples in flight, and drafts, that suit the model and the machine, where nothing else is asked for.
     pub limits: DecodeLimits,
-    /// The token that ends a sequence and the chat template, where the file of the weights names them.
+    /// The tokens at both ends of a sequence and the chat template, where the file of the weights names them.
     pub text: EmbeddedText,
 }
 
 /// What a GGUF file says of the model's text; everything else of it is taken from the tokenizer's folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EmbeddedText {
+    /// The token that begins a sequence.
+    pub bos_token: Option<u32>,
     /// The token that ends a sequence.
     pub eos_token: Option<u32>,
+    /// Whether a prompt starts with the token that begins a sequence.
+    pub add_bos_token: Option<bool>,
     /// The chat template.
     pub chat_template: Option<String>,
 }
@@ -193,12 +197,28 @@ fn load_tensors(config: DecoderConfig, source: &impl WeightSource, options: &Loa
     build(config, source, options, (dtype, dtype.name().to_owned()), notices)
 }
 
-/// Whether a head that the config calls tied is stored, and is another one than the embedding.
+/// Entries of a matrix that are compared at once.
+const COMPARED_AT_ONCE: usize = 1 << 20;
+
+/// Whether a head that the config calls tied is stored, and differs from the embedding in any row.
 fn has_head_of_its_own(config: &DecoderConfig, source: &TensorFiles) -> Result<bool> {
+    if !config.tied_head || !source.has("lm_head.weight") {
+        return Ok(false);
+    }
     let shape = [config.vocab_size, config.hidden_size];
-    let stored = source.first_row("lm_head.weight", shape).ok().filter(|_| config.tied_head);
-    let Some(stored) = stored else { return Ok(false) };
-    Ok(stored != source.first_row("model.embed_tokens.weight", shape)?)
+    let head = source.get("lm_head.weight", &shape)?;
+    let embedding = source.get("model.embed_tokens.weight", &shape)?;
+    let entries = config.vocab_size * config.hidden_size;
+    let (mut left, mut right) = (vec![0.0; COMPARED_AT_ONCE], vec![0.0; COMPARED_AT_ONCE]);
+    for start in (0..entries).step_by(COMPARED_AT_ONCE) {
+        let count = COMPARED_AT_ONCE.min(entries - start);
+        head.copy(start, &mut left[..count])?;
+        embedding.copy(start, &mut right[..count])?;
+        if left[..count] != right[..count] {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Quantised files run as they are, unless f32 is asked for.
@@ -265,35 +285,21 @@ fn build_on_gpu(
     Ok(Loaded { engine: Box::new(engine), notices, fingerprint, weight_memory, limits, text })
 }
 
-/// Hashes the shape, the norms at both ends, some rows of the embedding and the first row of every other matrix, which GGUF
-/// files have in the same place.
+/// Hashes the shape, all norms and biases, some rows of the embedding and the first and the last row of every other matrix.
+/// GGUF files have these rows in the same place.
 fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<String> {
     let width = config.hidden_size;
     let mut samples = source.vector("model.norm.weight", width)?;
-    samples.extend(source.vector("model.layers.0.input_layernorm.weight", width)?);
     let step = config.vocab_size.div_ceil(256);
     let tokens: Vec<u32> = (0..config.vocab_size as u32).step_by(step).collect();
     let mut rows = Vec::new();
     source.embedding(config.vocab_size, width)?.look_up(&tokens, width, &mut rows)?;
     samples.extend(rows);
-    let (heads, kv_heads) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let inner = config.intermediate_size;
-    let matrices = [
-        ("self_attn.q_proj", [heads, width]),
-        ("self_attn.k_proj", [kv_heads, width]),
-        ("self_attn.v_proj", [kv_heads, width]),
-        ("self_attn.o_proj", [width, heads]),
-        ("mlp.gate_proj", [inner, width]),
-        ("mlp.up_proj", [inner, width]),
-        ("mlp.down_proj", [width, inner]),
-    ];
     for layer in 0..config.layers {
-        for (name, shape) in matrices {
-            samples.extend(source.first_row(&format!("model.layers.{layer}.{name}.weight"), shape)?);
-        }
+        sample_layer(config, source, layer, &mut samples)?;
     }
     if !config.tied_head {
-        samples.extend(source.first_row("lm_head.weight", [config.vocab_size, width])?);
+        sample_matrix(source, "lm_head.weight", [config.vocab_size, width], &mut samples)?;
     }
     let mut hash = Sha256::new();
     hash.update(shape_text(config));
@@ -301,6 +307,56 @@ fn fingerprint(config: &DecoderConfig, source: &impl WeightSource) -> Result<Str
         hash.update(sample.to_le_bytes());
     }
     Ok(hex(&hash.finalize()))
+}
+
+fn sample_matrix(source: &impl WeightSource, name: &str, shape: [usize; 2], samples: &mut Vec<f32>) -> Result<()> {
+    for row in [0, shape[0] - 1] {
+        samples.extend(source.row(name, shape, row)?);
+    }
+    Ok(())
+}
+
+fn sample_layer(
+    config: &DecoderConfig,
+    source: &impl WeightSource,
+    layer: usize,
+    samples: &mut Vec<f32>,
+) -> Result<()> {
+    let (width, inner) = (config.hidden_size, config.intermediate_size);
+    let (heads, kv_heads) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let matrices = [
+        ("self_attn.q_proj", [heads, width], config.qkv_bias),
+        ("self_attn.k_proj", [kv_heads, width], config.qkv_bias),
+        ("self_attn.v_proj", [kv_heads, width], config.qkv_bias),
+        ("self_attn.o_proj", [width, heads], config.output_bias),
+        ("mlp.gate_proj", [inner, width], config.mlp_bias),
+        ("mlp.up_proj", [inner, width], config.mlp_bias),
+        ("mlp.down_proj", [width, inner], config.mlp_bias),
+    ];
+    let norms = ["input_layernorm", "post_attention_layernorm"].map(|name| (name, width));
+    let head_norms = ["self_attn.q_norm", "self_attn.k_norm"].map(|name| (name, config.head_dim));
+    for (name, length) in norms.into_iter().chain(head_norms.into_iter().filter(|_| config.qk_norm)) {
+        samples.extend(source.vector(&format!("model.layers.{layer}.{name}.weight"), length)?);
+    }
+    for (name, shape, has_bias) in matrices {
+        let name = format!("model.layers.{layer}.{name}");
+        sample_matrix(source, &format!("{name}.weight"), shape, samples)?;
+        if has_bias {
+            samples.extend(in_order(config, &name, source.vector(&format!("{name}.bias"), shape[0])?));
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a bias of queries or keys in the order of Hugging Face, whichever entries of a head turn together.
+fn in_order(config: &DecoderConfig, name: &str, bias: Vec<f32>) -> Vec<f32> {
+    let is_turned = name.ends_with("q_proj") || name.ends_with("k_proj");
+    if config.rope.pairing == RopePairing::Halves || !is_turned {
+        return bias;
+    }
+    let half = config.head_dim / 2;
+    let place = |entry: usize| entry / config.head_dim * config.head_dim + 2 * (entry % half) + entry / half % 2;
+    (0..bias.len()).map(|entry| bias[place(entry)]).collect()
 }
 
 fn shape_text(config: &DecoderConfig) -> String {
@@ -320,6 +376,19 @@ mod tests {
     fn guesses_are_made_where_rows_were_measured_to_cost_little() {
         let tokens = |is_cached| ["f32", "q8_0", "q4_k"].map(|dtype| suitable_drafts(is_cached, dtype).tokens);
         assert_eq!([tokens(true), tokens(false)], [[2, 2, 0], [7, 7, 0]]);
+    }
+
+    #[test]
+    fn biases_of_both_orders_are_one_in_a_fingerprint() {
+        let mut config = crate::random::named_shape("0.5b").unwrap();
+        (config.head_dim, config.rope.pairing) = (6, RopePairing::Neighbours);
+        // Entry 2 i + t of a head is entry 3 t + i of the original, as converters write it.
+        let of_file = vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0, 10.0, 13.0, 11.0, 14.0, 12.0, 15.0];
+        let original = vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+        assert_eq!(in_order(&config, "self_attn.k_proj", of_file.clone()), original);
+        assert_eq!(in_order(&config, "self_attn.v_proj", of_file.clone()), of_file);
+        config.rope.pairing = RopePairing::Halves;
+        assert_eq!(in_order(&config, "self_attn.q_proj", of_file.clone()), of_file);
     }
 
     #[test]

@@ -95,10 +95,10 @@ impl WeightSource for RandomWeights {
         Ok(values)
     }
 
-    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
-        let mut row = vec![0.0; shape[1]];
-        self.fill_row(name, 0, &mut row);
-        Ok(row)
+    fn row(&self, name: &str, shape: [usize; 2], row: usize) -> Result<Vec<f32>> {
+        let mut floats = vec![0.0; shape[1]];
+        self.fill_row(name, row, &mut floats);
+        Ok(floats)
     }
 
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {

@@ -135,6 +135,7 @@ pub struct ChatTemplate {
     sha256: String,
     bos_token: String,
     eos_token: String,
+    pad_token: Option<String>,
 }
 
 impl ChatTemplate {
@@ -158,8 +159,10 @@ impl ChatTemplate {
             .map_err(|error| refusal(&error))?;
         let token = |text: Option<&str>| text.unwrap_or_default().to_owned();
         let (bos_token, eos_token) = (token(config.bos_token()), token(config.eos_token()));
+        let pad_token = config.pad_token().filter(|_| source.contains("pad_token")).map(str::to_owned);
         let written = format!("{source}\0{bos_token}\0{eos_token}");
-        Ok(Self { environment, sha256: hex(&Sha256::digest(written)), bos_token, eos_token })
+        let written = pad_token.iter().fold(written, |written, token| format!("{written}\0{token}"));
+        Ok(Self { environment, sha256: hex(&Sha256::digest(written)), bos_token, eos_token, pad_token })
     }
 
     /// SHA-256 of the template and the special tokens that it may print, hexadecimal: what tells prompts apart.
@@ -193,7 +196,10 @@ impl ChatTemplate {
             ("add_generation_prompt", Value::from(options.add_generation_prompt)),
             ("bos_token", Value::from(self.bos_token.as_str())),
             ("eos_token", Value::from(self.eos_token.as_str())),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
         ];
+        variables.extend(self.pad_token.as_deref().map(|token| ("pad_token", Value::from(token))));
         variables.extend(options.enable_thinking.map(|thinks| ("enable_thinking", Value::from(thinks))));
         Value::from_pairs(variables)
     }
@@ -358,47 +364,101 @@ const MONTHS: [&str; 12] = [
 ];
 const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
-/// The part of C's `strftime` that chat templates use, in UTC. Unknown directives stay as they are.
+/// The part of C's `strftime` that chat templates use, in UTC, with glibc's `-` for no padding. Unknown directives stay as
+/// they are.
 fn strftime(format: &str, unix_secs: u64) -> String {
+    let mut text = String::new();
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        text += &rest[..at];
+        rest = &rest[at + 1..];
+        let is_bare = rest.starts_with('-');
+        let Some(letter) = rest[usize::from(is_bare)..].chars().next() else { return text + "%" + rest };
+        let length = usize::from(is_bare) + letter.len_utf8();
+        match (directive(letter, unix_secs), is_bare) {
+            (Some(value), false) => text += &value,
+            (Some(value), true) => text += unpadded(&value),
+            (None, _) => text += &format!("%{}", &rest[..length]),
+        }
+        rest = &rest[length..];
+    }
+    text + rest
+}
+
+/// A number without the zeros or spaces before it.
+fn unpadded(value: &str) -> &str {
+    let last = value.len().saturating_sub(1);
+    let padding = value.bytes().take(last).take_while(|byte| matches!(byte, b' ' | b'0')).count();
+    &value[padding..]
+}
+
+/// What one directive of `strftime` stands for.
+fn directive(letter: char, unix_secs: u64) -> Option<String> {
     let days = unix_secs / 86_400;
     let (year, month, day) = civil_date(days);
     let (hour, minute, second) = (unix_secs / 3600 % 24, unix_secs / 60 % 60, unix_secs % 60);
     let (month_name, weekday) = (MONTHS[month as usize - 1], WEEKDAYS[(days % 7) as usize]);
-    let mut text = String::new();
-    let mut letters = format.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '%' {
-            text.push(letter);
-            continue;
-        }
-        text += &match letters.next() {
-            Some('Y') => year.to_string(),
-            Some('y') => format!("{:02}", year % 100),
-            Some('m') => format!("{month:02}"),
-            Some('d') => format!("{day:02}"),
-            Some('e') => format!("{day:2}"),
-            Some('B') => month_name.to_owned(),
-            Some('b') => month_name[..3].to_owned(),
-            Some('A') => weekday.to_owned(),
-            Some('a') => weekday[..3].to_owned(),
-            Some('H') => format!("{hour:02}"),
-            Some('I') => format!("{:02}", (hour + 11) % 12 + 1),
-            Some('p') => if hour < 12 { "AM" } else { "PM" }.to_owned(),
-            Some('M') => format!("{minute:02}"),
-            Some('S') => format!("{second:02}"),
-            Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!("{hour:02}:{minute:02}:{second:02}"),
-            Some('%') => "%".to_owned(),
-            Some(other) => format!("%{other}"),
-            None => "%".to_owned(),
-        };
+    let hour_of_half_day = (hour + 11) % 12 + 1;
+    // 1 January 1970 was a Thursday; Sunday is 0.
+    let weekday_number = (days + 4) % 7;
+    let day_of_year = (1..month).map(|month| month_length(year, month)).sum::<u64>() + day;
+    let half_day = if hour < 12 { "AM" } else { "PM" };
+    Some(match letter {
+        'Y' => year.to_string(),
+        'C' => format!("{:02}", year / 100),
+        'y' => format!("{:02}", year % 100),
+        'm' => format!("{month:02}"),
+        'd' => format!("{day:02}"),
+        'e' => format!("{day:2}"),
+        'j' => format!("{day_of_year:03}"),
+        'B' => month_name.to_owned(),
+        'b' | 'h' => month_name[..3].to_owned(),
+        'A' => weekday.to_owned(),
+        'a' => weekday[..3].to_owned(),
+        'u' => ((weekday_number + 6) % 7 + 1).to_string(),
+        'w' => weekday_number.to_string(),
+        'U' => format!("{:02}", (day_of_year + 6 - weekday_number) / 7),
+        'W' => format!("{:02}", (day_of_year + 6 - (weekday_number + 6) % 7) / 7),
+        'H' => format!("{hour:02}"),
+        'k' => format!("{hour:2}"),
+        'I' => format!("{hour_of_half_day:02}"),
+        'l' => format!("{hour_of_half_day:2}"),
+        'p' => half_day.to_owned(),
+        'P' => half_day.to_lowercase(),
+        'M' => format!("{minute:02}"),
+        'S' => format!("{second:02}"),
+        'f' => "000000".to_owned(),
+        's' => unix_secs.to_string(),
+        'F' => format!("{year}-{month:02}-{day:02}"),
+        'D' | 'x' => format!("{month:02}/{day:02}/{:02}", year % 100),
+        'T' | 'X' => format!("{hour:02}:{minute:02}:{second:02}"),
+        'R' => format!("{hour:02}:{minute:02}"),
+        'r' => format!("{hour_of_half_day:02}:{minute:02}:{second:02} {half_day}"),
+        'c' => format!("{} {} {day:2} {hour:02}:{minute:02}:{second:02} {year}", &weekday[..3], &month_name[..3]),
+        // Of a time without a zone, as `datetime.now()` gives it.
+        'Z' | 'z' => String::new(),
+        'n' => "\n".to_owned(),
+        't' => "\t".to_owned(),
+        '%' => "%".to_owned(),
+        _ => return None,
+    })
+}
+
+/// Days of a month, counted from 1.
+fn month_length(year: u64, month: u64) -> u64 {
+    match month {
+        2 => 28 + u64::from(is_leap(year)),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
     }
-    text
+}
+
+fn is_leap(year: u64) -> bool {
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
 }
 
 /// Year, month and day of the Gregorian calendar, `days` after 1 January 1970.
 fn civil_date(days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     // 400 years have 146,097 days; counting starts in the period that began with 1970.
     let mut year = 1970 + days / 146_097 * 400;
     let mut days = days % 146_097;
@@ -410,13 +470,12 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
         days -= length;
         year += 1;
     }
-    let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while days >= lengths[month] {
-        days -= lengths[month];
+    let mut month = 1;
+    while days >= month_length(year, month) {
+        days -= month_length(year, month);
         month += 1;
     }
-    (year, month as u64 + 1, days + 1)
+    (year, month, days + 1)
 }
 
 #[cfg(test)]
@@ -636,6 +695,12 @@ mod tests {
         assert_eq!(at(951_782_400, "%Y-%m-%d %a"), "2000-02-29 Tue");
         assert_eq!(at(1_735_689_599, "%F %I:%M:%S %p %%%q"), "2024-12-31 11:59:59 PM %%q");
         assert_eq!(at(4_107_542_400, "%e %B %y"), " 1 March 00");
+        // What Python's `strftime` gives for 2024-01-05 06:07:08, a Friday, and for 2023-12-31 00:00:00, a Sunday.
+        let all = "%-d %-m %-H %-I %-M %-S %-y %-j %j %D %R %r %c %h %C %k %l %P %u %w %U %W %Z|%-e %-";
+        let expected =
+            "5 1 6 6 7 8 24 5 005 01/05/24 06:07 06:07:08 AM Fri Jan  5 06:07:08 2024 Jan 20  6  6 am 5 5 00 01 |5 %-";
+        assert_eq!(at(1_704_434_828, all), expected);
+        assert_eq!(at(1_703_980_800, "%-d/%-m %-H %-I %j %u %w %U %W %é"), "31/12 0 12 365 7 0 53 52 %é");
         let options = ChatOptions { now_unix_secs: Some(1_735_689_600), ..ChatOptions::default() };
         assert_eq!(render("{{ strftime_now('%d %B %Y') }}", &[], options).unwrap(), "01 January 2025");
     }
@@ -647,6 +712,31 @@ mod tests {
         assert_eq!(text(ChatTemplate::from_checkpoint(Some("new"), &config).unwrap()), "new");
         assert_eq!(text(ChatTemplate::from_checkpoint(None, &config).unwrap()), "old");
         assert!(ChatTemplate::from_checkpoint(None, &TokenizerConfig::default()).unwrap().is_none());
+    }
+
+    /// What Jinja in Python gives: dictionaries keep their order, and `apply_chat_template` always passes tools and documents.
+    #[test]
+    fn dictionaries_and_variables_are_pythons() {
+        let source = "{{ {'z': 1, 'a': {'y': 2, 'b': 3}} | tojson }}|{% for k, v in {'z': 1, 'a': 2}.items() %}{{ k }}{{ v }}{% endfor %}|\
+                      {{ messages[0].keys() | list }}|{{ messages[0] | tojson }}|{{ tools is none }} {{ documents is none }} \
+                      {{ tools is defined }}|{% if tools is not none %}TOOLS{% endif %}|{{ dict(b=1, a=2) | tojson }}";
+        let expected = "{\"z\": 1, \"a\": {\"y\": 2, \"b\": 3}}|z1a2|['role', 'content']|\
+                        {\"role\": \"user\", \"content\": \"Hi\"}|True True True||{\"b\": 1, \"a\": 2}";
+        assert_eq!(render(source, &[("user", "Hi")], ChatOptions::default()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_pad_token_is_passed_where_it_is_known_and_told_apart_where_it_is_printed() {
+        let template = |source: &str, config: &str| {
+            let config = TokenizerConfig::from_bytes(config.as_bytes()).unwrap();
+            let template = ChatTemplate::new(source, &config).unwrap();
+            (template.render(&[], &ChatOptions::default()).unwrap(), template.sha256().to_owned())
+        };
+        let source = "{{ pad_token is defined }}{{ pad_token }}";
+        let (known, unknown) = (template(source, r#"{"pad_token": "<P>"}"#), template(source, "{}"));
+        assert_eq!((known.0.as_str(), unknown.0.as_str()), ("True<P>", "False"));
+        assert_ne!(known.1, unknown.1);
+        assert_eq!(template("x", r#"{"pad_token": "<P>"}"#), template("x", "{}"));
     }
 
     #[test]

@@ -9,13 +9,14 @@
 //! SentencePiece way (`▁` for a space, `<0xE2>` for a byte), and added tokens, which stand for their own text.
 
 use crate::error::{EngineError, Result};
-use crate::tokenizer_config::{TokenizerConfig, eos_token_ids};
+use crate::tokenizer_config::{NumberedToken, TokenizerConfig, eos_token_ids};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use tokenizers::AddedToken;
 use tpv_core::phase::ThinkingMarkers;
 
 /// The largest `tokenizer.json` that is read, in bytes; those of known models have at most 35 MB.
@@ -31,14 +32,19 @@ pub struct Tokenizer {
     /// Bytes of the longest token.
     longest: usize,
     sha256: String,
-    /// What a prompt starts with beyond what `tokenizer.json` says.
-    bos: Option<BosRule>,
+    /// What a prompt starts with where `tokenizer.json` is overruled.
+    bos: BosRule,
 }
 
+/// What becomes of the token that begins a sequence.
 #[derive(Debug, Clone, Copy)]
-struct BosRule {
-    id: u32,
-    wanted: bool,
+enum BosRule {
+    /// What `tokenizer.json` says.
+    Keep,
+    /// It is put before every prompt.
+    Add(u32),
+    /// The one that `tokenizer.json` puts before every prompt is taken away.
+    Remove(u32),
 }
 
 impl Tokenizer {
@@ -63,45 +69,106 @@ impl Tokenizer {
         // A file may carry the cutting and padding of the run that wrote it; prompts want neither.
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
-        let table = ByteTable::of(&encoder)?;
-        let longest = (0..table.spans.len() as u32).map(|id| table.bytes(id).len()).max().unwrap_or(0);
-        Ok(Self { encoder, table, longest, sha256: hex(&Sha256::digest(json)), bos: None })
+        Self::of(encoder, json)
     }
 
-    /// Follows `tokenizer_config.json` where it overrules `tokenizer.json`: `add_bos_token`.
-    ///
-    /// `true` holds for every class; `false` for the Llama classes alone, whose transformers code rebuilds the rule
-    /// from this flag (others keep what `tokenizer.json` says).
-    pub fn with_config(mut self, config: &TokenizerConfig) -> Self {
-        let rebuilds = config.tokenizer_class.as_deref().is_some_and(|class| class.contains("Llama"));
-        let id = config.bos_token().and_then(|token| self.encoder.token_to_id(token));
-        self.bos = match (config.add_bos_token, id) {
-            (Some(wanted), Some(id)) if wanted || rebuilds => Some(BosRule { id, wanted }),
-            _ => None,
+    /// `json` tells it from others.
+    fn of(encoder: tokenizers::Tokenizer, json: &[u8]) -> Result<Self> {
+        let table = ByteTable::of(&encoder)?;
+        let longest = (0..table.spans.len() as u32).map(|id| table.bytes(id).len()).max().unwrap_or(0);
+        Ok(Self { encoder, table, longest, sha256: hex(&Sha256::digest(json)), bos: BosRule::Keep })
+    }
+
+    /// Follows `tokenizer_config.json` where it overrules `tokenizer.json`: `add_bos_token`, for the classes whose
+    /// transformers code (to 4.57; from 5 on the flag is not read at all) builds the rule anew from this flag. Other classes
+    /// keep what `tokenizer.json` says.
+    pub fn with_config(self, config: &TokenizerConfig) -> Self {
+        let rebuilds = |class: &str| ["Llama", "Gemma", "Cohere"].iter().any(|family| class.contains(family));
+        match config.add_bos_token.filter(|_| config.tokenizer_class.as_deref().is_some_and(rebuilds)) {
+            Some(wanted) => self.with_bos(config.bos_token(), wanted),
+            None => self,
+        }
+    }
+
+    /// Puts this token before every prompt, or takes away the one that `tokenizer.json` puts there.
+    pub fn with_bos(mut self, token: Option<&str>, wanted: bool) -> Self {
+        let Some(id) = token.and_then(|token| self.encoder.token_to_id(token)) else { return self };
+        let first = |special| self.raw_ids("a", special).ok().and_then(|ids| ids.first().copied());
+        let is_added = first(true) == Some(id) && first(false) != Some(id);
+        self.bos = match (wanted, is_added) {
+            (true, false) => BosRule::Add(id),
+            (false, true) => BosRule::Remove(id),
+            _ => BosRule::Keep,
         };
         self
+    }
+
+    /// Adds the tokens that stand in other files than `tokenizer.json`, each as one token with its number, as transformers
+    /// does: tokens that `tokenizer.json` has too are found as the other file says, and a new number must be the next free one.
+    /// `vocabulary` is the length of the model's, if it is known. Also sentences about tokens that cannot be added.
+    pub fn with_added_tokens(
+        mut self,
+        tokens: &BTreeMap<u32, NumberedToken>,
+        special: &[String],
+        vocabulary: Option<usize>,
+    ) -> Result<(Self, Vec<String>)> {
+        let known = self.encoder.get_added_tokens_decoder();
+        let size = self.encoder.get_vocab_size(false) as u32;
+        let mut next = known.keys().max().map_or(size, |last| size.max(last.saturating_add(1)));
+        let (mut added, mut strange) = (Vec::new(), Vec::new());
+        for (&id, token) in tokens {
+            let (content, own) = (&token.content, self.encoder.token_to_id(&token.content));
+            let is_known =
+                |known: &AddedToken| *known == library_token(token) || (token.is_bare && known.content == *content);
+            if known.get(&id).is_some_and(is_known) {
+                continue;
+            }
+            match own {
+                Some(own) if own != id => strange.push(format!("{content:?} is {own} in tokenizer.json, not {id}")),
+                _ if vocabulary.is_some_and(|length| id as usize >= length) => {
+                    strange.push(format!("{content:?} is {id}, which the model does not have"));
+                }
+                None if id != next || id > MAX_TOKEN_ID => {
+                    strange.push(format!("{content:?} is {id}, but the next number after tokenizer.json is {next}"));
+                }
+                _ => {
+                    next += u32::from(own.is_none());
+                    added.push(library_token(token));
+                }
+            }
+        }
+        let unknown = special.iter().filter(|text| self.token_id(text).is_none());
+        let unknown = unknown.filter(|text| tokens.values().all(|token| token.content != **text));
+        let unknown: Vec<String> = unknown.map(|text| format!("{text:?}")).collect();
+        let left_out = "name tokens that are left out";
+        let nameless = "name special tokens without a number, which are read as plain text";
+        let notices = [notice_of_tokens(left_out, &strange), notice_of_tokens(nameless, &unknown)];
+        let notices = notices.into_iter().flatten().collect();
+        if added.is_empty() {
+            return Ok((self, notices));
+        }
+        let told = format!("{} {added:?}", self.sha256);
+        self.encoder.add_tokens(added).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
+        Ok((Self { bos: self.bos, ..Self::of(self.encoder, told.as_bytes())? }, notices))
+    }
+
+    fn raw_ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = guarded(|| self.encoder.encode_fast(text, add_special_tokens))
+            .map_err(|problem| EngineError::Tokenizer(format!("the text cannot be encoded: {problem}")))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The token ids of a text. Special tokens inside the text are recognised; with `add_special_tokens` those that
     /// every prompt of this model starts with are added (say `false` for a text from a chat template, which writes
     /// them itself).
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.encoder.encode_fast(text, add_special_tokens))
-            .map_err(|problem| EngineError::Tokenizer(format!("the text cannot be encoded: {problem}")))?;
-        let mut ids = encoding.get_ids().to_vec();
-        if add_special_tokens {
-            self.apply_bos_rule(&mut ids);
-        }
-        Ok(ids)
-    }
-
-    fn apply_bos_rule(&self, ids: &mut Vec<u32>) {
-        let Some(BosRule { id, wanted }) = self.bos else { return };
-        match (wanted, ids.first() == Some(&id)) {
-            (true, false) => ids.insert(0, id),
-            (false, true) => drop(ids.remove(0)),
+        let mut ids = self.raw_ids(text, add_special_tokens)?;
+        match self.bos {
+            BosRule::Add(id) if add_special_tokens => ids.insert(0, id),
+            BosRule::Remove(id) if add_special_tokens && ids.first() == Some(&id) => drop(ids.remove(0)),
             _ => {}
         }
+        Ok(ids)
     }
 
     /// The bytes that a token stands for; empty for a number that is no token.
@@ -113,6 +180,11 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The text of the token with this number, as the file writes it.
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        self.encoder.id_to_token(id)
     }
 
     /// The number of the token with this text, as the file writes it.
@@ -136,7 +208,7 @@ impl Tokenizer {
         4 * self.longest.max(1)
     }
 
-    /// SHA-256 of the file, in hexadecimal.
+    /// SHA-256 of the file, in hexadecimal; where tokens of other files were added, of both.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
@@ -190,6 +262,26 @@ impl Tokenizer {
             )
         }))
     }
+}
+
+fn library_token(token: &NumberedToken) -> AddedToken {
+    AddedToken {
+        content: token.content.clone(),
+        single_word: token.single_word,
+        lstrip: token.lstrip,
+        rstrip: token.rstrip,
+        normalized: token.normalized,
+        special: token.special,
+    }
+}
+
+/// One sentence about tokens that other files than `tokenizer.json` name; the first few of them.
+fn notice_of_tokens(what: &str, tokens: &[String]) -> Option<String> {
+    const MOST: usize = 3;
+    let more = tokens.len().saturating_sub(MOST);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let listed = tokens[..tokens.len().min(MOST)].join("; ");
+    (!tokens.is_empty()).then(|| format!("tokenizer_config.json or added_tokens.json {what}: {listed}{more}"))
 }
 
 /// The library's tokenizer, or why there is none.

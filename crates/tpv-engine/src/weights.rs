@@ -67,7 +67,7 @@ impl StoredTensor {
             Dtype::F32 => convert(bytes, out, f32::from_le_bytes),
             Dtype::F16 => convert(bytes, out, |raw| f16::from_le_bytes(raw).to_f32()),
             Dtype::BF16 => convert(bytes, out, |raw| bf16::from_le_bytes(raw).to_f32()),
-            other => unreachable!("{other:?} is refused when a file is opened"),
+            other => unreachable!("{other:?} is refused when a tensor is asked for"),
         }
     }
 }
@@ -120,12 +120,22 @@ impl TensorFiles {
         Ok(files)
     }
 
-    /// The tensor of this name, checked to have this shape.
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The tensor of this name, checked to have this shape and a type that is read. What nobody asks for, such as the masks
+    /// that older programs saved with the weights, may have any type.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<&StoredTensor> {
         let tensor = self.tensors.get(name).ok_or_else(|| file_error(&self.origin, format!("no tensor `{name}`")))?;
         if tensor.shape != shape {
             let problem = format!("tensor `{name}` is {:?}, config.json means {shape:?}", tensor.shape);
             return Err(file_error(&self.origin, problem));
+        }
+        if !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            let problem = format!("tensor `{name}` has type {:?}; F32, F16 and BF16 are read", tensor.dtype);
+            return Err(file_error(&tensor.path, problem));
         }
         Ok(tensor)
     }
@@ -137,13 +147,6 @@ impl TensorFiles {
         let shared: Arc<Path> = path.into();
         let start = content.as_ptr() as usize;
         for (name, view) in SafeTensors::deserialize(content).map_err(damaged)?.tensors() {
-            if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                if name.ends_with("rotary_emb.inv_freq") {
-                    continue;
-                }
-                let problem = format!("tensor `{name}` has type {:?}; F32, F16 and BF16 are read", view.dtype());
-                return Err(file_error(path, problem));
-            }
             let first = view.data().as_ptr() as usize - start;
             let tensor = StoredTensor {
                 bytes: bytes.clone(),
@@ -239,8 +242,24 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
         assert!(refused().contains("not a whole safetensors file"));
-        write(&path, "w", Dtype::I64, &[0; 16], vec![2]);
-        assert!(refused().contains("I64"));
+    }
+
+    #[test]
+    fn other_types_are_refused_only_where_they_are_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let (floats, whole) = ([0; 16], [0; 16]);
+        let views = [
+            ("w", Dtype::F32, vec![4], &floats),
+            ("mask", Dtype::BOOL, vec![16], &whole),
+            ("ids", Dtype::I64, vec![2], &whole),
+        ];
+        let views = views.map(|(name, dtype, shape, bytes)| (name, TensorView::new(dtype, shape, bytes).unwrap()));
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        let files = TensorFiles::open_folder(folder.path()).unwrap();
+        files.get("w", &[4]).unwrap();
+        let error = files.get("ids", &[2]).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors") && error.contains("`ids` has type I64"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,12 @@ use candle_core::quantized::gguf_file::{Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use common::{Golden, argmax, folder, largest_relative_error};
+use serde_json::Value as Json;
 use tpv_engine::device::DtypeChoice;
 use tpv_engine::engine::{Engine, StepInput, StepOutput};
 use tpv_engine::load::{LoadOptions, Loaded, ModelSource, load_model};
+use tpv_engine::model::{LimitWishes, TextFiles, TextModel};
+use tpv_engine::template::{ChatMessage, ChatOptions};
 
 /// What a converter does: names, the llama architecture's order of rows in Q and K, and its rotary factors.
 struct Converter {
@@ -22,6 +26,9 @@ struct Converter {
     extra: Vec<(&'static str, Value)>,
     rope_factors: Option<Vec<f32>>,
 }
+
+/// A chat template as llama models have it.
+const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}<think>";
 
 impl Converter {
     fn name(&self, name: &str) -> String {
@@ -88,7 +95,11 @@ impl Converter {
             ("attention.head_count_kv", Value::U32(self.kv_heads as u32)),
             ("attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
         ];
-        let own = own.iter().chain(&self.extra).map(|(key, value)| (format!("{}.{key}", self.kind), value.clone()));
+        let replaced = |key: &str| self.extra.iter().any(|(other, _)| *other == key);
+        let own = own.iter().filter(|(key, _)| !replaced(key)).chain(&self.extra);
+        let name =
+            |key: &str| if key.starts_with("tokenizer.") { key.to_owned() } else { format!("{}.{key}", self.kind) };
+        let own = own.map(|(key, value)| (name(key), value.clone()));
         let architecture = ("general.architecture".to_owned(), Value::String(self.kind.to_owned()));
         own.chain([architecture]).collect()
     }
@@ -215,4 +226,137 @@ fn the_tokenizer_is_looked_for_beside_the_file() {
     assert!(source.tokenizer_path().unwrap().unwrap_err().to_string().contains("tokenizer.json"));
     std::fs::write(scratch.path().join("tokenizer.json"), "{}").unwrap();
     assert_eq!(source.tokenizer_path().unwrap().unwrap(), scratch.path().join("tokenizer.json"));
+}
+
+/// The state after the longest golden prompt.
+fn last_state(mut loaded: Loaded, golden: &Golden) -> Vec<f32> {
+    let sequence = loaded.engine.open().unwrap();
+    let mut output = StepOutput::default();
+    let input = [StepInput { sequence, tokens: &golden.prompts[2], outputs: 1 }];
+    loaded.engine.step(&input, &mut output).unwrap();
+    output.hidden_post_norm
+}
+
+/// llama.cpp takes a factor without a kind for a linear one, knows an older name of it, and multiplies the file's own
+/// factors with it. Without them it is the linear scaling of transformers.
+#[test]
+fn rotary_factors_are_read_as_llama_cpp_reads_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let golden = Golden::read("llama");
+    let path = scratch.path().join("model.gguf");
+    let scaled = |extra: &[(&'static str, Value)], rope_factors: Option<Vec<f32>>| {
+        let (name, mut converter) = converters().remove(0);
+        converter.extra.extend(extra.iter().cloned());
+        Converter { rope_factors, ..converter }.write(name, &path, GgmlDType::F32);
+        last_state(load(path.clone(), None), &golden)
+    };
+    for file in ["model.safetensors", "config.json"] {
+        std::fs::copy(folder("llama").join(file), scratch.path().join(file)).unwrap();
+    }
+    let config = scratch.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"rope_type\": \"default\"", "\"rope_type\": \"linear\", \"factor\": 4.0"))
+        .unwrap();
+    let source = ModelSource::Folder(scratch.path().to_owned());
+    let linear = last_state(load_model(&source, &LoadOptions::default()).unwrap(), &golden);
+    let factor = ("rope.scaling.factor", Value::F32(4.0));
+    let kind = |kind: &str| ("rope.scaling.type", Value::String(kind.into()));
+    let plain = scaled(&[], None);
+    assert!(largest_relative_error(&plain, &linear) > 1e-2);
+    for extra in
+        [vec![factor.clone()], vec![factor.clone(), kind("linear")], vec![("rope.scale_linear", Value::F32(4.0))]]
+    {
+        let error = largest_relative_error(&scaled(&extra, None), &linear);
+        assert!(error < 1e-5, "{extra:?}: {error}");
+    }
+    assert_eq!(scaled(&[factor.clone(), kind("none")], None), plain);
+    let own = vec![1.0, 2.0, 3.0, 4.0];
+    let by_hand = scaled(&[], Some(vec![4.0, 8.0, 12.0, 16.0]));
+    assert_eq!(scaled(std::slice::from_ref(&factor), Some(own.clone())), by_hand);
+    assert_ne!(scaled(&[], Some(own)), by_hand);
+}
+
+#[test]
+fn what_the_decoder_does_not_do_is_refused_by_key() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("model.gguf");
+    let refused = |extra: &[(&'static str, Value)], rope_factors: Option<Vec<f32>>| {
+        let (name, mut converter) = converters().remove(0);
+        converter.extra.extend(extra.iter().cloned());
+        Converter { rope_factors, ..converter }.write(name, &path, GgmlDType::F32);
+        load_model(&ModelSource::Gguf(path.clone()), &LoadOptions::default()).err().unwrap().to_string()
+    };
+    assert!(refused(&[("attention.causal", Value::Bool(false))], None).contains("`llama.attention.causal` = false"));
+    let yarn = [("rope.scaling.type", Value::String("yarn".into())), ("rope.scaling.factor", Value::F32(4.0))];
+    assert!(refused(&yarn, Some(vec![1.0; 4])).contains("yarn beside `rope_freqs.weight`"));
+}
+
+/// The type of the first tensor in the file's list is overwritten.
+#[test]
+fn a_type_that_is_not_read_is_named_with_its_tensor() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("model.gguf");
+    let (name, converter) = converters().remove(0);
+    converter.write(name, &path, GgmlDType::F32);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let tensor = b"blk.1.attn_q.weight";
+    let at = bytes.windows(tensor.len()).position(|window| window == tensor).unwrap() + tensor.len();
+    bytes[at + 4 + 2 * 8] = 23;
+    std::fs::write(&path, bytes).unwrap();
+    let error = load_model(&ModelSource::Gguf(path), &LoadOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("tensor `blk.1.attn_q.weight` has the type 23 (IQ4_XS)"), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+}
+
+#[test]
+fn a_file_has_the_fingerprint_of_the_checkpoint_that_it_was_made_from() {
+    let scratch = tempfile::tempdir().unwrap();
+    for at in [0, 3, 4] {
+        let (name, converter) = converters().remove(at);
+        let path = scratch.path().join("model.gguf");
+        converter.write(name, &path, GgmlDType::F32);
+        assert_eq!(load(path, None).fingerprint, common::load(name).fingerprint, "{name}");
+    }
+}
+
+/// Only what `tokenizer.json` does not say is taken from the file: which tokens stand at both ends of a sequence.
+#[test]
+fn a_template_in_the_file_writes_the_tokens_that_the_file_names() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("model.gguf");
+    let write = |tokens: &[(&'static str, Value)]| {
+        let shape =
+            [("embedding_length", 192), ("feed_forward_length", 512), ("block_count", 4), ("context_length", 2048)];
+        let shape = shape.iter().map(|(key, count)| (*key, Value::U32(*count)));
+        let template = [("tokenizer.chat_template", Value::String(TEMPLATE.into()))];
+        let extra = shape.chain(template).chain(tokens.iter().cloned()).collect();
+        let thinker = Converter { kind: "llama", heads: 6, kv_heads: 6, extra, rope_factors: None };
+        thinker.write("../../../../thinker/model", &path, GgmlDType::F32);
+    };
+    let prompts = |tokenizer: &Json, tokenizer_config: Option<&'static [u8]>| {
+        let tokenizer = Cow::Owned(serde_json::to_vec(tokenizer).unwrap());
+        let text =
+            TextFiles { tokenizer, tokenizer_config: tokenizer_config.map(Cow::Borrowed), ..TextFiles::default() };
+        let source = ModelSource::Gguf(path.clone());
+        let options = LoadOptions::default();
+        let model = TextModel::load("m", None, &source, &text, &options, LimitWishes::default()).unwrap();
+        let chat = model.prompts.chat(&[ChatMessage::new("user", "Hi")], &ChatOptions::default()).unwrap();
+        let plain = model.prompts.tokenise("Hi".into(), true).unwrap();
+        (chat.text, chat.tokens[0], plain.tokens)
+    };
+    let with_bos: Json = serde_json::from_slice(tpv_thinker::TOKENIZER).unwrap();
+    let mut without_bos = with_bos.clone();
+    without_bos["post_processor"] = Json::Null;
+    let named = [("tokenizer.ggml.bos_token_id", Value::U32(0)), ("tokenizer.ggml.eos_token_id", Value::U32(1))];
+    write(&named);
+    let (text, first, plain) = prompts(&without_bos, None);
+    assert_eq!((text.as_str(), first), ("<|bos|>Hi<|eos|><think>", 0));
+    assert_ne!(plain[0], 0, "the file does not say that a prompt starts with it");
+    let (text, ..) = prompts(&without_bos, Some(br#"{"bos_token": "<think>"}"#));
+    assert_eq!(text, "<think>Hi<|eos|><think>", "the tokenizer's own configuration comes first");
+    write(&[&named[..], &[("tokenizer.ggml.add_bos_token", Value::Bool(true))]].concat());
+    assert_eq!(prompts(&without_bos, None).2, [&[0], &plain[..]].concat());
+    assert_eq!(prompts(&without_bos, Some(b"{}")).2, plain);
+    write(&[&named[..], &[("tokenizer.ggml.add_bos_token", Value::Bool(false))]].concat());
+    assert_eq!(prompts(&with_bos, None).2, plain);
 }

@@ -149,6 +149,77 @@ fn the_configuration_can_ask_for_bos_and_forbid_it() {
     let ignored = forbidden.replace("LlamaTokenizerFast", "PreTrainedTokenizerFast");
     let ignores = THINKER.clone().with_config(&config(&ignored));
     assert_eq!(ignores.encode("x", true).unwrap()[0], 0);
+    // The ids of transformers 4.57 for texts that hold the token themselves.
+    let ids = |tokenizer: &Tokenizer| ["<|bos|>a", "a", ""].map(|text| tokenizer.encode(text, true).unwrap());
+    assert_eq!(ids(&forbids), [vec![0, 68], vec![68], vec![]]);
+    let asked = forbidden.replace("false", "true");
+    assert_eq!(ids(&THINKER.clone().with_config(&config(&asked))), [vec![0, 0, 68], vec![0, 68], vec![0]]);
+    let mut file: Value = serde_json::from_slice(tpv_thinker::TOKENIZER).unwrap();
+    file["post_processor"] = Value::Null;
+    let plain = load(file.to_string().as_bytes());
+    assert_eq!(ids(&plain.clone().with_config(&config(&asked))), [vec![0, 0, 68], vec![0, 68], vec![0]]);
+    assert_eq!(ids(&plain.clone().with_config(&config(forbidden))), [vec![0, 68], vec![68], vec![]]);
+    // Classes on which transformers does not build the rule anew.
+    for class in ["Qwen2Tokenizer", "PreTrainedTokenizerFast", "GPT2TokenizerFast"] {
+        let asked = asked.replace("LlamaTokenizerFast", class);
+        assert_eq!(ids(&plain.clone().with_config(&config(&asked))), [vec![0, 68], vec![68], vec![]], "{class}");
+    }
+    for class in ["LlamaTokenizer", "CodeLlamaTokenizerFast", "GemmaTokenizerFast", "CohereTokenizerFast"] {
+        let asked = asked.replace("LlamaTokenizerFast", class);
+        assert_eq!(plain.clone().with_config(&config(&asked)).encode("a", true).unwrap(), [0, 68], "{class}");
+    }
+}
+
+/// The ids are those of transformers 4.57 and 5.24.
+#[test]
+fn tokens_of_other_files_are_one_number_where_it_is_known() {
+    let plain = r#""lstrip": false, "rstrip": false, "single_word": false, "normalized": false, "special": false"#;
+    let strips =
+        plain.replace(r#""lstrip": false"#, r#""lstrip": true"#).replace(r#""special": false"#, r#""special": true"#);
+    let with = |decoder: &str, more: &str, added: Option<&str>, vocabulary: Option<usize>| {
+        let json = format!(r#"{{"added_tokens_decoder": {{{decoder}}}{more}}}"#);
+        let config = TokenizerConfig::from_bytes(json.as_bytes()).unwrap();
+        let tokens = config.numbered_tokens(added.map(str::as_bytes)).unwrap();
+        let (tokenizer, notices) =
+            THINKER.clone().with_added_tokens(&tokens, &config.special_texts(), vocabulary).unwrap();
+        (["a<tool> b<fn>c", "a <tool>b"].map(|text| tokenizer.encode(text, true).unwrap()), notices, tokenizer)
+    };
+    let decoder = format!(r#""596": {{"content": "<tool>", {strips}}}, "597": {{"content": "<fn>", {plain}}}"#);
+    let (ids, notices, tokenizer) = with(&decoder, "", None, Some(598));
+    assert_eq!(ids, [vec![0, 68, 596, 335, 597, 70], vec![0, 68, 596, 69]]);
+    assert!(notices.is_empty(), "{notices:?}");
+    assert_eq!((tokenizer.token_bytes(596), tokenizer.vocab_size()), (&b"<tool>"[..], 598));
+    assert!(tokenizer.is_special(596) && !tokenizer.is_special(597));
+    assert_ne!(tokenizer.sha256(), THINKER.sha256());
+    let (ids, notices, _) = with("", "", Some(r#"{"<fn>": 597, "<tool>": 596}"#), None);
+    assert_eq!(ids, [vec![0, 68, 596, 335, 597, 70], vec![0, 68, 224, 596, 69]]);
+    assert!(notices.is_empty(), "{notices:?}");
+    let own =
+        format!(r#""2": {{"content": "<think>", {}}}"#, plain.replace(r#""special": false"#, r#""special": true"#));
+    let (split, notices, tokenizer) = with(&own, "", Some(r#"{"</think>": 3}"#), None);
+    assert!(notices.is_empty() && split.iter().flatten().all(|id| *id < 596));
+    assert_eq!(tokenizer.sha256(), THINKER.sha256());
+    let greedy = own.replace(r#""rstrip": false"#, r#""rstrip": true"#);
+    assert_eq!(with(&greedy, "", None, None).2.encode("<think>  \na", true).unwrap(), [0, 2, 68]);
+    assert_eq!(tokenizer.encode("<think>  \na", true).unwrap(), [0, 2, 224, 224, 202, 68]);
+    for (decoder, more, vocabulary, said) in [
+        (decoder.replace("597", "3"), "", None, "\"<fn>\" is 3, but the next number after tokenizer.json is 596"),
+        (own.replace("\"2\"", "\"597\""), "", None, "\"<think>\" is 2 in tokenizer.json, not 597"),
+        (decoder.clone(), "", Some(597), "\"<fn>\" is 597, which the model does not have"),
+        (
+            String::new(),
+            r#", "additional_special_tokens": ["<tool>", "<think>"]"#,
+            None,
+            "read as plain text: \"<tool>\"",
+        ),
+        (String::new(), r#", "extra_special_tokens": {"a": "<tool>"}"#, None, "read as plain text: \"<tool>\""),
+    ] {
+        let (ids, notices, _) = with(&decoder, more, None, vocabulary);
+        assert!(notices.len() == 1 && notices[0].contains(said), "{notices:?}");
+        assert!(notices[0].starts_with("tokenizer_config.json or added_tokens.json"), "{notices:?}");
+        assert!(!ids[0].contains(&597));
+    }
+    assert_eq!(with("", "", None, None).0, split);
 }
 
 #[test]

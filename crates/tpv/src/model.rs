@@ -133,6 +133,7 @@ fn thinker_text() -> TextFiles {
         generation_config: Some(tpv_thinker::GENERATION_CONFIG.into()),
         config: Some(tpv_thinker::CONFIG.into()),
         special_tokens_map: None,
+        added_tokens: None,
         chat_template: None,
     }
 }
@@ -160,6 +161,7 @@ fn read_text_files(folder: &Path) -> Result<TextFiles> {
         generation_config: optional(GENERATION_CONFIG)?.map(Cow::Owned),
         config: optional(CONFIG)?.map(Cow::Owned),
         special_tokens_map: optional("special_tokens_map.json")?.map(Cow::Owned),
+        added_tokens: optional("added_tokens.json")?.map(Cow::Owned),
         chat_template: chat_template
             .with_context(|| format!("{}: not UTF-8", folder.join("chat_template.jinja").display()))?,
     })
@@ -219,6 +221,14 @@ pub fn pin_clock(style: &mut PromptStyle, unix_secs: Option<u64>) -> Option<u64>
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs());
     options.now_unix_secs = unix_secs.or_else(now);
     options.now_unix_secs
+}
+
+/// What to try when a sample failed in this arithmetic.
+pub fn advice_on_failure(dtype: &str) -> &'static str {
+    match dtype {
+        "f32" => "no arithmetic here has a wider range than f32, so look at the checkpoint's weights and config.json",
+        _ => "try --dtype f32",
+    }
 }
 
 /// A model whatever it is called: its fingerprint says which it is.

@@ -30,11 +30,9 @@ pub(crate) trait WeightSource {
         self.floats(name, &[length])
     }
 
-    /// The first row of a matrix `[outputs, inputs]`; `name` is whole.
-    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
-        let mut row = self.floats(name, &shape)?;
-        row.truncate(shape[1]);
-        Ok(row)
+    /// One row of a matrix `[outputs, inputs]`; `name` is whole.
+    fn row(&self, name: &str, shape: [usize; 2], row: usize) -> Result<Vec<f32>> {
+        Ok(self.floats(name, &shape)?[row * shape[1]..][..shape[1]].to_vec())
     }
 
     /// A linear layer.
@@ -96,10 +94,10 @@ impl WeightSource for TensorFiles {
         Ok(floats)
     }
 
-    fn first_row(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
-        let mut row = vec![0.0; shape[1]];
-        self.get(name, &shape)?.copy(0, &mut row)?;
-        Ok(row)
+    fn row(&self, name: &str, shape: [usize; 2], row: usize) -> Result<Vec<f32>> {
+        let mut floats = vec![0.0; shape[1]];
+        self.get(name, &shape)?.copy(row * shape[1], &mut floats)?;
+        Ok(floats)
     }
 
     fn linear(&self, name: &str, shape: LinearShape) -> Result<Linear> {

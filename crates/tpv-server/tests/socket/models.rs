@@ -22,6 +22,7 @@ pub fn thinker_with(options: &LoadOptions) -> TextModel {
         generation_config: Some(tpv_thinker::GENERATION_CONFIG.into()),
         config: Some(tpv_thinker::CONFIG.into()),
         special_tokens_map: None,
+        added_tokens: None,
         chat_template: None,
     };
     let wishes = LimitWishes { max_batch: Some(32), ..LimitWishes::default() };

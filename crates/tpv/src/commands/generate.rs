@@ -7,7 +7,7 @@
 use crate::answers::judge;
 use crate::args::{GenerateArgs, KeepStates, RunArgs};
 use crate::console::Console;
-use crate::model::{open_dataset, open_model, pin_clock, prompt_style};
+use crate::model::{advice_on_failure, open_dataset, open_model, pin_clock, prompt_style};
 use crate::recorder::{KeptStates, Recorder, Recording};
 use crate::streaming_fit::StreamingFit;
 use anyhow::{Context, Result, bail};
@@ -234,7 +234,7 @@ impl<'a> Run<'a> {
             self.count_states();
             for ((problem, generation), recording, finish) in self.recorder.take_finished() {
                 bar.inc(1);
-                self.finish(problem, generation, recording, finish)?;
+                self.finish((problem, generation), recording, finish, model)?;
             }
             if let Some(fit) = &mut self.fit {
                 fit.advance(&mut self.store, console)?;
@@ -324,11 +324,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn finish(&mut self, problem: usize, generation: usize, recording: Recording, finish: FinishEvent) -> Result<()> {
+    fn finish(
+        &mut self,
+        (problem, generation): (usize, usize),
+        recording: Recording,
+        finish: FinishEvent,
+        model: &TextModel,
+    ) -> Result<()> {
         let (states, first_state) = recording.states.as_ref().expect("the states of every sample are kept").take()?;
         if finish.reason == FinishReason::Failed {
             let why = finish.error.unwrap_or_default();
-            bail!("problem {problem}, generation {generation}: {why}; try --dtype f32");
+            let advice = advice_on_failure(&model.decoder.spec().dtype);
+            bail!("problem {problem}, generation {generation}: {why}; {advice}");
         }
         let open = self.open.get_mut(&problem).expect("a problem stays open until all its generations are there");
         let record = record(&recording, first_state, &finish, open.problem.answer.as_deref());

@@ -3,7 +3,7 @@
 use super::exchange::{Update, Wish};
 use super::view::View;
 use crate::console::Console;
-use crate::model::THINKER;
+use crate::model::{THINKER, advice_on_failure};
 use anyhow::{Context, Result, bail};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -40,11 +40,12 @@ pub fn answer(
     console: &Console,
 ) -> Result<()> {
     let step = pace.map(|pace| Duration::from_secs_f64(pace.max(LEAST_PACE).recip()));
+    let advice = advice_on_failure(&decoder.spec().dtype);
     let (updates_in, updates) = channel();
     let (wishes, wishes_out) = channel();
     std::thread::scope(|scope| {
         let worker = scope.spawn(move || decode(decoder, request, step, &wishes_out, updates_in));
-        let shown = show(&updates, &wishes, view, console);
+        let shown = show(&updates, &wishes, view, advice, console);
         // Where the view has failed nobody hears of the rest.
         drop((updates, wishes));
         let decoded = worker.join().map_err(|_| anyhow::anyhow!("the decode loop has failed"))?;
@@ -52,7 +53,13 @@ pub fn answer(
     })
 }
 
-fn show(updates: &Receiver<Update>, wishes: &Sender<Wish>, view: &mut dyn View, console: &Console) -> Result<()> {
+fn show(
+    updates: &Receiver<Update>,
+    wishes: &Sender<Wish>,
+    view: &mut dyn View,
+    advice: &str,
+    console: &Console,
+) -> Result<()> {
     let (mut cancelled, mut failed) = (false, None);
     loop {
         match updates.recv_timeout(PATIENCE) {
@@ -65,7 +72,7 @@ fn show(updates: &Receiver<Update>, wishes: &Sender<Wish>, view: &mut dyn View, 
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 view.refresh(true).context("the output cannot be written")?;
-                return failed.map_or(Ok(()), |why| bail!("the sample failed: {why}; try --dtype f32"));
+                return failed.map_or(Ok(()), |why| bail!("the sample failed: {why}; {advice}"));
             }
         }
         view.refresh(false)?;

@@ -78,7 +78,7 @@ fn data_sets_that_cannot_be_used_are_named() {
 fn checkpoints_that_cannot_be_used_are_named() {
     let place = Workplace::new();
     let weights = tpv_thinker::WEIGHTS;
-    for folder in ["truncated", "foreign", "wordy", "other_size"] {
+    for folder in ["truncated", "foreign", "wordy", "other_size", "nan"] {
         place.thinker(folder);
     }
     place.write("truncated/model.safetensors", &weights[..weights.len() / 2]);
@@ -89,8 +89,21 @@ fn checkpoints_that_cannot_be_used_are_named() {
     place.write("wordy/tokenizer.json", words.to_string());
     let config = std::str::from_utf8(tpv_thinker::CONFIG).unwrap();
     place.write("other_size/config.json", config.replace("512", "256"));
+    let mut damaged = weights.to_vec();
+    let header = 8 + u64::from_le_bytes(damaged[..8].try_into().unwrap()) as usize;
+    let shapes: serde_json::Value = serde_json::from_slice(&damaged[8..header]).unwrap();
+    let start = header + shapes["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    damaged[start..start + 2].copy_from_slice(&[0xC0, 0x7F]);
+    place.write("nan/model.safetensors", damaged);
     let line = |model: &str| format!("generate {SMALL} --output_dir out --model ./{model}");
     let next = "copy or download it again";
+    place.refused(
+        &(line("nan") + " --dtype f32"),
+        &["the score of token 0 is not a number; no arithmetic here has a wider range"],
+    );
+    std::fs::remove_dir_all(place.path("out")).unwrap();
+    place.refused(&(line("nan") + " --dtype q8_0"), &["is not a number; try --dtype f32"]);
+    std::fs::remove_dir_all(place.path("out")).unwrap();
     place.refused(&line("truncated"), &["truncated/model.safetensors: not a whole safetensors file", next]);
     place.refused(&line("foreign"), &["foreign/model.safetensors: not a whole safetensors file", next]);
     place.refused(&line("wordy"), &["./wordy", "\"</think>\"", "use a reasoning model"]);

@@ -8,6 +8,7 @@
 //! the flat distributions of random weights, the worst case of top-p sampling, hide nothing.
 
 use super::{CONTEXT_TOKENS, made_up_tokens, median};
+use crate::model::advice_on_failure;
 use crate::reading_cost::made_up_reading;
 use crate::recorder::{KeptStates, Recorder};
 use anyhow::{Result, bail};
@@ -114,7 +115,8 @@ fn run(
             break;
         }
         if decoder.samples_in_flight() < batch {
-            bail!("the model's scores are no numbers: nothing can be measured; try --dtype f32");
+            let advice = advice_on_failure(&decoder.spec().dtype);
+            bail!("the model's scores are no numbers: nothing can be measured; {advice}");
         }
     }
     for _ in 0..WARM_UP {
