@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use tpv_core::quiet::quietly;
 
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -35,7 +36,11 @@ impl GgufFile {
     pub fn open(path: &Path, widen: bool) -> Result<Self> {
         let cannot = |error| file_error(path, format!("cannot be read ({error})"));
         let mut file = File::open(path).map_err(cannot)?;
-        let content = Content::read(&mut file).map_err(|error| match unknown_type(&mut BufReader::new(&mut file)) {
+        // The library divides by an alignment of 0.
+        let read = quietly(|| Content::read(&mut file)).ok_or_else(|| {
+            file_error(path, "not a whole GGUF file (its header contradicts itself); copy or download it again")
+        })?;
+        let content = read.map_err(|error| match unknown_type(&mut BufReader::new(&mut file)) {
             Some(unknown) => file_error(path, unknown.to_string()),
             None => file_error(path, format!("not a whole GGUF file ({})", tensor_problem(&error))),
         })?;

@@ -122,7 +122,10 @@ impl Default for ChatOptions {
 /// The name under which the one template is kept; without a file ending nothing is escaped for HTML.
 const NAME: &str = "chat_template";
 /// The longest template that is compiled, in bytes.
-const MAX_SOURCE_BYTES: usize = 1 << 20;
+const MAX_SOURCE_BYTES: usize = 1 << 18;
+/// The stack that a template is compiled on: the compiler calls itself for each part of an expression, and takes up to a hundred
+/// bytes for each byte of the text.
+const COMPILER_STACK_BYTES: usize = 1 << 27;
 /// Work that a template may do beyond what its input calls for, in instructions (each may allocate about 64 bytes).
 const BASE_FUEL: u64 = 500_000;
 /// Further instructions for each byte of the messages.
@@ -154,9 +157,13 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
         environment.add_filter("string", to_text);
-        environment
-            .add_template_owned(NAME, without_generation_tags(&source.replace("\r\n", "\n")))
-            .map_err(|error| refusal(&error))?;
+        let text = without_generation_tags(&source.replace("\r\n", "\n"));
+        std::thread::scope(|scope| {
+            let compile = || environment.add_template_owned(NAME, text).map_err(|error| refusal(&error));
+            let thread = std::thread::Builder::new().stack_size(COMPILER_STACK_BYTES).spawn_scoped(scope, compile);
+            let broken = || EngineError::ChatTemplate("it cannot be compiled".into());
+            thread.map_err(|_| broken())?.join().unwrap_or_else(|_| Err(broken()))
+        })?;
         let token = |text: Option<&str>| text.unwrap_or_default().to_owned();
         let (bos_token, eos_token) = (token(config.bos_token()), token(config.eos_token()));
         let pad_token = config.pad_token().filter(|_| source.contains("pad_token")).map(str::to_owned);
@@ -630,6 +637,28 @@ mod tests {
         assert!(error.contains("line 2"), "{error}");
         assert!(render("{{ messages[9].content.x }}", &[], ChatOptions::default()).is_err());
         assert!(render(&"x".repeat(MAX_SOURCE_BYTES + 1), &[], ChatOptions::default()).is_err());
+    }
+
+    /// The compiler calls itself for each of these, and would leave the stack of a usual thread.
+    #[test]
+    fn long_chains_are_compiled_or_refused() {
+        let room = MAX_SOURCE_BYTES - 100;
+        let many = |part: &str| part.repeat(room / part.len());
+        let chains = [
+            format!("{{{{ 1{} }}}}", many("+1")),
+            format!("{{{{ {}1 }}}}", many("not ")),
+            format!("{{{{ a{} }}}}", many(".a")),
+            format!("{{{{ 1{} }}}}", many("|string")),
+            format!("{{{{ {}1{} }}}}", "(".repeat(room / 2), ")".repeat(room / 2)),
+            format!("{{% if a %}}{}{{% endif %}}", many("{% elif %}")),
+            format!("{{% if a %}}{}{{% endif %}}", many("{% elif a %}")),
+        ];
+        for chain in chains {
+            let short: String = chain.chars().take(30).collect();
+            let made = ChatTemplate::new(&chain, &TokenizerConfig::default());
+            assert!(made.is_err() || chain.len() > room / 2, "{short}");
+            drop(made);
+        }
     }
 
     #[test]

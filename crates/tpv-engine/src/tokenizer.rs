@@ -14,10 +14,10 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use tokenizers::AddedToken;
 use tpv_core::phase::ThinkingMarkers;
+use tpv_core::quiet::quietly;
 
 /// The largest `tokenizer.json` that is read, in bytes; those of known models have at most 35 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -64,6 +64,10 @@ impl Tokenizer {
 
     /// Reads the bytes of a `tokenizer.json`.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
+        if json.len() as u64 > MAX_FILE_BYTES {
+            let problem = format!("{} bytes are too many for tokenizer.json (at most {MAX_FILE_BYTES})", json.len());
+            return Err(EngineError::Tokenizer(problem));
+        }
         let mut encoder = parse(json)
             .map_err(|problem| EngineError::Tokenizer(format!("this is no usable tokenizer.json: {problem}")))?;
         // A file may carry the cutting and padding of the run that wrote it; prompts want neither.
@@ -295,9 +299,9 @@ fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
 /// announced, a prompt template that names an unknown token.
 fn guarded<T>(part: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     // Nothing that the part could leave half-changed is used after a panic but the library's cache of words.
-    match std::panic::catch_unwind(AssertUnwindSafe(part)) {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(_) => Err("the parts of tokenizer.json contradict each other".into()),
+    match quietly(part) {
+        Some(outcome) => outcome.map_err(|error| error.to_string()),
+        None => Err("the parts of tokenizer.json contradict each other".into()),
     }
 }
 

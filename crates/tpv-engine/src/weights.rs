@@ -96,18 +96,23 @@ impl TensorFiles {
     pub fn open_folder(folder: &Path) -> Result<Self> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
-        let paths = if single.is_file() {
-            vec![single]
+        let mut files = Self { tensors: BTreeMap::new(), origin: folder.to_owned() };
+        if single.is_file() {
+            let (file, content) = map_file(&single)?;
+            files.add(&single, &content, &Bytes::File(file), |_| true)?;
         } else if index.is_file() {
-            shard_names(&index)?.into_iter().map(|name| folder.join(name)).collect()
+            let shards = shards(&index)?;
+            let names: BTreeSet<&String> = shards.values().collect();
+            for name in names {
+                let path = folder.join(name);
+                let (file, content) = map_file(&path)?;
+                // A tensor that lies in several files is the one in the file that the index names for it.
+                let is_here = |tensor: &str| shards.get(tensor).is_none_or(|shard| shard == name);
+                files.add(&path, &content, &Bytes::File(file), is_here)?;
+            }
         } else {
             let problem = "holds neither model.safetensors nor model.safetensors.index.json";
             return Err(file_error(folder, problem));
-        };
-        let mut files = Self { tensors: BTreeMap::new(), origin: folder.to_owned() };
-        for path in paths {
-            let (file, content) = map_file(&path)?;
-            files.add(&path, &content, &Bytes::File(file))?;
         }
         Ok(files)
     }
@@ -116,7 +121,7 @@ impl TensorFiles {
     pub fn embedded(bytes: &'static [u8]) -> Result<Self> {
         let origin = PathBuf::from("(embedded model)");
         let mut files = Self { tensors: BTreeMap::new(), origin: origin.clone() };
-        files.add(&origin, bytes, &Bytes::Embedded(bytes))?;
+        files.add(&origin, bytes, &Bytes::Embedded(bytes), |_| true)?;
         Ok(files)
     }
 
@@ -140,13 +145,14 @@ impl TensorFiles {
         Ok(tensor)
     }
 
-    /// Notes the tensors of a file with this content.
-    fn add(&mut self, path: &Path, content: &[u8], bytes: &Bytes) -> Result<()> {
+    /// Notes the tensors of a file with this content that are wanted from it.
+    fn add(&mut self, path: &Path, content: &[u8], bytes: &Bytes, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         let damaged =
             |error| file_error(path, format!("not a whole safetensors file ({error}); copy or download it again"));
         let shared: Arc<Path> = path.into();
         let start = content.as_ptr() as usize;
-        for (name, view) in SafeTensors::deserialize(content).map_err(damaged)?.tensors() {
+        let tensors = SafeTensors::deserialize(content).map_err(damaged)?.tensors();
+        for (name, view) in tensors.into_iter().filter(|(name, _)| is_wanted(name)) {
             let first = view.data().as_ptr() as usize - start;
             let tensor = StoredTensor {
                 bytes: bytes.clone(),
@@ -193,12 +199,13 @@ fn map_range(file: &File, range: Range<usize>) -> std::io::Result<Mmap> {
     }
 }
 
-/// File names of the shards that an index lists.
-fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+/// The file of each tensor that an index lists.
+fn shards(index: &Path) -> Result<BTreeMap<String, String>> {
     let foreign = || file_error(index, "is not an index of shards (no `weight_map` of file names)");
     let json: serde_json::Value = serde_json::from_slice(&read_file(index)?).map_err(|_| foreign())?;
     let map = json.get("weight_map").and_then(serde_json::Value::as_object).ok_or_else(foreign)?;
-    map.values().map(|name| name.as_str().map(str::to_owned).ok_or_else(foreign)).collect()
+    let of = |(tensor, file): (&String, &serde_json::Value)| Some((tensor.clone(), file.as_str()?.to_owned()));
+    map.iter().map(|entry| of(entry).ok_or_else(foreign)).collect()
 }
 
 #[cfg(test)]
@@ -225,6 +232,23 @@ mod tests {
             let mut row = [0.0; 2];
             files.get("w", &[2, 2]).unwrap().copy(2, &mut row).unwrap();
             assert_eq!(row, values[2..]);
+        }
+    }
+
+    #[test]
+    fn a_tensor_in_two_shards_is_the_one_that_the_index_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (name, value) in [("1.safetensors", 1f32), ("2.safetensors", 2.0)] {
+            write(&at(name), "w", Dtype::F32, &value.to_le_bytes(), vec![1]);
+        }
+        for (name, expected) in [("1.safetensors", 1f32), ("2.safetensors", 2.0)] {
+            let other = if expected == 1.0 { "2.safetensors" } else { "1.safetensors" };
+            let index = format!(r#"{{"weight_map": {{"w": "{name}", "v": "{other}"}}}}"#);
+            std::fs::write(at("model.safetensors.index.json"), index).unwrap();
+            let mut value = [0.0];
+            TensorFiles::open_folder(folder.path()).unwrap().get("w", &[1]).unwrap().copy(0, &mut value).unwrap();
+            assert_eq!(value, [expected]);
         }
     }
 
