@@ -4,6 +4,7 @@ use crate::args::ReportArgs;
 use crate::commands::explain::{EXPLAIN_FILE, Explanation};
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
+use crate::reading_table::{coverage_sentence, name};
 use crate::report::page::{Section, html, table};
 use crate::report::readings::{self, ReadingLine};
 use crate::report::sweep;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
 use tpv_core::metrics::Figures;
+use tpv_core::reading::evaluation::{ReadingReport, Source, SourceFigures};
 use tpv_core::vector::VectorInfo;
 use tpv_data::atomic::{create_folder, remove_file, remove_folder_if_empty, write_bytes, write_json};
 use tpv_data::files;
@@ -88,6 +90,7 @@ struct Trained {
     test: Vec<Predictor>,
     #[serde(default)]
     held_out: Vec<PredictorOfParts>,
+    reading: Option<ReadingReport>,
 }
 
 #[derive(Deserialize)]
@@ -101,6 +104,7 @@ struct PredictorOfParts {
     predictor: String,
     mse: f64,
     r2: Option<f64>,
+    mse_of_parts: Vec<f64>,
 }
 
 impl Trained {
@@ -115,13 +119,28 @@ impl Trained {
             test,
         );
         let parts = self.held_out.iter().map(|it| {
-            vec![it.predictor.clone(), format!("{:.3}", it.mse), it.r2.map_or_else(|| "-".into(), |r2| number(r2, 3))]
+            let least = it.mse_of_parts.iter().copied().fold(f64::INFINITY, f64::min);
+            let greatest = it.mse_of_parts.iter().copied().fold(0.0, f64::max);
+            let r2 = it.r2.map_or_else(|| "-".into(), |r2| number(r2, 3));
+            vec![it.predictor.clone(), format!("{:.4}", it.mse), format!("{least:.4} to {greatest:.4}"), r2]
         });
-        let parts =
-            table("Progress of held-out problems, each fifth by a fit on the others", &["", "MSE", "R2"], parts);
+        let header = ["", "MSE", "over the fifths", "R2"];
+        let parts = table("Progress of held-out problems, each fifth by a fit on the others", &header, parts);
         let test = (!self.test.is_empty()).then_some(test);
-        test.into_iter().chain((!self.held_out.is_empty()).then_some(parts)).collect()
+        let tables = test.into_iter().chain((!self.held_out.is_empty()).then_some(parts));
+        tables.chain(self.reading.as_ref().map(readings)).collect()
     }
+}
+
+/// The calibrated reading beside the baselines.
+fn readings(report: &ReadingReport) -> String {
+    let shown = |it: &&SourceFigures| it.source == Source::Calibrated || it.source.is_baseline();
+    let rows = report.sources.iter().filter(shown);
+    let rows =
+        rows.map(|it| vec![name(it.source).to_owned(), figure(it.progress.mae, 3), figure(it.remaining_tokens.mae, 1)]);
+    let covered = report.calibrated.as_ref().map(|it| format!("<p>{}.</p>\n", coverage_sentence(it)));
+    let caption = "What is shown of held-out thoughts, with 95 % intervals by problem";
+    table(caption, &["", "MAE of the progress", "MAE of the tokens left"], rows) + &covered.unwrap_or_default()
 }
 
 /// The settings of a sweep.
@@ -137,7 +156,9 @@ fn about(folder: &Path, figures: Option<&SweepFigures>) -> Vec<String> {
     });
     let sweep = figures.and_then(settings).map(|settings| {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let [model, dataset] = [&settings["model"]["name"], &settings["dataset"]].map(text);
+        let dataset = text(&settings["dataset"]);
+        let model = figures.map(|it| it.model.clone()).filter(|name| !name.is_empty());
+        let model = model.unwrap_or_else(|| text(&settings["model"]["name"]));
         let [dtype, seed, most] = ["dtype", "seed", "max_new_tokens"].map(|key| text(&settings[key]));
         format!("{model} ({dtype}) on {dataset}, seed {seed}, at most {most} tokens a sample.")
     });

@@ -29,16 +29,21 @@ pub fn sections(figures: &SweepFigures, results: &[SweepResult]) -> Vec<Section>
     sections.into_iter().flatten().collect()
 }
 
-/// What stands for the same thing in several pictures has one colour; everything else the next free one.
-fn colour_of(name: &str, number: usize) -> usize {
-    match name {
-        "none" | "cut without answer" | "alpha 0" => BASE,
-        name if name.starts_with("constant") || name.starts_with("alpha") => PUSHED,
-        name if name.starts_with("think-end") || name.starts_with("</think>") => 3,
-        name if name.starts_with("deadline") => 2,
-        name if name.starts_with("budget") => 4,
-        _ => [5, 6, 7][number % 3],
-    }
+/// The colour of a series beside others of its picture: what stands for the same thing in several pictures has one colour, the
+/// first of its kind at least; everything else takes one that is free.
+fn colour_beside(others: &[Series], name: &str) -> usize {
+    let usual = match name {
+        "none" | "cut without answer" => Some(BASE),
+        name if name.starts_with("constant") => Some(PUSHED),
+        name if name.starts_with("think-end") || name.starts_with("</think>") => Some(3),
+        name if name.starts_with("deadline") => Some(2),
+        name if name.starts_with("budget") => Some(4),
+        _ => None,
+    };
+    let is_free = |colour: &usize| others.iter().all(|series| series.colour != *colour);
+    // Those of no kind first, then those that the picture does not need for a kind.
+    let free = || [5, 6, 7, 4, 3, 2, PUSHED, BASE].into_iter().find(is_free);
+    usual.filter(is_free).or_else(free).unwrap_or(others.len())
 }
 
 /// Colour of the model as it is.
@@ -85,7 +90,7 @@ fn frontier(figures: &SweepFigures) -> Section {
         if !points.is_empty() {
             // One point is no line, and counts like any other.
             let mark = if points.len() == 1 { Mark::Points } else { mark };
-            series.push(Series { name: name.to_owned(), mark, points, colour: colour_of(name, series.len()) });
+            series.push(Series { name: name.to_owned(), mark, points, colour: colour_beside(&series, name) });
         }
     };
     let of = |holds: &dyn Fn(&ArmFigures) -> bool| -> Vec<&ArmFigures> {
@@ -122,15 +127,17 @@ fn over_caps(figures: &SweepFigures) -> Option<Section> {
     let left_out = families.len().saturating_sub(MOST_FAMILIES);
     families.truncate(MOST_FAMILIES);
     families.push("none".into());
-    let series = families.into_iter().enumerate().filter_map(|(number, name)| {
-        let colour = colour_of(&name, number);
+    let mut series: Vec<Series> = Vec::new();
+    for name in families {
+        let colour = colour_beside(&series, &name);
         let capped = figures.arms.iter().filter(|row| row.family == name).filter_map(|row| Some((row, row.cap?)));
         let points =
             sorted_by_x(capped.map(|(row, cap)| Point { interval: None, ..accuracy_point(row, f64::from(cap)) }));
         let mark = if name == "none" { Mark::Dashes } else { Mark::Line };
-        (points.len() > 1).then_some(Series { name, mark, points, colour })
-    });
-    let series: Vec<Series> = series.collect();
+        if points.len() > 1 {
+            series.push(Series { name, mark, points, colour });
+        }
+    }
     let left_out =
         if left_out > 0 { format!(" The {left_out} families with less area are in the table.") } else { String::new() };
     (!series.is_empty()).then(|| Section {
@@ -173,7 +180,7 @@ fn landings(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
         match series.iter_mut().find(|it| it.name == name) {
             Some(of_family) => of_family.points.push(point),
             None => {
-                let colour = colour_of(&name, series.len());
+                let colour = colour_beside(&series, &name);
                 series.push(Series { name, mark: Mark::Line, points: vec![point], colour });
             }
         }
@@ -255,4 +262,22 @@ fn lengths(figures: &SweepFigures, sorted: &ByArm<'_>) -> Option<Section> {
             series,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_kind_has_one_colour_and_no_two_series_share_theirs() {
+        let mut series: Vec<Series> = Vec::new();
+        for name in
+            ["constant:15", "constant:60", "think-end:2", "ramp", "none", "deadline:tokens={budget}", "constant:5"]
+        {
+            let colour = colour_beside(&series, name);
+            assert!(series.iter().all(|it| it.colour != colour), "{name}");
+            series.push(Series { name: name.into(), mark: Mark::Line, points: Vec::new(), colour });
+        }
+        assert_eq!([series[0].colour, series[4].colour, series[5].colour], [PUSHED, BASE, 2]);
+    }
 }

@@ -56,6 +56,9 @@ pub struct SweepFigures {
     pub format: String,
     /// Version of the format.
     pub version: u32,
+    /// What the model was called when the figures were made.
+    #[serde(default)]
+    pub model: String,
     /// What was run, in one line.
     pub settings: String,
     /// Arms at caps.
@@ -77,6 +80,7 @@ pub fn figures(arms: &[Arm], results: &[SweepResult], caps: &[u32], settings: &s
         caps.into_iter().map(|cap| arm_figures(arm, cap, of_arm, base)).collect::<Vec<_>>()
     });
     SweepFigures {
+        model: String::new(),
         format: "tpv-sweep".into(),
         version: 2,
         settings: settings.into(),

@@ -185,7 +185,8 @@ impl<'a> Sweep<'a> {
         let sampled = self.sample_all(&problems, model, console);
         self.problems = problems;
         sampled?;
-        let figures = figures(&self.arms, &self.done, &self.budgets, &self.settings);
+        let name = model.identity.name.clone();
+        let figures = SweepFigures { model: name, ..figures(&self.arms, &self.done, &self.budgets, &self.settings) };
         write_json(&self.args.output_dir.join(FIGURES_FILE), &figures)?;
         let tables =
             [("figures", arms_csv(&figures)), ("areas", areas_csv(&figures)), ("landings", landings_csv(&figures))];
