@@ -27,6 +27,6 @@ pub struct EvaluateReadingArgs {
     #[arg(long, value_parser = super::resamples, default_value_t = 1000)]
     pub resamples: usize,
     /// Seed of the bootstrap.
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 42)]
     pub seed: u64,
 }

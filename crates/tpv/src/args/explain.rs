@@ -17,7 +17,7 @@ pub struct ExplainArgs {
     #[arg(long, default_value_t = 12)]
     pub tokens: usize,
     /// Problems to measure the part of </think> on; 0 leaves that out.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
     pub problems: usize,
     /// Samples of each problem for that.
     #[arg(long, value_parser = super::count, default_value_t = 2)]
@@ -29,7 +29,7 @@ pub struct ExplainArgs {
     #[arg(long, value_parser = super::finite, default_value_t = 15.0, allow_negative_numbers = true)]
     pub alpha: f32,
     /// Token limit of each sample for that.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 2048)]
     pub max_new_tokens: usize,
     /// Where explain.json and the samples go.
     #[arg(long, default_value = "tpv_explain")]

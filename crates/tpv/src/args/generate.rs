@@ -14,7 +14,7 @@ pub struct GenerateArgs {
     #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]
     pub model: String,
     /// Token limit of each generation, thinking and answer together.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1024)]
     pub max_new_tokens: usize,
     /// The first problem's index.
     #[arg(long, alias = "problem_start_idx", default_value_t = 0)]

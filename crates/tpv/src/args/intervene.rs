@@ -43,7 +43,7 @@ pub struct InterveneArgs {
     #[arg(long)]
     pub policy: Vec<Throttle>,
     /// Token limit of each generation, thinking and answer together.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 2048)]
     pub max_new_tokens: usize,
     /// Samples of each problem and alpha (with --temperature above 0).
     #[arg(long, value_parser = super::count, default_value_t = 1)]
@@ -52,16 +52,16 @@ pub struct InterveneArgs {
     #[arg(long, value_enum, default_value = "thinking")]
     pub intervene_phase: PhaseArg,
     /// Divides the logits; 0 is greedy.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
     pub temperature: f32,
     /// Keep the most probable tokens up to this probability.
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.95)]
     pub top_p: f32,
     /// Keep this many of the most probable tokens; 0 keeps all.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
     pub top_k: usize,
     /// Determines every draw.
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 42)]
     pub seed: u64,
     /// The problems.
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub struct LearnArgs {
     #[arg(long)]
     pub dataset: Option<String>,
     /// How many problems, from the first.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 100)]
     pub problems: usize,
     /// Samples of each problem.
     #[arg(long, value_parser = super::count, default_value_t = 2)]
@@ -24,7 +24,7 @@ pub struct LearnArgs {
     #[arg(long, value_parser = super::effort_problems, default_value_t = 0)]
     pub effort_problems: usize,
     /// Token limit of each sample.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 4096)]
     pub max_new_tokens: usize,
     /// The vector's name in the library; one of that name is replaced.
     #[arg(long, default_value = "default")]

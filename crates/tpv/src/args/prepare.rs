@@ -14,10 +14,10 @@ pub struct PrepareArgs {
     #[arg(long, default_value = "llama_math_tpv_dataset")]
     pub output_dir: PathBuf,
     /// Determines the split.
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 42)]
     pub seed: u64,
     /// Share of the problems that train.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.8)]
     pub train_split_ratio: f64,
     /// How the problems are split.
     #[arg(long, value_enum, default_value = "hash")]

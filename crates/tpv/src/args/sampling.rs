@@ -8,19 +8,19 @@ use tpv_core::sampling::SamplingParams;
 #[command(rename_all = "snake_case", next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Divides the logits; 0 is greedy.
-    #[arg(long, default_value_t = 0.6)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.6)]
     pub temperature: f32,
     /// Sample (True) or always take the most probable token (False).
     #[arg(long, num_args = 0..=1, default_value = "True", default_missing_value = "True", value_parser = parse_bool, action = clap::ArgAction::Set)]
     pub do_sample: bool,
     /// Keep the most probable tokens up to this probability.
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.95)]
     pub top_p: f32,
     /// Keep this many of the most probable tokens; 0 keeps all.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
     pub top_k: usize,
     /// Determines every draw.
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 42)]
     pub seed: u64,
 }
 

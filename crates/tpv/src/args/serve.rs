@@ -48,7 +48,7 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 1 << 20, help_heading = "Limits")]
     pub max_body_bytes: usize,
     /// Tokens that one sample may generate, thinking and answer together.
-    #[arg(long, default_value_t = 32_768, help_heading = "Limits")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 32_768, help_heading = "Limits")]
     pub max_new_tokens: usize,
     /// Seconds that a request may take.
     #[arg(long, default_value_t = 3600, help_heading = "Limits")]

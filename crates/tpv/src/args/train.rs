@@ -17,7 +17,7 @@ pub struct TrainArgs {
     #[arg(long, default_value = "tpv_model")]
     pub output_dir: PathBuf,
     /// Ridge strength.
-    #[arg(long, default_value_t = 1e-10)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1e-10)]
     pub epsilon: f64,
     /// Fit theta with an intercept; reads better, but is useless as a direction to push along.
     #[arg(long)]
@@ -39,7 +39,7 @@ pub struct TrainArgs {
     #[arg(long)]
     pub tokenizer_name_or_path: Option<String>,
     /// Seed of the bootstrap.
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 42)]
     pub seed: u64,
 }
 
