@@ -5,6 +5,7 @@ use sysinfo::System;
 
 use crate::config::DecoderConfig;
 use crate::error::{EngineError, Result};
+use crate::kv::PAGE_TOKENS;
 
 /// The arithmetic of the linear layers; everything between them is f32 on CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,8 +134,30 @@ pub fn thread_count(wish: Option<usize>) -> usize {
         .clamp(1, cores)
 }
 
+/// Share of the free memory that keys and values may take where nobody says how much; the rest is for states, for buffers
+/// and for others.
+const MEMORY_SHARE: f64 = 0.8;
+
+/// Tokens, a page at least, whose keys and values fit into four fifths of a device's free memory, where it is known.
+pub fn fitting_tokens(device: &Device, bytes_per_token: usize) -> Option<usize> {
+    free_bytes(device).map(|free| tokens_within(free, bytes_per_token))
+}
+
+fn tokens_within(free_bytes: u64, bytes_per_token: usize) -> usize {
+    ((free_bytes as f64 * MEMORY_SHARE) as usize / bytes_per_token.max(1)).max(PAGE_TOKENS)
+}
+
+fn free_bytes(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64),
+        // Apple's GPUs share the memory of the processor.
+        _ => available_memory_bytes(),
+    }
+}
+
 /// Bytes of memory that processes can still take, within the limits of the container; `None` where the system does not tell.
-pub fn available_memory_bytes() -> Option<u64> {
+fn available_memory_bytes() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory();
     let in_container = system.cgroup_limits().map(|limits| limits.total_memory.saturating_sub(limits.rss));
@@ -162,6 +185,11 @@ mod tests {
     fn sizes_of_caches_are_read() {
         assert_eq!([cache_bytes("32768K\n"), cache_bytes("480K")], [Some(32 << 20), Some(480 << 10)]);
         assert_eq!(["", "K", "12 apples", "99999999999999999999K"].map(cache_bytes), [None; 4]);
+    }
+
+    #[test]
+    fn keys_and_values_leave_a_fifth_of_the_free_memory() {
+        assert_eq!([tokens_within(1 << 30, 1 << 10), tokens_within(1000, 1 << 10)], [838_860, PAGE_TOKENS]);
     }
 
     #[test]

@@ -41,8 +41,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Threads on the CPU; never more than there are cores.
     pub threads: Option<usize>,
-    /// Bound on the KV memory, in tokens. Without this and `kv_bytes`: four fifths of the memory that is free once the
-    /// weights are loaded on a CPU, and none on GPUs.
+    /// Bound on the KV memory, in tokens. Without this and `kv_bytes`: four fifths of the device's memory that is free
+    /// once the weights are loaded.
     pub kv_tokens: Option<usize>,
     /// The same in bytes; the smaller bound holds.
     pub kv_bytes: Option<u64>,

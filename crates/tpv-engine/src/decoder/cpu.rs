@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use candle_core::Device;
 use rayon::prelude::*;
 
 use super::attention::{Query, attend};
@@ -16,7 +17,7 @@ use super::pages::{PageStore, SequencePages};
 use super::rope::Rotary;
 use super::source::{EmbeddingTable, LinearShape, WeightSource};
 use crate::config::DecoderConfig;
-use crate::device::{DtypeChoice, available_memory_bytes};
+use crate::device::{DtypeChoice, fitting_tokens};
 use crate::engine::{ModelSpec, StepInput, StepOutput};
 use crate::error::Result;
 use crate::kv::{PAGE_TOKENS, PageCopy, PageLedger};
@@ -188,18 +189,9 @@ impl CpuDecoder {
         let store = PageStore::new(&config);
         let model = Model::load(config, source, dtype)?;
         let model = Self { weight_bytes: model.weight_bytes(), model, store, workspaces: Vec::new(), crew };
-        let fitting = || Some(fitting_tokens(available_memory_bytes()?, model.kv_bytes_per_token()));
+        let fitting = || fitting_tokens(&Device::Cpu, model.kv_bytes_per_token());
         Ok(Paged::new(spec, kv_tokens.or_else(fitting), model))
     }
-}
-
-/// Share of the free memory that keys and values may take where nobody says how much; the rest is for states, for buffers
-/// and for others.
-const MEMORY_SHARE: f64 = 0.8;
-
-/// Tokens, a page at least, whose keys and values fit into the free memory.
-fn fitting_tokens(free_bytes: u64, bytes_per_token: usize) -> usize {
-    ((free_bytes as f64 * MEMORY_SHARE) as usize / bytes_per_token.max(1)).max(PAGE_TOKENS)
 }
 
 /// The rows of some inputs, `[T]`.
@@ -559,11 +551,6 @@ fn keep(matrix: &mut Vec<f32>, wanted: &[bool]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_and_values_leave_a_fifth_of_the_free_memory() {
-        assert_eq!([fitting_tokens(1 << 30, 1 << 10), fitting_tokens(1000, 1 << 10)], [838_860, PAGE_TOKENS]);
-    }
 
     #[test]
     fn heaps_are_even_whatever_the_order() {

@@ -13,7 +13,7 @@ use super::paged::{Paged, PagedModel};
 use super::rope::Rotary;
 use super::source::WeightSource;
 use crate::config::{DecoderConfig, RopePairing};
-use crate::device::device_name;
+use crate::device::{device_name, fitting_tokens};
 use crate::engine::{ModelSpec, StepInput, StepOutput};
 use crate::error::{EngineError, Result};
 use crate::kv::{PAGE_TOKENS, Page, PageCopy, PageLedger};
@@ -306,6 +306,8 @@ impl TensorDecoder {
             device: device_name(&device),
         };
         let rotary = Rotary::new(&config);
+        let bytes_per_token = config.kv_entries_per_token() * dtype.size_in_bytes();
+        let kv_tokens = kv_tokens.or_else(|| fitting_tokens(&device, bytes_per_token));
         let pages = TensorPages::new(&config, &device, dtype, kv_tokens)?;
         let kinds = [vec![0u32; config.heads], vec![1; config.kv_heads], vec![2; config.kv_heads]].concat();
         let head_kinds = Tensor::new(kinds, &device)?;

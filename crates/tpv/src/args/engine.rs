@@ -32,7 +32,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub draft_tokens: Option<usize>,
     /// Memory for keys and values, e.g. 8GiB or 500MB: samples wait until there is room for the longest that they may become.
-    /// By default four fifths of what is free once the model is loaded; on GPUs unbounded.
+    /// By default four fifths of what is free on the device once the model is loaded.
     #[arg(long, value_parser = parse_bytes)]
     pub kv_memory: Option<u64>,
     /// Whether it is about traces alone, and not about time: then tokens are guessed without being asked for, from what any
