@@ -764,6 +764,57 @@ fn no_pair_depends_on_the_order_of_its_two_answers() {
     }
 }
 
+/// A sign that stays, within brackets or a matrix, once asked for itself without end.
+#[test]
+fn signs_within_brackets_end() {
+    for text in [
+        r"F(\pm 5, 0)",
+        r"(\pm 2, 0) \text{ units}",
+        r"\{\pm 5\} \text{ units}",
+        r"\{-2, \pm 3\} \text{, so three roots}",
+        r"x \in \{1\pm 5\} \text{ cm}",
+        r"\{\pm 1\} \times \{\pm 2\}",
+        r"\{\pm 2\} + 1",
+        r"3\begin{pmatrix} \pm 1 \\ 2\end{pmatrix}",
+        r"\begin{pmatrix}\pm 1\\2\end{pmatrix} \text{ cm}",
+        r"2\sqrt[\pm 3]{8}",
+        r"\{1\pm\sqrt{5},-2\} \text{ units}",
+        "the foci F(±5, 0)",
+    ] {
+        assert!(!grade(text, "7").is_equal() && !grade("7", text).is_equal(), "{text}");
+    }
+}
+
+/// What a sentence says that is no single number is not cut to one.
+#[test]
+fn announced_prose_keeps_what_belongs_together() {
+    let found = |text: &str| extract_answer(text).map(|it| it.text.to_owned()).unwrap_or_default();
+    for (text, gold) in [
+        ("The answer is that x = 2 or x = 3.", "2,3"),
+        ("The answer is at x = 3 and x = 4.", "3,4"),
+        ("The answer is the pair x = 2, y = 3.", "(2,3)"),
+        ("Answer:\n- 42", "-42"),
+        ("Answer:\n- 18 eggs", "18"),
+        ("Answer: 2½", "2.5"),
+        ("The answer is 2½ cups.", "\\frac{5}{2}"),
+        ("The answer is that she needs 2½ cups.", "2.5"),
+        ("Answer: 3¾", "3.75"),
+        ("Answer: It takes 5 + 3 = 8 hours.", "8"),
+    ] {
+        assert!(grade(&found(text), gold).is_equal(), "{text}: {}", found(text));
+    }
+    for (text, wrong) in [
+        ("The answer is that x = 2 or x = 3.", "3"),
+        ("Answer: 2½", "2"),
+        ("Answer: 5‰", "5"),
+        ("Answer: cannot be determined from the 3 facts.", "3"),
+        ("Answer: Not enough information (we need 2 more equations).", "2"),
+        ("Answer: It would take between 5 and 6 hours.", "6"),
+    ] {
+        assert!(!grade(&found(text), wrong).is_equal(), "{text}: {}", found(text));
+    }
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(a in any::<String>(), b in any::<String>()) {

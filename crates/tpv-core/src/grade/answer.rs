@@ -340,8 +340,10 @@ fn both_signs(node: &Node) -> Option<(Node, Node)> {
             | Node::Degrees(_)
             | Node::Measured(..)
     );
-    let present = arithmetic && node.any(&|part| matches!(part, Node::PlusMinus { .. }));
-    present.then(|| (with_sign(node, false), with_sign(node, true)))
+    let has_sign = |node: &Node| node.any(&|part| matches!(part, Node::PlusMinus { .. }));
+    let readings = (arithmetic && has_sign(node)).then(|| (with_sign(node, false), with_sign(node, true)));
+    // Within brackets and matrices the signs stay, and there is nothing to tell apart.
+    readings.filter(|(plus, _)| !has_sign(plus))
 }
 
 fn with_sign(node: &Node, minus: bool) -> Node {

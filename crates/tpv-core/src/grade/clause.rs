@@ -80,6 +80,9 @@ const BOUNDS: &[&str] = &[
     "all real",
 ];
 
+/// Words of a clause that gives no answer.
+const NO_ANSWER: &[&str] = &["cannot", "can't", "can not", "not enough", "insufficient", "impossible", "undetermined"];
+
 /// From so many words on, a clause that begins with one is a sentence of prose.
 const PROSE_WORDS: usize = 2;
 /// From so many words on, a clause is no name and no verdict either, and what follows it may hold the answer.
@@ -153,7 +156,9 @@ fn skip_lead_in(rest: &mut &str, announced_by_colon: bool) -> Option<&'static st
 /// The text behind the bullet `- ` or the number `1. ` of a list's first item.
 fn without_bullet(text: &str, announced_by_colon: bool) -> Option<&str> {
     if let Some(item) = text.strip_prefix("- ").or_else(|| text.strip_prefix("• ")) {
-        return Some(item);
+        // "- 42" alone is a number with its sign.
+        let is_number = leading_number(item).is_some_and(|number| line_of(item).trim_end_matches(['.', ' ']) == number);
+        return Some(item).filter(|_| text.starts_with('•') || !is_number);
     }
     let item = text.strip_prefix("1. ").or_else(|| text.strip_prefix("1) "))?.trim_start_matches(' ');
     let starts_item = |c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '*' | '-' | '(');
@@ -228,14 +233,14 @@ fn answer_of(line: &str) -> &str {
     }
     let words = prose_words(clause);
     if words >= PROSE_WORDS && opens_with_prose(clause) {
-        return if is_bound(clause, words) {
+        return if is_bound(clause, words) || says_none(reasoned) {
             clause
         } else {
             found_in_prose(reasoned, sentence, line, words).unwrap_or(clause)
         };
     }
     let says_more = prose_words(reasoned) > reasoned.matches(" and ").count();
-    let result = if says_more { equals(reasoned) } else { None };
+    let result = if says_more { named_values(reasoned).or_else(|| equals(reasoned)) } else { None };
     if result.is_none() && is_readable(clause) {
         return clause;
     }
@@ -286,6 +291,32 @@ fn is_bound(clause: &str, words: usize) -> bool {
     let lower = clause.to_ascii_lowercase();
     let opens = |bound: &str| lower.strip_prefix(bound).is_some_and(|tail| tail.starts_with(' '));
     words <= LONG_PROSE_WORDS && BOUNDS.iter().any(|bound| opens(bound))
+}
+
+/// "cannot be determined from the 3 facts", "between 5 and 6 hours": its numbers are not the answer.
+fn says_none(clause: &str) -> bool {
+    let lower = clause.to_ascii_lowercase();
+    let numbers = |text: &str| text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).count();
+    let range =
+        lower.split_once("between ").is_some_and(|(_, tail)| leading_number(tail).is_some() && numbers(tail) < 3);
+    range || NO_ANSWER.iter().any(|words| lower.contains(words))
+}
+
+/// "x = 2 or x = 3", "x = 2, y = 3": values with names, from the first to the end of the clause.
+fn named_values(clause: &str) -> Option<&str> {
+    let name_before = |equals: usize| {
+        let before = clause[..equals].trim_end_matches(' ');
+        let (start, name) = before.char_indices().next_back()?;
+        let alone = before[..start].chars().next_back().is_none_or(|c| matches!(c, ' ' | ',' | '('));
+        (name.is_ascii_alphabetic() && alone).then_some(start)
+    };
+    let starts: Option<Vec<usize>> = clause.match_indices('=').map(|(at, _)| name_before(at)).collect();
+    let starts = starts.filter(|starts| starts.len() > 1)?;
+    let values = clause[starts[0]..].trim_end_matches(['.', ',', ' ', '*']);
+    // Nothing but joints stands between them.
+    let joints = values.matches(" or ").count() + values.matches(" and ").count();
+    let is_plain = prose_words(values) <= joints;
+    (is_plain && is_readable(values)).then_some(values)
 }
 
 /// The clause without a remark in brackets: "5 (five)", "20 cups (for the last meal)".
@@ -340,7 +371,8 @@ fn found_within(sentence: &str) -> Option<&str> {
     {
         return Some(end_of_chain(formula));
     }
-    equals(sentence)
+    named_values(sentence)
+        .or_else(|| equals(sentence))
         .or_else(|| bold_number(sentence))
         .or_else(|| closing_formula(sentence))
         .or_else(|| number.map(|(start, end)| &sentence[start..end]))

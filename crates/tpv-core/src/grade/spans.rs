@@ -1,5 +1,7 @@
 //! Formulas and numbers within running text.
 
+use super::token::vulgar_fraction;
+
 /// The formula that the text opens with, without its delimiters: `$..$`, `$$..$$`, `\(..\)`, `\[..\]`.
 pub(super) fn math_span(text: &str) -> Option<&str> {
     delimited(text).map(|(inner, _)| inner)
@@ -78,10 +80,10 @@ pub(super) fn leading_number(text: &str) -> Option<&str> {
         }
         end += 1;
     }
-    end += usize::from(bytes.get(end) == Some(&b'%'));
     if !starts {
         return None;
     }
+    end += behind_digits(&digits[end..])?;
     let plain = signed && digits.len() == unsigned.len();
     if plain { text.get(..text.len() - digits.len() + end) } else { digits.get(..end) }
 }
@@ -114,8 +116,18 @@ pub(super) fn last_number_at(text: &str) -> Option<(usize, usize)> {
     let fraction = fraction_start(&text[..start]);
     let brace = fraction.is_some() && bytes.get(last + 1) == Some(&b'}');
     let end = last + 1 + usize::from(brace);
-    let end = end + usize::from(bytes.get(end) == Some(&b'%'));
-    Some((fraction.unwrap_or(start), end))
+    Some((fraction.unwrap_or(start), end + behind_digits(&text[end..])?))
+}
+
+/// The length of what belongs to the digits before it: a percent sign, a fraction in one character. `None` where what follows
+/// makes another number of them.
+fn behind_digits(text: &str) -> Option<usize> {
+    match text.chars().next() {
+        Some('%') => Some(1),
+        Some('‰') => None,
+        Some(c) if vulgar_fraction(c).is_some() => Some(c.len_utf8()),
+        _ => Some(0),
+    }
 }
 
 /// Where `\frac{3}{` begins that ends this text, with its sign.

@@ -291,6 +291,28 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Spaced>, Why> {
     Ok(lexer.out)
 }
 
+/// What a character that is a fraction stands for, above and below its line.
+pub(super) fn vulgar_fraction(c: char) -> Option<(u8, u8)> {
+    Some(match c {
+        '½' => (1, 2),
+        '⅓' => (1, 3),
+        '⅔' => (2, 3),
+        '¼' => (1, 4),
+        '¾' => (3, 4),
+        '⅕' => (1, 5),
+        '⅖' => (2, 5),
+        '⅗' => (3, 5),
+        '⅘' => (4, 5),
+        '⅙' => (1, 6),
+        '⅚' => (5, 6),
+        '⅛' => (1, 8),
+        '⅜' => (3, 8),
+        '⅝' => (5, 8),
+        '⅞' => (7, 8),
+        _ => return None,
+    })
+}
+
 #[derive(Default)]
 struct Lexer {
     chars: Vec<char>,
@@ -381,9 +403,18 @@ impl Lexer {
                 };
                 self.push(Token::Number(integer(digit)));
             }
-            '½' => {
-                let half = BigRational::new(BigInt::one(), BigInt::from(2));
-                self.push(Token::Number(Literal { value: half, fraction_digits: 0, digits: String::new() }));
+            c if vulgar_fraction(c).is_some() => {
+                let (above, below) = vulgar_fraction(c).unwrap_or((0, 1));
+                let mut value = BigRational::new(BigInt::from(above), BigInt::from(below));
+                // Right behind a whole number it belongs to it.
+                if !self.space
+                    && let Some(Spaced { token: Token::Number(whole), .. }) = self.out.last()
+                    && whole.value.is_integer()
+                {
+                    value += &whole.value;
+                    self.out.pop();
+                }
+                self.push(Token::Number(Literal { value, fraction_digits: 0, digits: String::new() }));
             }
             c if c.is_alphabetic() => self.push(Token::Symbol(c.to_string())),
             c if c.is_control() => return Err(Why::Syntax),
