@@ -75,6 +75,13 @@ pub struct FinishEvent {
     /// reads tell: the mean over the steps.
     #[serde(default)]
     pub step_growth: f64,
+    /// Seconds in which it had given up its KV memory and waited for others. They are in all other times.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub paused_secs: f64,
+}
+
+fn is_zero(secs: &f64) -> bool {
+    *secs == 0.0
 }
 
 impl FinishEvent {
@@ -90,6 +97,7 @@ impl FinishEvent {
             elapsed_secs: 0.0,
             thinking_secs: 0.0,
             step_growth: 0.0,
+            paused_secs: 0.0,
         }
     }
 }

@@ -124,7 +124,7 @@ fn io_advice(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "check the permissions or choose another folder",
         io::ErrorKind::NotADirectory => "name a folder instead",
         io::ErrorKind::IsADirectory => "name a file instead",
-        io::ErrorKind::AlreadyExists => "a file is where a folder should be; name another folder",
+        io::ErrorKind::AlreadyExists => "something that is no folder is in its place; name another one",
         _ => "check the disk and try again",
     }
 }

@@ -179,12 +179,15 @@ pub fn check_name(name: &str) -> Result<()> {
     }
     Err(DataError::argument(
         format!("\"{name}\" cannot name a vector"),
-        "use letters, digits, dots, hyphens and underscores, with a letter or digit first",
+        "use letters, digits, dots, hyphens and underscores, with a letter or digit first, and no file's ending",
     ))
 }
 
+/// Names that look like files, or are the folder that `tpv train` writes, would be taken for these.
 fn is_plain_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_alphanumeric())
+    let is_file = [".npy", ".safetensors"].iter().any(|ending| name.ends_with(ending)) || name == "tpv_model";
+    !is_file
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 

@@ -58,6 +58,7 @@ impl ProblemTimes {
 }
 
 /// When the tokens of each thought came, as far as the folder's log says; of a problem that was made again, the last time.
+/// Thoughts that had to wait for KV memory have no times: how long they waited says nothing of their steps.
 pub fn token_times(folder: &Path) -> Result<BTreeMap<TraceId, TokenTimes>> {
     let path = folder.join(TIMINGS_FILE);
     let text = match files::read_to_string(&path) {
@@ -70,6 +71,7 @@ pub fn token_times(folder: &Path) -> Result<BTreeMap<TraceId, TokenTimes>> {
         let of = move |it: TraceTimes| {
             let TraceTimes { generation, finish, thinking_token_secs: elapsed_secs } = it;
             let (prompt_tokens, step_growth) = (finish.prompt_tokens as usize, finish.step_growth);
+            let elapsed_secs = if finish.paused_secs > 0.0 { Vec::new() } else { elapsed_secs };
             (TraceId { problem, generation }, TokenTimes { elapsed_secs, prompt_tokens, step_growth })
         };
         generations.into_iter().map(of)
@@ -106,6 +108,9 @@ mod tests {
         append_line(&folder.path().join(TIMINGS_FILE), "{\"problem\": 4, \"gener").expect("a line");
         times(5, &[&[9.0]]).append(folder.path()).expect("a line");
         times(5, &[&[0.5]]).append(folder.path()).expect("a line");
+        let mut waited = times(9, &[&[0.1, 0.2]]);
+        waited.generations[0].finish.paused_secs = 0.05;
+        waited.append(folder.path()).expect("a line");
         for (problem, damaged) in [(6, [0.1, 1e39]), (7, [0.2, 0.1]), (8, [-1.0, 2.0])] {
             times(problem, &[&damaged]).append(folder.path()).expect("a line");
         }

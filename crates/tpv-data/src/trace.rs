@@ -11,6 +11,7 @@
 //! same bytes as an uninterrupted one.
 
 use crate::error::{DataError, Result};
+use crate::identity::display_name;
 use crate::run::{RUN_FILE, RunConfig, check_format};
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, numbered_entries, read_blocks};
 use crate::states::States;
@@ -327,6 +328,11 @@ fn refuse_another_run(path: &Path, there: &RunConfig, wanted: &RunConfig) -> Res
                 there.dataset
             );
             return DataError::mismatch(path, what, "give the data set of that run, or choose another folder");
+        }
+        if difference.key == "model.fingerprint" {
+            let what = format!("the folder holds a run of another model ({})", display_name(&there.model));
+            let next_step = "choose another folder; where it is the same model, the run was made by a version that told models apart by less";
+            return DataError::mismatch(path, what, next_step);
         }
         let what = format!(
             "the folder holds another run: its {} is {}, now {} was asked for",

@@ -162,7 +162,8 @@ impl ChatTemplate {
             let compile = || environment.add_template_owned(NAME, text).map_err(|error| refusal(&error));
             let thread = std::thread::Builder::new().stack_size(COMPILER_STACK_BYTES).spawn_scoped(scope, compile);
             let broken = || EngineError::ChatTemplate("it cannot be compiled".into());
-            thread.map_err(|_| broken())?.join().unwrap_or_else(|_| Err(broken()))
+            let no_stack = |error| EngineError::ChatTemplate(format!("no memory to compile it on ({error})"));
+            thread.map_err(no_stack)?.join().unwrap_or_else(|_| Err(broken()))
         })?;
         let token = |text: Option<&str>| text.unwrap_or_default().to_owned();
         let (bos_token, eos_token) = (token(config.bos_token()), token(config.eos_token()));

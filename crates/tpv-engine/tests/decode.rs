@@ -383,7 +383,13 @@ fn a_paused_sample_reads_its_tokens_again_and_goes_on() {
         ids.extend(decoder.submit(prompt(0, samples(2))).unwrap());
         let mut record = Record::default();
         decoder.run(&mut record).unwrap();
-        assert_eq!(decoder.kv_tokens().0, 0);
+        assert_eq!((decoder.kv_tokens().0, decoder.samples_paused()), (0, 0));
+        let waited = ids.iter().filter(|id| record.finishes[id].paused_secs > 0.0).count();
+        assert_eq!(
+            (waited > 0, record.finishes[&ids[0]].paused_secs),
+            (decoder.pauses() > 0, 0.0),
+            "the oldest never waits"
+        );
         let thoughts: Vec<_> = ids.iter().map(|id| record.events(*id)).collect();
         let order: Vec<usize> = ids.iter().map(|id| record.finishes[id].generated_tokens as usize).collect();
         (thoughts, order, decoder.pauses())

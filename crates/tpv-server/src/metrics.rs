@@ -66,7 +66,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Notes what the decode loop holds: samples, KV tokens in use and in all, and how often samples made room for others.
     pub fn set_load(&self, decoder: &Decoder) {
-        let waiting = decoder.samples_waiting();
+        let waiting = decoder.samples_waiting() + decoder.samples_paused();
         self.running.store(decoder.samples_in_flight().saturating_sub(waiting), Ordering::Relaxed);
         self.waiting.store(waiting, Ordering::Relaxed);
         let (used, capacity) = decoder.kv_tokens();
@@ -130,7 +130,11 @@ impl Metrics {
                 "Samples that generate or read their prompt.",
                 self.running.load(Ordering::Relaxed) as f64,
             ),
-            ("num_requests_waiting", "Samples that wait for a slot.", self.waiting.load(Ordering::Relaxed) as f64),
+            (
+                "num_requests_waiting",
+                "Samples that wait for a slot or for KV memory.",
+                self.waiting.load(Ordering::Relaxed) as f64,
+            ),
             ("kv_cache_usage_perc", "Share of the KV memory in use; 0 where it is unbounded.", self.kv_usage()),
         ];
         for (name, help, value) in gauges {

@@ -70,7 +70,7 @@ impl Decoder {
             let needed = self.longest(prompt_tokens, sample);
             if needed > capacity {
                 let message = format!(
-                    "a sample needs room for {needed} tokens, but the KV memory holds {capacity}; lower --max_new_tokens or raise --kv_memory"
+                    "a sample may come to {needed} tokens, but the KV memory holds {capacity}; lower --max_new_tokens, free memory, or give more with --kv_memory"
                 );
                 return Err(EngineError::Request(message));
             }

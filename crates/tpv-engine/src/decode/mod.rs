@@ -134,6 +134,11 @@ impl Decoder {
         self.groups.iter().map(Group::waiting).sum()
     }
 
+    /// Samples that have given up their KV memory for others and wait until there is room again.
+    pub fn samples_paused(&self) -> usize {
+        self.active.iter().filter(|active| active.is_paused).count()
+    }
+
     /// Stops a sample; its [`DecodeSink::finish`] comes with the next step. Unknown samples are ignored.
     pub fn cancel(&mut self, sample: SampleId) {
         if let Some(active) = self.active_mut(sample) {

@@ -1,7 +1,7 @@
 //! One sample that generates: its state is read, its next token chosen, its text, phase and end kept.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::{Phase, PhaseTracker};
@@ -42,6 +42,10 @@ pub(super) struct Active {
     pub longest: usize,
     /// Whether it has given up its KV memory and waits until there is room for it again.
     pub is_paused: bool,
+    /// Since when it writes nothing for that, until it has read its tokens again.
+    paused_at: Option<Instant>,
+    /// For how long it has been so.
+    paused: Duration,
     submitted: Instant,
     first_token: Option<Instant>,
     thinking_started: Option<Instant>,
@@ -111,6 +115,8 @@ impl Active {
             prompt_tokens: start.prompt.len(),
             longest: start.longest,
             is_paused: false,
+            paused_at: None,
+            paused: Duration::ZERO,
             submitted: start.submitted,
             first_token: None,
             thinking_started: None,
@@ -144,6 +150,7 @@ impl Active {
     /// Stops for a while. The time until it goes on says nothing about its speed.
     pub fn pause(&mut self) {
         self.is_paused = true;
+        self.paused_at.get_or_insert_with(Instant::now);
         self.last_step = None;
         self.step_tokens = 0;
     }
@@ -195,6 +202,7 @@ impl Active {
         if rows.len() == 0 {
             return;
         }
+        self.paused += self.paused_at.take().map_or(Duration::ZERO, |since| now - since);
         self.note_speed(now, load);
         let first_guess = self.input.len() + 1 - rows.len();
         for (place, (hidden_post_norm, logits)) in rows.enumerate() {
@@ -374,9 +382,9 @@ impl Active {
         self.speed.remaining_secs(reading.remaining_tokens?)
     }
 
-    /// Speed over the steps since the first token; unknown before the first of them.
+    /// Speed over the steps since the first token, pauses aside; unknown before the first of them.
     fn tokens_per_sec(&self, steps: usize, now: Instant) -> Option<f32> {
-        let seconds = (now - self.first_token?).as_secs_f64();
+        let seconds = (now - self.first_token?).saturating_sub(self.paused).as_secs_f64();
         (steps > 0 && seconds > 0.0).then(|| (steps as f64 / seconds) as f32)
     }
 
@@ -391,6 +399,7 @@ impl Active {
             elapsed_secs: self.submitted.elapsed().as_secs_f64(),
             thinking_secs: self.thinking_secs,
             step_growth: self.speed.mean_growth(),
+            paused_secs: (self.paused + self.paused_at.map_or(Duration::ZERO, |since| since.elapsed())).as_secs_f64(),
         }
     }
 }

@@ -31,7 +31,8 @@ pub struct RunArgs {
     /// asked: the speed then varies with the text, and the seconds left are less certain.
     #[arg(long)]
     pub draft_tokens: Option<usize>,
-    /// Memory for keys and values, e.g. 8GiB or 500MB: samples wait until there is room for the longest that they may become.
+    /// Memory for keys and values, e.g. 8GiB or 500MB: a sample enters when there is room for its prompt and 512 tokens; where many
+    /// become longer the youngest wait.
     /// By default four fifths of what is free on the device once the model is loaded.
     #[arg(long, value_parser = parse_bytes)]
     pub kv_memory: Option<u64>,

@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 use tpv_core::reading::Calibration;
-use tpv_data::files;
 use tpv_data::vector::VectorFile;
 use tpv_engine::model::TextModel;
 use tpv_server::config::{Access, Limits, ReasoningFields, ServerConfig};
@@ -89,7 +88,9 @@ fn step_time(pace: f64) -> Result<Duration> {
 
 fn api_key(args: &ServeArgs) -> Result<Option<String>> {
     let key = match &args.api_key_file {
-        Some(path) => Some(files::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?),
+        Some(path) => {
+            Some(std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?)
+        }
         None => args.api_key.clone(),
     };
     // A file ends with a line break as a rule.

@@ -34,11 +34,19 @@ pub fn choose_pace(asked: Option<f64>, model: &str, console: &Console) -> Option
 /// them failed.
 pub fn answer(
     decoder: &mut Decoder,
-    request: PromptRequest,
+    mut request: PromptRequest,
     pace: Option<f64>,
     view: &mut dyn View,
     console: &Console,
 ) -> Result<()> {
+    // Who asks a question wants an answer, and few become as long as they may.
+    let room = decoder.kv_tokens().1.map(|capacity| capacity.saturating_sub(request.tokens.len()).max(1));
+    if let Some(room) = room.filter(|room| request.samples.iter().any(|sample| sample.max_new_tokens > *room)) {
+        console.notice(format!(
+            "the KV memory has room for {room} tokens, so no more are written; --kv_memory gives more"
+        ));
+        request.samples.iter_mut().for_each(|sample| sample.max_new_tokens = sample.max_new_tokens.min(room));
+    }
     let step = pace.map(|pace| Duration::from_secs_f64(pace.max(LEAST_PACE).recip()));
     let advice = advice_on_failure(&decoder.spec().dtype);
     let (updates_in, updates) = channel();

@@ -39,7 +39,7 @@ impl MarkerFilter {
 /// The text without anything that would steer a terminal: a tab becomes four spaces, other control characters but the
 /// newline go, and so do the characters that turn the direction of writing and could make a text read as another one.
 pub fn harmless(text: &str) -> String {
-    text.replace('\t', "    ").chars().filter(|&c| !steers(c)).collect()
+    text.replace("\r\n", "\n").replace('\t', "    ").chars().filter(|&c| !steers(c)).collect()
 }
 
 /// The text with all that would steer a terminal spelled out, such as `\u{1b}`: nothing of a name goes unseen. A tab becomes
