@@ -148,9 +148,16 @@ impl VectorLibrary {
 
     fn not_found(&self, model: &ModelIdentity, name: Option<&str>) -> DataError {
         let named = name.map(|name| format!(" named {name}")).unwrap_or_default();
+        let is_alike =
+            |entry: &LibraryEntry| entry.info.model.name == model.name && name.is_none_or(|name| entry.name == name);
+        let of_other_weights = self.list().is_ok_and(|(entries, _)| entries.iter().any(is_alike));
         DataError::missing(
             format!("{}: the library has no vector{named} of {}", self.folder.display(), model.name),
-            "train one with `tpv train`, or name a vector's file",
+            if of_other_weights {
+                "it has one for other weights of that name, or of a version that told models apart by less: make it again with `tpv learn`"
+            } else {
+                "make one with `tpv learn`, or name a vector's file"
+            },
         )
     }
 }
@@ -242,11 +249,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let library = VectorLibrary::new(folder.path().join("vectors"));
         assert_eq!(library.list().unwrap(), (vec![], vec![]));
-        assert!(library.find(&model("a"), None).unwrap_err().to_string().contains("no vector of a; train one"));
+        assert!(library.find(&model("a"), None).unwrap_err().to_string().contains("no vector of a; make one with"));
         let put = library.put("maths", &vector("a"), false).unwrap();
         library.put("default", &vector("b"), false).unwrap();
         assert_eq!(library.find(&model("a"), None).unwrap(), put);
         assert_eq!(library.find(&model("a"), Some("maths")).unwrap(), put);
+        let changed = ModelIdentity { fingerprint: "0f".repeat(32), ..model("a") };
+        let text = library.find(&changed, Some("maths")).unwrap_err().to_string();
+        assert!(text.contains("it has one for other weights of that name"), "{text}");
         assert!(library.find(&model("a"), Some("chess")).unwrap_err().to_string().contains("named chess"));
         library.put("chess", &vector("a"), false).unwrap();
         let text = library.find(&model("a"), None).unwrap_err().to_string();
