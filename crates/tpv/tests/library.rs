@@ -58,6 +58,9 @@ fn a_learned_vector_is_found_measured_and_removed() {
     let vector = list.data("vector").unwrap();
     assert_eq!((vector["name"].as_str(), vector["calibrated"].as_bool()), (Some("default"), Some(true)));
     assert_eq!(vector["info"]["model"]["name"], "thinker");
+    let fingerprint = vector["info"]["model"]["fingerprint"].as_str().unwrap();
+    let shown = tpv(home, &["vectors", "list"]).text;
+    assert!(shown.contains(&fingerprint[..8]), "{fingerprint}: {shown}");
 
     let work = |learned: &Output| learned.data("cost").unwrap()["folder"].as_str().unwrap().to_owned();
     let dataset = format!("{}/dataset", work(&again));

@@ -48,6 +48,7 @@ fn list(library: &VectorLibrary, console: &Console) -> Result<()> {
         let info = &entry.info;
         rows.push(vec![
             info.model.name.clone(),
+            info.model.fingerprint.get(..8).unwrap_or("unknown").to_owned(),
             entry.name.clone(),
             info.model.hidden_size.to_string(),
             info.dataset.clone(),
@@ -55,7 +56,7 @@ fn list(library: &VectorLibrary, console: &Console) -> Result<()> {
             if calibrated { "yes" } else { "no" }.into(),
         ]);
     }
-    console.print(table(&["model", "name", "width", "data set", "traces", "calibrated"], rows));
+    console.print(table(&["model", "fingerprint", "name", "width", "data set", "traces", "calibrated"], rows));
     Ok(())
 }
 
