@@ -4,7 +4,7 @@ use crate::console::Console;
 use crate::table::{figure, table};
 use tpv_core::bootstrap::Interval;
 use tpv_core::reading::evaluation::seconds::{SecondsDecile, SecondsFigures};
-use tpv_core::reading::evaluation::{CalibratedFigures, Gain, IntervalFigures, ReadingReport, Source, SourceFigures};
+use tpv_core::reading::evaluation::{CalibratedFigures, Gain, IntervalFigures, ReadingReport, Source};
 
 /// With fewer problems than this, intervals by problem were measured to hold the truth in clearly less than 95 of 100 cases.
 const FEW_PROBLEMS: usize = 20;
@@ -20,15 +20,15 @@ pub fn warn_of_few_problems(problems: usize, console: &Console) {
     }
 }
 
+/// The calibrated reading and the baselines, each with its mean absolute errors of progress and of tokens left.
+pub fn summary_rows(report: &ReadingReport) -> impl Iterator<Item = Vec<String>> {
+    let shown = report.sources.iter().filter(|it| it.source == Source::Calibrated || it.source.is_baseline());
+    shown.map(|it| vec![name(it.source).into(), figure(it.progress.mae, 3), figure(it.remaining_tokens.mae, 1)])
+}
+
 /// What `train` shows: the calibrated reading against the baselines, and its coverage.
 pub fn summary(report: &ReadingReport) -> String {
-    let shown = |it: &&SourceFigures| it.source == Source::Calibrated || it.source.is_baseline();
-    let rows = report
-        .sources
-        .iter()
-        .filter(shown)
-        .map(|it| vec![name(it.source).into(), figure(it.progress.mae, 3), figure(it.remaining_tokens.mae, 1)]);
-    let rows = table(&["readings of held-out problems", "MAE progress", "MAE tokens left"], rows);
+    let rows = table(&["readings of held-out problems", "MAE progress", "MAE tokens left"], summary_rows(report));
     match &report.calibrated {
         Some(calibrated) => format!("{rows}\n{}", coverage_sentence(calibrated)),
         None => rows,

@@ -2,9 +2,10 @@
 
 use crate::args::ReportArgs;
 use crate::commands::explain::{EXPLAIN_FILE, Explanation};
+use crate::commands::train_sums::HeldOutFigures;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::reading_table::{coverage_sentence, name};
+use crate::reading_table::{coverage_sentence, summary_rows};
 use crate::report::page::{Section, html, table};
 use crate::report::readings::{self, ReadingLine};
 use crate::report::sweep;
@@ -12,7 +13,7 @@ use crate::sweep::figures::{ArmFigures, SweepFigures};
 use crate::sweep::result::SweepResult;
 use crate::sweep::runner::{FIGURES_FILE, RESULTS_FILE};
 use crate::sweep::tables::{self, percent};
-use crate::table::{figure, number};
+use crate::table::figure;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
 use tpv_core::metrics::Figures;
-use tpv_core::reading::evaluation::{ReadingReport, Source, SourceFigures};
+use tpv_core::reading::evaluation::ReadingReport;
 use tpv_core::vector::VectorInfo;
 use tpv_data::atomic::{create_folder, remove_file, remove_folder_if_empty, write_bytes, write_json};
 use tpv_data::files;
@@ -89,7 +90,7 @@ struct Trained {
     #[serde(default)]
     test: Vec<Predictor>,
     #[serde(default)]
-    held_out: Vec<PredictorOfParts>,
+    held_out: Vec<HeldOutFigures>,
     reading: Option<ReadingReport>,
 }
 
@@ -97,14 +98,6 @@ struct Trained {
 struct Predictor {
     predictor: String,
     figures: Figures,
-}
-
-#[derive(Deserialize)]
-struct PredictorOfParts {
-    predictor: String,
-    mse: f64,
-    r2: Option<f64>,
-    mse_of_parts: Vec<f64>,
 }
 
 impl Trained {
@@ -118,14 +111,12 @@ impl Trained {
             &["", "MSE", "MAE", "R2", "Spearman"],
             test,
         );
-        let parts = self.held_out.iter().map(|it| {
-            let least = it.mse_of_parts.iter().copied().fold(f64::INFINITY, f64::min);
-            let greatest = it.mse_of_parts.iter().copied().fold(0.0, f64::max);
-            let r2 = it.r2.map_or_else(|| "-".into(), |r2| number(r2, 3));
-            vec![it.predictor.clone(), format!("{:.4}", it.mse), format!("{least:.4} to {greatest:.4}"), r2]
-        });
-        let header = ["", "MSE", "over the fifths", "R2"];
-        let parts = table("Progress of held-out problems, each fifth by a fit on the others", &header, parts);
+        let [mse, fifths, r2] = HeldOutFigures::COLUMNS;
+        let parts = table(
+            "Progress of held-out problems, each fifth by a fit on the others",
+            &["", mse, fifths, r2],
+            self.held_out.iter().map(HeldOutFigures::row),
+        );
         let test = (!self.test.is_empty()).then_some(test);
         let tables = test.into_iter().chain((!self.held_out.is_empty()).then_some(parts));
         tables.chain(self.reading.as_ref().map(readings)).collect()
@@ -134,13 +125,10 @@ impl Trained {
 
 /// The calibrated reading beside the baselines.
 fn readings(report: &ReadingReport) -> String {
-    let shown = |it: &&SourceFigures| it.source == Source::Calibrated || it.source.is_baseline();
-    let rows = report.sources.iter().filter(shown);
-    let rows =
-        rows.map(|it| vec![name(it.source).to_owned(), figure(it.progress.mae, 3), figure(it.remaining_tokens.mae, 1)]);
     let covered = report.calibrated.as_ref().map(|it| format!("<p>{}.</p>\n", coverage_sentence(it)));
     let caption = "What is shown of held-out thoughts, with 95 % intervals by problem";
-    table(caption, &["", "MAE of the progress", "MAE of the tokens left"], rows) + &covered.unwrap_or_default()
+    table(caption, &["", "MAE of the progress", "MAE of the tokens left"], summary_rows(report))
+        + &covered.unwrap_or_default()
 }
 
 /// The settings of a sweep.

@@ -11,7 +11,8 @@ use crate::console::Console;
 use crate::sweep::effort::{EffortRun, FittedOn};
 use crate::table::{number, table};
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use tpv_core::baseline::{Baseline, Predictors};
@@ -56,16 +57,29 @@ pub struct SumsMetrics {
 }
 
 /// One predictor's figures on problems that its fit never saw.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HeldOutFigures {
     /// Which predictor.
-    pub predictor: &'static str,
+    pub predictor: Cow<'static, str>,
     /// Mean squared error over all states.
     pub mse: f64,
     /// `1 - SSE / SST` over all states; none where the target is constant.
     pub r2: Option<f64>,
     /// The mean squared error on each fifth.
     pub mse_of_parts: Vec<f64>,
+}
+
+impl HeldOutFigures {
+    /// The columns of a table after the predictor's name.
+    pub const COLUMNS: [&'static str; 3] = ["MSE", "over the fifths", "R2"];
+
+    /// A row of that table.
+    pub fn row(&self) -> Vec<String> {
+        let least = self.mse_of_parts.iter().copied().fold(f64::INFINITY, f64::min);
+        let greatest = self.mse_of_parts.iter().copied().fold(0.0, f64::max);
+        let r2 = self.r2.map_or_else(|| "-".into(), |r2| number(r2, 3));
+        vec![self.predictor.to_string(), format!("{:.4}", self.mse), format!("{least:.4} to {greatest:.4}"), r2]
+    }
 }
 
 const REMARK: &str = "Each fifth of the problems is measured by a fit on the other four, so every problem is held out once. The saved vector is fitted on all, \
@@ -205,7 +219,7 @@ fn held_out(args: &TrainArgs, merged: &MergedSums) -> Result<Vec<HeldOutFigures>
     let figures = |(at, predictor): (usize, &'static str)| {
         let squared_error: f64 = errors.iter().map(|part| part.rows * part.mse[at]).sum();
         HeldOutFigures {
-            predictor,
+            predictor: predictor.into(),
             mse: squared_error / rows,
             r2: (spread > 0.0).then(|| 1.0 - squared_error / spread),
             mse_of_parts: errors.iter().map(|part| part.mse[at]).collect(),
@@ -295,14 +309,9 @@ fn report(metrics: &SumsMetrics, args: &TrainArgs, console: &Console) {
     if metrics.held_out.is_empty() {
         console.notice("the problems are too few to hold some of them back, so there are no figures");
     }
-    let rows = metrics.held_out.iter().map(|it| {
-        let least = it.mse_of_parts.iter().copied().fold(f64::INFINITY, f64::min);
-        let greatest = it.mse_of_parts.iter().copied().fold(0.0, f64::max);
-        let r2 = it.r2.map_or_else(|| "-".into(), |r2| number(r2, 3));
-        vec![it.predictor.to_owned(), format!("{:.4}", it.mse), format!("{least:.4} to {greatest:.4}"), r2]
-    });
-    let header = ["every fifth of the problems held out once", "MSE", "over the fifths", "R2"];
-    console.print(table(&header, rows));
+    let [mse, fifths, r2] = HeldOutFigures::COLUMNS;
+    let header = ["every fifth of the problems held out once", mse, fifths, r2];
+    console.print(table(&header, metrics.held_out.iter().map(HeldOutFigures::row)));
     metrics.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
     console.print(format!(
         "{}\n\
