@@ -799,6 +799,7 @@ fn announced_prose_keeps_what_belongs_together() {
         ("The answer is 2½ cups.", "\\frac{5}{2}"),
         ("The answer is that she needs 2½ cups.", "2.5"),
         ("Answer: 3¾", "3.75"),
+        ("Answer: 2⅒", "2.1"),
         ("Answer: It takes 5 + 3 = 8 hours.", "8"),
     ] {
         assert!(grade(&found(text), gold).is_equal(), "{text}: {}", found(text));

@@ -305,10 +305,13 @@ pub(super) fn vulgar_fraction(c: char) -> Option<(u8, u8)> {
         '⅘' => (4, 5),
         '⅙' => (1, 6),
         '⅚' => (5, 6),
+        '⅐' => (1, 7),
         '⅛' => (1, 8),
         '⅜' => (3, 8),
         '⅝' => (5, 8),
         '⅞' => (7, 8),
+        '⅑' => (1, 9),
+        '⅒' => (1, 10),
         _ => return None,
     })
 }
@@ -403,24 +406,27 @@ impl Lexer {
                 };
                 self.push(Token::Number(integer(digit)));
             }
-            c if vulgar_fraction(c).is_some() => {
-                let (above, below) = vulgar_fraction(c).unwrap_or((0, 1));
-                let mut value = BigRational::new(BigInt::from(above), BigInt::from(below));
-                // Right behind a whole number it belongs to it.
-                if !self.space
-                    && let Some(Spaced { token: Token::Number(whole), .. }) = self.out.last()
-                    && whole.value.is_integer()
-                {
-                    value += &whole.value;
-                    self.out.pop();
-                }
-                self.push(Token::Number(Literal { value, fraction_digits: 0, digits: String::new() }));
-            }
             c if c.is_alphabetic() => self.push(Token::Symbol(c.to_string())),
             c if c.is_control() => return Err(Why::Syntax),
-            c => self.push(Token::Punct(c)),
+            c => match vulgar_fraction(c) {
+                Some((above, below)) => self.vulgar_fraction(above, below),
+                None => self.push(Token::Punct(c)),
+            },
         }
         Ok(())
+    }
+
+    /// A fraction in one character; right behind a whole number it belongs to it.
+    fn vulgar_fraction(&mut self, above: u8, below: u8) {
+        let mut value = BigRational::new(BigInt::from(above), BigInt::from(below));
+        if !self.space
+            && let Some(Spaced { token: Token::Number(whole), .. }) = self.out.last()
+            && whole.value.is_integer()
+        {
+            value += &whole.value;
+            self.out.pop();
+        }
+        self.push(Token::Number(Literal { value, fraction_digits: 0, digits: String::new() }));
     }
 
     fn command(&mut self) -> Result<(), Why> {
