@@ -44,7 +44,8 @@ pub fn display_name(model: &ModelIdentity) -> String {
     }
 }
 
-fn short(text: &str) -> String {
+/// The beginning of a fingerprint or a revision, enough to tell models apart by eye.
+pub fn short(text: &str) -> String {
     text.chars().take(12).collect()
 }
 

@@ -60,7 +60,7 @@ fn a_learned_vector_is_found_measured_and_removed() {
     assert_eq!(vector["info"]["model"]["name"], "thinker");
     let fingerprint = vector["info"]["model"]["fingerprint"].as_str().unwrap();
     let shown = tpv(home, &["vectors", "list"]).text;
-    assert!(shown.contains(&fingerprint[..8]), "{fingerprint}: {shown}");
+    assert!(shown.contains(&fingerprint[..12]), "{fingerprint}: {shown}");
 
     let work = |learned: &Output| learned.data("cost").unwrap()["folder"].as_str().unwrap().to_owned();
     let dataset = format!("{}/dataset", work(&again));

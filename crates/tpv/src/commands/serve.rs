@@ -87,6 +87,7 @@ fn step_time(pace: f64) -> Result<Duration> {
 }
 
 fn api_key(args: &ServeArgs) -> Result<Option<String>> {
+    // Unlike a data file this one may be a pipe, `<(pass show key)`, so it is not read through `tpv_data::files`.
     let key = match &args.api_key_file {
         Some(path) => {
             Some(std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?)

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tpv_core::vector::VectorInfo;
 use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{Hub, Repo, Snapshot};
+use tpv_data::identity::short;
 use tpv_data::library::{LibraryEntry, VectorLibrary};
 use tpv_data::vector::{VECTOR_FILE, VectorFile, WEIGHTS_FILE};
 
@@ -48,7 +49,7 @@ fn list(library: &VectorLibrary, console: &Console) -> Result<()> {
         let info = &entry.info;
         rows.push(vec![
             info.model.name.clone(),
-            info.model.fingerprint.get(..8).unwrap_or("unknown").to_owned(),
+            short(&info.model.fingerprint),
             entry.name.clone(),
             info.model.hidden_size.to_string(),
             info.dataset.clone(),
