@@ -107,7 +107,8 @@ fn parts(criterion: &mut Criterion) {
     let calibration = Calibration { margins: Margins { low: vec![0.1; BINS], high: vec![0.2; BINS] }, ..calibration() };
     let columns = [0.5; FEATURES];
     group.bench_function("quantiles and interval", |bencher| {
-        bencher.iter(|| calibration.remaining(black_box(200), black_box(&columns)));
+        let max = calibration.log_remaining_max();
+        bencher.iter(|| calibration.remaining(black_box(200), black_box(&columns), max));
     });
     let (mut detector, mut position) = (RepetitionDetector::default(), 0);
     group.bench_function("loops of tokens", |bencher| {

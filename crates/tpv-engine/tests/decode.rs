@@ -189,14 +189,14 @@ fn a_policy_that_panics_costs_its_own_sample_alone() {
 }
 
 /// Keeps what each state says of the progress, by the token that it predicts, until there is no room.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Keeping {
     room: usize,
-    kept: Arc<Mutex<Vec<(u32, f32)>>>,
+    kept: Mutex<Vec<(u32, f32)>>,
 }
 
 impl StateSink for Keeping {
-    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
+    fn keep(&self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
         let kept = &mut *self.kept.lock().unwrap();
         if kept.len() == self.room {
             return Err("no room".into());
@@ -208,9 +208,8 @@ impl StateSink for Keeping {
 
 #[test]
 fn states_are_kept_with_the_tokens_that_they_predict_and_unshifted() {
-    let all = Keeping { room: 100, ..Keeping::default() };
-    let keeping = |keeping: &Keeping, alpha| SampleRequest { states: Some(Box::new(keeping.clone())), ..sample(alpha) };
-    let full = Keeping { room: 3, ..Keeping::default() };
+    let [all, full] = [100, 3].map(|room| Arc::new(Keeping { room, ..Keeping::default() }));
+    let keeping = |keeping: &Arc<Keeping>, alpha| SampleRequest { states: Some(keeping.clone()), ..sample(alpha) };
     let samples = vec![keeping(&all, 0.1), keeping(&full, 0.0), sample(0.0)];
     let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, samples));
     let expected: Vec<(u32, f32)> = (0..13).map(|index| (index, (index + 1) as f32 / 10.0)).collect();

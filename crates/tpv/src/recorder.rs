@@ -10,8 +10,8 @@ use tpv_data::states::{States, StatesWriter};
 use tpv_engine::decode::{DecodeSink, SampleId, StateSink};
 
 /// The states that are kept of a sample: the decode loop puts them in, whoever asked for the sample takes them out.
-#[derive(Debug, Clone)]
-pub struct KeptStates(Arc<Mutex<Kept>>);
+#[derive(Debug)]
+pub struct KeptStates(Mutex<Kept>);
 
 #[derive(Debug)]
 struct Kept {
@@ -24,8 +24,8 @@ struct Kept {
 
 impl KeptStates {
     /// Keeps all states, or those of the thinking alone.
-    pub fn new(writer: StatesWriter, thinking_only: bool) -> Self {
-        Self(Arc::new(Mutex::new(Kept { writer, thinking_only, first_state: 0, refused: None })))
+    pub fn new(writer: StatesWriter, thinking_only: bool) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Kept { writer, thinking_only, first_state: 0, refused: None })))
     }
 
     /// The states, and the 0-based generated token that the first of them predicts. What comes later is not kept.
@@ -45,7 +45,7 @@ impl KeptStates {
 }
 
 impl StateSink for KeptStates {
-    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
+    fn keep(&self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
         let kept = &mut *self.lock();
         if kept.thinking_only && event.phase != Phase::Thinking {
             return Ok(());
@@ -77,13 +77,13 @@ pub struct Recording {
     /// The readings of the thinking, in order.
     pub readings: Vec<Reading>,
     /// Its states, where they are kept.
-    pub states: Option<KeptStates>,
+    pub states: Option<Arc<KeptStates>>,
     /// Whether the last thinking token was forced: `</think>`, once the thinking has ended.
     pub end_forced: bool,
 }
 
 impl Recording {
-    fn new(states: Option<KeptStates>) -> Self {
+    fn new(states: Option<Arc<KeptStates>>) -> Self {
         Self {
             token_ids: Vec::new(),
             thinking_text: String::new(),
@@ -129,7 +129,7 @@ impl<K> Recorder<K> {
     }
 
     /// Starts to record a sample; without `states` its states are not kept.
-    pub fn start(&mut self, sample: SampleId, key: K, states: Option<KeptStates>) {
+    pub fn start(&mut self, sample: SampleId, key: K, states: Option<Arc<KeptStates>>) {
         self.open.insert(sample, (key, Recording::new(states)));
     }
 
@@ -137,7 +137,10 @@ impl<K> Recorder<K> {
     pub fn state_bytes(&self) -> usize {
         let open = self.open.values().map(|(_, recording)| recording);
         let finished = self.finished.iter().map(|(_, recording, _)| recording);
-        open.chain(finished).filter_map(|recording| recording.states.as_ref()).map(KeptStates::bytes_in_memory).sum()
+        open.chain(finished)
+            .filter_map(|recording| recording.states.as_ref())
+            .map(|states| states.bytes_in_memory())
+            .sum()
     }
 
     /// The samples that have finished since the last call.

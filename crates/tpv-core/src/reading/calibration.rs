@@ -79,8 +79,8 @@ pub struct Calibration {
     pub problems: usize,
     /// The lengths of those thoughts in tokens, ascending; also what the baselines know.
     pub lengths: Vec<u32>,
-    /// Weights of the low end, the median and the high end of `ln(1 + remaining)`, each [FEATURES].
-    pub weights: [Vec<f64>; 3],
+    /// Weights of the low end, the median and the high end of `ln(1 + remaining)`.
+    pub weights: [Row; 3],
     /// The conformal margins.
     pub margins: Margins,
     /// Tokens without a new high of progress after which a thought counts as stuck.
@@ -120,7 +120,7 @@ impl Calibration {
 
     fn check(&self) -> Result<(), &'static str> {
         let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
-        if self.weights.iter().any(|weights| weights.len() != FEATURES || !finite(weights)) {
+        if !self.weights.iter().all(|weights| finite(weights)) {
             return Err("its weights are damaged");
         }
         let margins = [&self.margins.low, &self.margins.high];
@@ -142,12 +142,12 @@ impl Calibration {
         log_remaining_max(self.lengths.last().copied().unwrap_or(0))
     }
 
-    /// Tokens still to come after the one at `position`, from the columns there.
-    pub fn remaining(&self, position: u32, columns: &Row) -> Estimate {
-        let max = self.log_remaining_max();
+    /// Tokens still to come after the one at `position`, from the columns there. `max` is [`Self::log_remaining_max`], which
+    /// takes as long to work out as much of the rest.
+    pub fn remaining(&self, position: u32, columns: &Row, max: f64) -> Estimate {
         let raw = Quantiles::at(&self.weights, columns, max);
         let (low, high) = self.margins.at(raw.progress(position));
-        let tokens = |log: f64| log.clamp(0.0, max).exp_m1() as f32;
+        let tokens = |log: f64| tokens_of(log.clamp(0.0, max)) as f32;
         Estimate {
             value: tokens(raw.median),
             low: tokens((raw.low - low).min(raw.median)),
@@ -160,6 +160,11 @@ impl Calibration {
 pub fn progress_of(position: u32, remaining: f32) -> f32 {
     let position = position.max(1) as f32;
     (position / (position + remaining.max(0.0))).min(PROGRESS_CEILING)
+}
+
+/// `e^log - 1`: tokens from their logarithm. `exp_m1` would be exact below a billionth of a token too, at several times the time.
+fn tokens_of(log: f64) -> f64 {
+    log.exp() - 1.0
 }
 
 fn log_remaining_max(longest: u32) -> f64 {
@@ -175,18 +180,15 @@ struct Quantiles {
 }
 
 impl Quantiles {
-    fn at<W: AsRef<[f64]>>(weights: &[W; 3], columns: &Row, max: f64) -> Self {
-        let value = |k: usize| {
-            let weights = weights[k].as_ref();
-            weights.iter().zip(columns).map(|(w, x)| w * x).sum::<f64>().clamp(0.0, max)
-        };
+    fn at(weights: &[Row; 3], columns: &Row, max: f64) -> Self {
+        let value = |k: usize| weights[k].iter().zip(columns).map(|(w, x)| w * x).sum::<f64>().clamp(0.0, max);
         let median = value(1);
         Self { low: value(0).min(median), median, high: value(2).max(median) }
     }
 
     fn progress(&self, position: u32) -> f64 {
         let position = f64::from(position.max(1));
-        position / (position + self.median.exp_m1())
+        position / (position + tokens_of(self.median))
     }
 }
 
@@ -231,7 +233,7 @@ pub fn calibrate(traces: &[HeadTrace]) -> Result<Calibration, CalibrationError> 
     let (out_of_fold, weights) =
         rayon::join(|| out_of_fold(&rows, &problems, max), || fit(rows.iter(), problems.len()));
     let (scores, longest_stall) = out_of_fold?;
-    let weights = weights?.map(|weights| weights.to_vec());
+    let weights = weights?;
     Ok(Calibration {
         format: CALIBRATION_FORMAT.into(),
         version: CALIBRATION_VERSION,
@@ -385,7 +387,7 @@ mod tests {
         };
         assert!(refused(|json| json["version"] = 2.into()).contains("version 2"));
         assert!(refused(|json| json["format"] = "other".into()).contains("other"));
-        assert!(refused(|json| json["weights"][1] = vec![0.5; 3].into()).contains("weights"));
+        assert!(refused(|json| json["weights"][1] = vec![0.5; 3].into()).contains("invalid length 3"));
         assert!(refused(|json| json["margins"]["low"] = vec![0.5; 3].into()).contains("margins"));
         assert!(refused(|json| json["lengths"] = serde_json::Value::Array(vec![])).contains("no thoughts"));
         assert!(refused(|json| json["lengths"] = vec![9, 5].into()).contains("out of order"));

@@ -44,7 +44,8 @@ impl Averages {
 /// Follows the heads' values of one thought and keeps the averages; constant memory and time per token.
 #[derive(Debug, Clone)]
 pub struct FeatureFilter {
-    log_remaining_max: f64,
+    /// Bound of the second head's values, ln(1 + tokens).
+    pub(super) log_remaining_max: f64,
     count: f64,
     progress: Averages,
     remaining: Averages,

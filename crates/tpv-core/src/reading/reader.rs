@@ -102,7 +102,8 @@ impl FilterState {
         match self {
             Self::Calibrated(calibration, filter) => {
                 let columns = filter.push(position, values.progress, values.log_remaining);
-                let remaining = columns.map(|columns| calibration.remaining(position, &columns));
+                let remaining =
+                    columns.map(|columns| calibration.remaining(position, &columns, filter.log_remaining_max));
                 (remaining.map(|remaining| progress_of(position, remaining.value)), remaining)
             }
             Self::Smoothed(average) => (smooth(average, values.progress), None),

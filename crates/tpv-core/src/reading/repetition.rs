@@ -17,6 +17,8 @@ const REPEATS: usize = 3;
 const LEAST_RUN: usize = 48;
 /// Tokens between two looks, and the shortest run that is followed.
 const LOOK_EVERY: usize = 16;
+/// Periods that a look rules out at once.
+const BLOCK: usize = 32;
 /// Tokens back that a look may need: a run found by it was shorter than [`LOOK_EVERY`] at the last look.
 const LOOK_BACK: usize = MOST_PERIOD + 2 * LOOK_EVERY;
 
@@ -70,9 +72,18 @@ impl RepetitionDetector {
 
     /// Begins to follow the periods whose run has become long enough.
     fn look(&mut self) {
+        let Some((newest, before)) = self.recent.split_last() else { return };
         let longest = MOST_PERIOD.min(self.recent.len().saturating_sub(LOOK_EVERY));
-        for period in 1..=longest {
-            if self.repeats(period) && self.runs.iter().all(|run| run.period != period) {
+        let mut found = Vec::new();
+        // Nearly all periods end here, many at a time, without a comparison of slices.
+        for (block, tokens) in before[before.len() - longest..].rchunks(BLOCK).enumerate() {
+            if tokens.iter().fold(false, |any, token| any | (token == newest)) {
+                let periods = block * BLOCK + 1..=block * BLOCK + tokens.len();
+                found.extend(periods.filter(|&period| self.repeats(period)));
+            }
+        }
+        for period in found {
+            if self.runs.iter().all(|run| run.period != period) {
                 let tokens = self.count(period);
                 self.runs.push(Run { period, tokens });
             }
@@ -81,7 +92,6 @@ impl RepetitionDetector {
 
     fn repeats(&self, period: usize) -> bool {
         let end = self.recent.len();
-        // Nearly all periods end here, without a comparison of slices.
         if self.recent[end - 1] != self.recent[end - 1 - period] {
             return false;
         }

@@ -37,7 +37,7 @@ pub struct SampleRequest {
     /// Chooses alpha.
     pub policy: Box<dyn Policy>,
     /// Keeps the states, where they are kept.
-    pub states: Option<Box<dyn StateSink>>,
+    pub states: Option<Arc<dyn StateSink>>,
     /// Added to the logits of these tokens at every step.
     pub logit_bias: Vec<(u32, f32)>,
     /// Generation stops when one of these texts appears in the answer; the text itself is not part of it.
@@ -80,9 +80,9 @@ pub struct PromptRequest {
 pub struct SampleId(pub u64);
 
 /// Takes the states of one sample, on the thread that has just read them: what it does is done for several samples at once.
-pub trait StateSink: Send {
+pub trait StateSink: Send + Sync {
     /// The state that predicted the token of this event, `[d]`, as the model made it. An error ends the sample as failed.
-    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> std::result::Result<(), String>;
+    fn keep(&self, event: &TokenEvent, hidden_post_norm: &[f32]) -> std::result::Result<(), String>;
 }
 
 /// Takes what the loop makes.

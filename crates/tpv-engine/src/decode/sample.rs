@@ -207,7 +207,7 @@ impl Active {
         let first_guess = self.input.len() + 1 - rows.len();
         for (place, (hidden_post_norm, logits)) in rows.enumerate() {
             let Some(event) = self.advance(hidden_post_norm, logits, vocabulary, max_positions, now) else { break };
-            if let Some(Err(error)) = self.request.states.as_mut().map(|states| states.keep(&event, hidden_post_norm)) {
+            if let Some(Err(error)) = self.request.states.as_ref().map(|states| states.keep(&event, hidden_post_norm)) {
                 self.finished = Some((FinishReason::Failed, Some(error)));
             }
             self.events.push(event);

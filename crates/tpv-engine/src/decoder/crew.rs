@@ -2,8 +2,8 @@
 //!
 //! Where a step takes a fraction of a millisecond, to let a thread sleep and to wake it takes longer than what it has to do.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -22,8 +22,8 @@ pub(crate) struct Crew {
     helpers: ThreadPool,
     /// How often there was work for all.
     calls: Arc<AtomicUsize>,
-    /// Threads that wait awake.
-    waiting: Arc<AtomicUsize>,
+    /// When all were last awake.
+    awake_at: Mutex<Option<Instant>>,
 }
 
 impl Crew {
@@ -34,7 +34,7 @@ impl Crew {
             ThreadPoolBuilder::new().num_threads(count).build().map_err(refused)
         };
         let (pool, helpers) = (pool(threads)?, pool((threads - 1).max(1))?);
-        Ok(Self { pool, helpers, calls: Arc::default(), waiting: Arc::default() })
+        Ok(Self { pool, helpers, calls: Arc::default(), awake_at: Mutex::default() })
     }
 
     /// Threads that work at the same time.
@@ -42,9 +42,13 @@ impl Crew {
         self.pool.current_num_threads()
     }
 
-    /// Whether all threads are awake now.
+    /// Whether all threads are awake now, or about to wait so.
     pub fn is_awake(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) + 1 >= self.threads()
+        self.threads() < 2 || self.last_awake().is_some_and(|at| at.elapsed() < PATIENCE)
+    }
+
+    fn last_awake(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.awake_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` in the pool, for what shares itself out.
@@ -81,16 +85,15 @@ impl Crew {
     fn stay_awake(&self) {
         let call = self.calls.load(Ordering::Acquire);
         for _ in 1..self.threads() {
-            let (calls, waiting) = (Arc::clone(&self.calls), Arc::clone(&self.waiting));
+            let calls = Arc::clone(&self.calls);
             self.helpers.spawn(move || {
-                waiting.fetch_add(1, Ordering::Release);
                 let start = Instant::now();
                 while calls.load(Ordering::Acquire) == call && start.elapsed() < PATIENCE {
                     std::hint::spin_loop();
                 }
-                waiting.fetch_sub(1, Ordering::Release);
             });
         }
+        *self.last_awake() = Some(Instant::now());
     }
 }
 
@@ -111,13 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn threads_go_to_sleep_when_nothing_comes() {
+    fn threads_are_awake_for_a_while_after_work_for_them() {
         let crew = Crew::new(3).unwrap();
+        assert!(!crew.is_awake());
+        crew.work([|| ()].into_iter());
+        assert!(!crew.is_awake(), "one job wakes nobody");
         crew.work([|| (), || ()].into_iter());
-        let start = Instant::now();
-        while crew.is_awake() || crew.waiting.load(Ordering::Acquire) > 0 || start.elapsed() < 3 * PATIENCE {
-            assert!(start.elapsed() < Duration::from_secs(20));
-            std::thread::yield_now();
-        }
+        assert!(crew.last_awake().is_some());
+        std::thread::sleep(PATIENCE);
+        assert!(!crew.is_awake());
+        assert!(Crew::new(1).unwrap().is_awake());
     }
 }

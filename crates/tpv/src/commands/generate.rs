@@ -302,8 +302,9 @@ impl<'a> Run<'a> {
         let count = self.args.generations_per_problem;
         let RunConfig { states_dtype, thinking_only, model: ref identity, .. } = *self.store.run();
         let states = self.spill.log(states_dtype, identity.hidden_size);
-        let kept: Vec<KeptStates> = (0..count).map(|_| KeptStates::new(states.writer(), thinking_only)).collect();
-        let samples = kept.iter().enumerate().map(|(generation, kept)| self.sample(problem.index, generation, kept));
+        let kept: Vec<Arc<KeptStates>> = (0..count).map(|_| KeptStates::new(states.writer(), thinking_only)).collect();
+        let samples =
+            kept.iter().cloned().enumerate().map(|(generation, kept)| self.sample(problem.index, generation, kept));
         let (tokens, phase, samples) = (prompt.tokens.clone(), prompt.phase.clone(), samples.collect());
         let request = PromptRequest { tokens, phase, samples };
         let ids = model.decoder.submit(request).with_context(|| format!("problem {}", problem.index))?;
@@ -316,10 +317,10 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    fn sample(&self, problem: usize, generation: usize, kept: &KeptStates) -> SampleRequest {
+    fn sample(&self, problem: usize, generation: usize, kept: Arc<KeptStates>) -> SampleRequest {
         let seed = sample_seed(self.args.sampling.seed, problem as u64, generation as u64);
         SampleRequest {
-            states: Some(Box::new(kept.clone())),
+            states: Some(kept),
             ..SampleRequest::new(self.args.sampling.params(), seed, self.args.max_new_tokens)
         }
     }

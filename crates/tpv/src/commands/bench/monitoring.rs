@@ -143,7 +143,7 @@ fn run(
 
 fn submit(
     decoder: &mut Decoder,
-    kept: &[KeptStates],
+    kept: &[Arc<KeptStates>],
     max_new_tokens: usize,
     switch: &Arc<AtomicBool>,
 ) -> Result<Vec<SampleId>> {
@@ -157,7 +157,7 @@ fn submit(
             shift: Some(Arc::clone(&shift)),
             reader: Box::new(Switched { switch: Arc::clone(switch), inner: reading.reader(None) }),
             policy: Box::new(Switched { switch: Arc::clone(switch), inner: Control::alpha(1.0) }),
-            states: Some(Box::new(Switched { switch: Arc::clone(switch), inner: kept.clone() })),
+            states: Some(Arc::new(Switched { switch: Arc::clone(switch), inner: Arc::clone(kept) })),
             ..SampleRequest::new(SamplingParams::GREEDY, seed as u64, max_new_tokens)
         };
         let phase = PhaseTracker::after_prompt(&ThinkingMarkers::default(), "<think>");
@@ -185,8 +185,8 @@ impl Policy for Switched<Control> {
     }
 }
 
-impl StateSink for Switched<KeptStates> {
-    fn keep(&mut self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
+impl StateSink for Switched<Arc<KeptStates>> {
+    fn keep(&self, event: &TokenEvent, hidden_post_norm: &[f32]) -> Result<(), String> {
         if self.switch.load(Ordering::Relaxed) { self.inner.keep(event, hidden_post_norm) } else { Ok(()) }
     }
 }
