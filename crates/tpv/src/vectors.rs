@@ -3,7 +3,7 @@
 use crate::args::{DEFAULT_VECTOR, DEFAULT_VECTOR_FOLDER, TpvArgs};
 use crate::console::Console;
 use anyhow::{Context, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tpv_core::policy::PolicyContext;
 use tpv_core::reading::{BlindReader, Calibration, Reader, ReadingModel};
@@ -86,6 +86,15 @@ pub fn at_path_or_of_model(path: &Path, model: &ModelIdentity, console: &Console
     })?;
     console.notice(format!("{default} is not there: using {origin}"));
     Ok(file)
+}
+
+/// Where a vector lies that is to be changed: the path, or what the library has under that name.
+pub fn location(wanted: &Path, model: &ModelIdentity) -> Result<PathBuf> {
+    let text = wanted.to_string_lossy();
+    if wanted.exists() || is_path(&text) || is_default(wanted) {
+        return Ok(wanted.to_owned());
+    }
+    Ok(VectorLibrary::of_user().find(model, Some(&text))?.path)
 }
 
 /// Refuses a path that names nothing before any model is loaded.

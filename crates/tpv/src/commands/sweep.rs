@@ -11,21 +11,23 @@ use crate::sweep::figures::SweepFigures;
 use crate::sweep::runner::Sweep;
 use crate::sweep::tables;
 use crate::table::table;
-use crate::vectors::check_path;
+use crate::vectors::{check_path, location};
 use anyhow::Result;
 
 /// Runs the command.
 pub fn run(args: &SweepArgs, console: &Console) -> Result<SweepFigures> {
-    if args.write_efforts {
+    check_path(&args.tpv)?;
+    if args.write_efforts && args.tpv.exists() {
         vector_file(&args.tpv)?;
     }
-    check_path(&args.tpv)?;
     let mut model = open_model(&args.model, &args.run, console)?;
+    let written = || vector_file(&location(&args.tpv, &model.identity)?);
+    let written = args.write_efforts.then(written).transpose()?;
     let mut sweep = Sweep::new(args, &model, console)?;
     let figures = sweep.measure(&mut model, console)?;
     report(&figures, args, console);
-    if args.write_efforts {
-        write_levels(&mut sweep, &args.tpv, &figures, &model, console)?;
+    if let Some(vector) = written {
+        write_levels(&mut sweep, &vector, &figures, &model, console)?;
     }
     Ok(figures)
 }

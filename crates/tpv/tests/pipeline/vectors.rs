@@ -3,6 +3,9 @@
 use crate::hub::Hub;
 use crate::workplace::{Run, Workplace, npy};
 use std::process::Command;
+use tpv_core::policy::SCALE_FIGURE;
+use tpv_data::library::VectorLibrary;
+use tpv_data::vector::VectorFile;
 
 const PROBLEM: &str = "Ben has 29 stamps. Day 1: buys 2. How many stamps does Ben have now?";
 
@@ -70,6 +73,29 @@ fn stranger(place: &Workplace) {
     let norm = tensors["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
     weights[8 + header + norm] ^= 1;
     place.write("stranger/model.safetensors", weights);
+}
+
+#[test]
+fn effort_levels_are_written_into_a_vector_of_the_library() {
+    let place = Workplace::new();
+    place.write("given/tpv.safetensors", tpv_thinker::VECTOR);
+    let imported = run(command(&place), &["vectors", "import", "given", "--name", "mine"]);
+    assert_eq!(imported.code, Some(0), "{}", imported.stderr);
+    let sweep = |vector: &str| {
+        let line = "sweep --model thinker --dataset thinker --problem_start_idx 200 --problem_end_idx 202 --max_new_tokens 600 \
+                    --generations_per_problem 1 --policy constant:15 --write_efforts --output_dir out --tpv";
+        run(command(&place), &line.split_whitespace().chain([vector]).collect::<Vec<_>>())
+    };
+    let unknown = sweep("yours");
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("no vector named yours"), "{}", unknown.stderr);
+    assert!(!place.path("out").exists());
+    let (entries, _) = VectorLibrary::new(place.path("home/vectors")).list().unwrap();
+    let vector = || VectorFile::load(&entries[0].path).unwrap().vector;
+    let before = vector();
+    let written = sweep("mine");
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+    assert_ne!(vector().info.figures[SCALE_FIGURE], before.info.figures[SCALE_FIGURE], "measured on two problems now");
+    assert!(vector().theta == before.theta && place.path("out/figures.json").exists());
 }
 
 #[test]
