@@ -56,19 +56,19 @@ pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Resu
 
 /// The vector with its origin: a file or folder, a name in the library, or what the library or the program has.
 pub fn find(wanted: Option<&str>, model: &ModelIdentity) -> Result<Option<(String, VectorFile)>> {
-    let library = VectorLibrary::of_user();
-    match wanted {
-        Some(path) if Path::new(path).exists() || is_path(path) => {
-            let file = VectorFile::load(Path::new(path))?;
-            check_model(Path::new(path), &file.vector, model)?;
-            Ok(Some((path.to_owned(), file)))
-        }
-        Some(name) => {
-            let entry = library.find(model, Some(name))?;
-            Ok(Some((entry.path.display().to_string(), VectorFile::load(&entry.path)?)))
-        }
-        None => of_model(&library, model),
+    let Some(wanted) = wanted else { return of_model(&VectorLibrary::of_user(), model) };
+    let path = location(wanted, model)?;
+    let file = VectorFile::load(&path)?;
+    check_model(&path, &file.vector, model)?;
+    Ok(Some((path.display().to_string(), file)))
+}
+
+/// Where a vector lies: at the path, or where the library has the one of that name.
+pub fn location(wanted: &str, model: &ModelIdentity) -> Result<PathBuf> {
+    if Path::new(wanted).exists() || is_path(wanted) {
+        return Ok(wanted.into());
     }
+    Ok(VectorLibrary::of_user().find(model, Some(wanted))?.path)
 }
 
 /// The vector at a path, or of that name in the library; where it is a default path and nothing is there, the vector of the
@@ -88,15 +88,6 @@ pub fn at_path_or_of_model(path: &Path, model: &ModelIdentity, console: &Console
     Ok(file)
 }
 
-/// Where a vector lies that is to be changed: the path, or what the library has under that name.
-pub fn location(wanted: &Path, model: &ModelIdentity) -> Result<PathBuf> {
-    let text = wanted.to_string_lossy();
-    if wanted.exists() || is_path(&text) || is_default(wanted) {
-        return Ok(wanted.to_owned());
-    }
-    Ok(VectorLibrary::of_user().find(model, Some(&text))?.path)
-}
-
 /// Refuses a path that names nothing before any model is loaded.
 pub fn check_path(path: &Path) -> Result<()> {
     if is_path(&path.to_string_lossy()) && !path.exists() && !is_default(path) {
@@ -106,7 +97,7 @@ pub fn check_path(path: &Path) -> Result<()> {
 }
 
 /// Whether a path is what the commands take without being told.
-fn is_default(path: &Path) -> bool {
+pub fn is_default(path: &Path) -> bool {
     path == Path::new(DEFAULT_VECTOR) || path == Path::new(DEFAULT_VECTOR_FOLDER)
 }
 

@@ -142,8 +142,8 @@ impl Calibration {
         log_remaining_max(self.lengths.last().copied().unwrap_or(0))
     }
 
-    /// Tokens still to come after the one at `position`, from the columns there. `max` is [`Self::log_remaining_max`], which
-    /// takes as long to work out as much of the rest.
+    /// Tokens still to come after the one at `position`, from the columns there. `max` is [`Self::log_remaining_max`], worked
+    /// out once for a thought.
     pub fn remaining(&self, position: u32, columns: &Row, max: f64) -> Estimate {
         let raw = Quantiles::at(&self.weights, columns, max);
         let (low, high) = self.margins.at(raw.progress(position));

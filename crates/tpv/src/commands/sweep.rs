@@ -11,17 +11,17 @@ use crate::sweep::figures::SweepFigures;
 use crate::sweep::runner::Sweep;
 use crate::sweep::tables;
 use crate::table::table;
-use crate::vectors::{check_path, location};
+use crate::vectors::{check_path, is_default, location};
 use anyhow::Result;
 
 /// Runs the command.
 pub fn run(args: &SweepArgs, console: &Console) -> Result<SweepFigures> {
     check_path(&args.tpv)?;
-    if args.write_efforts && args.tpv.exists() {
+    if args.write_efforts && (args.tpv.exists() || is_default(&args.tpv)) {
         vector_file(&args.tpv)?;
     }
     let mut model = open_model(&args.model, &args.run, console)?;
-    let written = || vector_file(&location(&args.tpv, &model.identity)?);
+    let written = || vector_file(&location(&args.tpv.to_string_lossy(), &model.identity)?);
     let written = args.write_efforts.then(written).transpose()?;
     let mut sweep = Sweep::new(args, &model, console)?;
     let figures = sweep.measure(&mut model, console)?;

@@ -232,6 +232,8 @@ fn levels_are_refused_where_they_cannot_be_written_or_shown() {
     place.write("plain/tpv_linear_weights.npy", &npy);
     place.refused(&format!("{line} x.npy"), &["x.npy: effort levels can only be written into a .safetensors vector"]);
     place.refused(&format!("{line} plain"), &["plain/tpv.safetensors: effort levels can only be written"]);
+    let default = line.trim_end_matches(" --tpv").replace("--model thinker", "--model nowhere");
+    place.refused(&default, &["tpv_model: effort levels can only be written"]);
     assert!(!place.path("out").exists() && !place.path("plain/tpv.safetensors").exists());
     place.write("open.jsonl", "{\"problem\": \"Ben has 3 pens.\", \"solution\": \"3\"}\n");
     let open = "sweep --model thinker --dataset open.jsonl --write_efforts --tpv vector.safetensors --output_dir out";
