@@ -1,12 +1,14 @@
 //! Products with AVX2: 16 multiply-adds an instruction, of weights that are widened to 16 bits.
 
 use core::arch::x86_64::{__m256, __m256i};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use half::f16;
 use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 
-use super::{BLOCK, Blocks, PANEL, Part, Products, Weights, for_height};
+use super::{BLOCK, Blocks, LINES, PANEL, Part, Products, Weights, for_height};
+use crate::decoder::kernels::fetch;
 
 const PAIRS: usize = BLOCK / 2;
 
@@ -23,8 +25,12 @@ pub(super) fn run(simd: V3, part: Part<'_, '_>) {
             let simd = self.simd;
             self.part.run(
                 #[inline(always)]
-                |tile, weights, out| {
-                    for_height!(tile, out, ROWS in [1 2 3 4] => product::<ROWS>(simd, tile.blocks(), weights));
+                |tile, weights, out| match weights.next.len() / weights.quants.len() {
+                    0 => for_height!(tile, out, ROWS in [1 2 3 4] => product::<ROWS, 0>(simd, tile.blocks(), weights)),
+                    1 => for_height!(tile, out, ROWS in [1 2 3 4] => product::<ROWS, 1>(simd, tile.blocks(), weights)),
+                    2 => for_height!(tile, out, ROWS in [1 2 3 4] => product::<ROWS, 2>(simd, tile.blocks(), weights)),
+                    4 => for_height!(tile, out, ROWS in [1 2 3 4] => product::<ROWS, 4>(simd, tile.blocks(), weights)),
+                    _ => for_height!(tile, out, ROWS in [1 2 3 4] => product::<ROWS, LINES>(simd, tile.blocks(), weights)),
                 },
             );
         }
@@ -32,14 +38,26 @@ pub(super) fn run(simd: V3, part: Part<'_, '_>) {
     simd.vectorize(OnAvx2 { simd, part });
 }
 
+/// While a block is computed, `FETCH` lines of the next panel are fetched into the second cache, as with AVX-512.
 #[inline(always)]
-fn product<const ROWS: usize>(simd: V3, tile: Blocks<'_, PAIRS, ROWS>, weights: Weights<'_>) -> Products<ROWS> {
+fn product<const ROWS: usize, const FETCH: usize>(
+    simd: V3,
+    tile: Blocks<'_, PAIRS, ROWS>,
+    weights: Weights<'_>,
+) -> Products<ROWS> {
     let mut sums = [[simd.avx._mm256_setzero_ps(); 2]; ROWS];
     let inputs = tile.quants.iter().zip(tile.scales);
-    for ((quants, scales), (x, x_scales)) in weights.quants.iter().zip(weights.scales).zip(inputs) {
+    let next = if FETCH == 0 { bytemuck::cast_slice(weights.quants) } else { weights.next };
+    let weights = weights.quants.iter().zip(weights.scales).zip(next.chunks_exact(FETCH.max(1)));
+    for (((quants, scales), next), (x, x_scales)) in weights.zip(inputs) {
         let quants: &[[u8; 2 * PANEL]; PAIRS] = bytemuck::cast_ref(&quants.0);
         let mut whole = [[simd.avx._mm256_setzero_si256(); 2]; ROWS];
         for pair in 0..PAIRS {
+            if FETCH > 0 && pair.is_multiple_of(PAIRS / FETCH) {
+                fetch(&next[pair * FETCH / PAIRS]);
+                // One after the other, not all at the end.
+                compiler_fence(Ordering::SeqCst);
+            }
             let weights = widen(simd, quants[pair]);
             for row in 0..ROWS {
                 let x = simd.avx._mm256_set1_epi32(x[row][pair]);
