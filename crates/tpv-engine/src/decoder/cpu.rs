@@ -25,6 +25,9 @@ use crate::kv::{PAGE_TOKENS, PageCopy, PageLedger};
 /// Multiply-adds of a step below which one thread does it all.
 const SERIAL_STEP: f64 = 2e6;
 
+/// And below which it does so where the sequences cannot be dealt out: threads that share every product meet after each.
+const SHARED_STEP: f64 = 8e6;
+
 /// Multiply-adds that take as long as it takes to read one number of the KV memory, which is used once or a few times where a
 /// weight is used for all rows (4 to 7 were measured, the more the less of the last cache was left).
 const NUMBER_READ: f64 = 5.0;
@@ -262,7 +265,8 @@ impl CpuDecoder {
         let threads = self.crew.threads();
         let together = || vec![(0..inputs.len()).collect()];
         let work = |input: &StepInput<'_>| self.model.work(ledger.length(input.sequence), input.tokens.len());
-        if threads == 1 || inputs.iter().map(|input| work(input).multiply_adds).sum::<f64>() < SERIAL_STEP {
+        let multiply_adds = inputs.iter().map(|input| work(input).multiply_adds).sum::<f64>();
+        if threads == 1 || multiply_adds < SERIAL_STEP {
             return (together(), Workers::One);
         }
         if self.is_cached() {
@@ -274,7 +278,7 @@ impl CpuDecoder {
                 return (heaps, Workers::One);
             }
         }
-        (together(), Workers::All)
+        (together(), if multiply_adds < SHARED_STEP { Workers::One } else { Workers::All })
     }
 }
 
