@@ -1,5 +1,7 @@
 //! Which device and which arithmetic a model runs on, and what to say when the wish cannot be granted.
 
+mod cuda;
+
 use candle_core::Device;
 use sysinfo::System;
 
@@ -51,7 +53,7 @@ pub fn open_device(choice: DeviceChoice, notices: &mut Vec<String>) -> Device {
     let (wished, name, is_built_in) = match choice {
         DeviceChoice::Cpu => return Device::Cpu,
         DeviceChoice::Auto => return automatic_device(),
-        DeviceChoice::Cuda(ordinal) => (Device::new_cuda(ordinal), "CUDA", cfg!(feature = "cuda")),
+        DeviceChoice::Cuda(ordinal) => (cuda::open(ordinal), "CUDA", cfg!(feature = "cuda")),
         DeviceChoice::Metal => (Device::new_metal(0), "Metal", cfg!(feature = "metal")),
     };
     wished.unwrap_or_else(|error| {
@@ -66,7 +68,7 @@ pub fn open_device(choice: DeviceChoice, notices: &mut Vec<String>) -> Device {
 
 fn automatic_device() -> Device {
     let gpu = if cfg!(feature = "cuda") {
-        Device::new_cuda(0).ok()
+        cuda::open(0).ok()
     } else if cfg!(feature = "metal") {
         Device::new_metal(0).ok()
     } else {
@@ -149,8 +151,7 @@ fn tokens_within(free_bytes: u64, bytes_per_token: usize) -> usize {
 
 fn free_bytes(device: &Device) -> Option<u64> {
     match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64),
+        Device::Cuda(gpu) => cuda::free_bytes(gpu),
         // Apple's GPUs share the memory of the processor.
         _ => available_memory_bytes(),
     }

@@ -255,8 +255,9 @@ struct Plan {
     /// Pool row of every step row.
     targets: Vec<u32>,
     groups: Vec<Group>,
-    /// Rows that want output, in input order.
-    wanted: Vec<u32>,
+    /// Rows that want output, in input order; `None` where there are none. On the device beforehand, since a copy from the
+    /// host waits for all that was started.
+    wanted: Option<Tensor>,
 }
 
 /// A decoder in tensor operations.
@@ -349,7 +350,8 @@ impl TensorDecoder {
         }
         let (cos, sin) = self.angles(&positions)?;
         let tokens = Tensor::new(tokens, &self.device)?;
-        let wanted = wanted.into_iter().flatten().collect();
+        let wanted: Vec<u32> = wanted.into_iter().flatten().collect();
+        let wanted = if wanted.is_empty() { None } else { Some(Tensor::new(wanted, &self.device)?) };
         Ok(Plan { tokens, cos, sin, runs: runs(&targets), targets, groups, wanted })
     }
 
@@ -383,11 +385,10 @@ impl TensorDecoder {
             let normed = self.norm(&x, &layer.mlp_norm)?;
             x = (x + layer.down.apply(&swiglu(&layer.gate_up.apply(&normed)?)?)?)?;
         }
-        if plan.wanted.is_empty() {
+        let Some(wanted) = &plan.wanted else {
             return Ok(());
-        }
-        let x = x.index_select(&Tensor::new(plan.wanted.as_slice(), &self.device)?, 0)?;
-        let hidden = self.norm(&x, &self.final_norm)?;
+        };
+        let hidden = self.norm(&x.index_select(wanted, 0)?, &self.final_norm)?;
         output.logits = host(&self.head.apply(&hidden)?)?;
         output.hidden_post_norm = host(&hidden)?;
         Ok(())
