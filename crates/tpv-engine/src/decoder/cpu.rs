@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::attention::{Query, attend};
 use super::crew::Crew;
+use super::division::{Work, divide};
 use super::kernels::{add, gate, normalise};
 use super::linear::{Inputs, Linear, Workers};
 use super::paged::{Paged, PagedModel};
@@ -22,22 +23,9 @@ use crate::engine::{ModelSpec, StepInput, StepOutput};
 use crate::error::Result;
 use crate::kv::{PAGE_TOKENS, PageCopy, PageLedger};
 
-/// Multiply-adds of a step below which one thread does it all.
-const SERIAL_STEP: f64 = 2e6;
-
-/// And below which it does so where the sequences cannot be dealt out: threads that share every product meet after each.
-const SHARED_STEP: f64 = 8e6;
-
-/// Multiply-adds that take as long as it takes to read one number of the KV memory, which is used once or a few times where a
-/// weight is used for all rows (4 to 7 were measured, the more the less of the last cache was left).
-const NUMBER_READ: f64 = 5.0;
-
 /// Bytes of weights up to which each thread takes sequences of its own through all layers: every thread then reads all
 /// weights, which costs little where they stay in the last cache, and no thread waits for another within a step.
 const CACHED_WEIGHTS: usize = 16 << 20;
-
-/// The heaviest part of a step may exceed the even share by this, or all threads work on every product together.
-const MOST_UNEVEN: f64 = 1.5;
 
 /// The weights of one layer.
 #[derive(Debug)]
@@ -103,20 +91,6 @@ struct Part<'a> {
     rows: Vec<Row>,
     sequences: Vec<SequencePages<'a>>,
     workers: Workers,
-}
-
-/// What an input asks of the machine.
-struct Work {
-    multiply_adds: f64,
-    /// Numbers of the KV memory.
-    numbers_read: f64,
-}
-
-impl Work {
-    /// In multiply-adds.
-    fn cost(&self) -> f64 {
-        self.multiply_adds + NUMBER_READ * self.numbers_read
-    }
 }
 
 /// What a part is computed in and into, kept between steps for its memory.
@@ -210,24 +184,6 @@ fn rows(ledger: &PageLedger, inputs: &[&StepInput<'_>]) -> Vec<Row> {
     rows.collect()
 }
 
-/// Deals numbers out to `count` heaps with sums as even as may be: each in turn, the greatest first, goes to the heap with
-/// the least sum. Of each heap the places of its numbers, ascending.
-fn even_heaps(costs: &[f64], count: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..costs.len()).collect();
-    order.sort_by(|&a, &b| costs[b].total_cmp(&costs[a]));
-    let mut heaps = vec![(0.0f64, Vec::new()); count];
-    for place in order {
-        let lightest = heaps.iter_mut().min_by(|a, b| a.0.total_cmp(&b.0)).expect("there is at least one heap");
-        lightest.0 += costs[place];
-        lightest.1.push(place);
-    }
-    let heaps = heaps.into_iter().map(|(_, mut places)| {
-        places.sort_unstable();
-        places
-    });
-    heaps.filter(|places| !places.is_empty()).collect()
-}
-
 impl CpuDecoder {
     /// Bytes that the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
@@ -260,25 +216,11 @@ impl CpuDecoder {
         }
     }
 
-    /// Which inputs each part of a step takes, and who computes a part.
+    /// See [`divide`].
     fn cut(&self, ledger: &PageLedger, inputs: &[StepInput<'_>]) -> (Vec<Vec<usize>>, Workers) {
-        let threads = self.crew.threads();
-        let together = || vec![(0..inputs.len()).collect()];
-        let work = |input: &StepInput<'_>| self.model.work(ledger.length(input.sequence), input.tokens.len());
-        let multiply_adds = inputs.iter().map(|input| work(input).multiply_adds).sum::<f64>();
-        if threads == 1 || multiply_adds < SERIAL_STEP {
-            return (together(), Workers::One);
-        }
-        if self.is_cached() {
-            let costs: Vec<f64> = inputs.iter().map(|input| work(input).cost()).collect();
-            let heaps = even_heaps(&costs, threads);
-            let sums = heaps.iter().map(|places| places.iter().map(|&place| costs[place]).sum::<f64>());
-            let heaviest = sums.fold(0.0, f64::max);
-            if heaviest * threads as f64 <= costs.iter().sum::<f64>() * MOST_UNEVEN {
-                return (heaps, Workers::One);
-            }
-        }
-        (together(), if multiply_adds < SHARED_STEP { Workers::One } else { Workers::All })
+        let work = |input: &StepInput<'_>| self.model.work(ledger.length(input.sequence), input);
+        let work: Vec<Work> = inputs.iter().map(work).collect();
+        divide(&work, self.crew.threads(), self.is_cached())
     }
 }
 
@@ -377,19 +319,15 @@ impl Model {
         self.embedding.bytes() + layers.chain([&self.head]).map(Linear::bytes).sum::<usize>()
     }
 
-    /// Multiply-adds of the linear layers for one token.
-    fn products_per_token(&self) -> usize {
-        let config = &self.config;
-        let attention = 2 * config.hidden_size * config.head_dim * (config.heads + config.kv_heads);
-        config.layers * (attention + 3 * config.hidden_size * config.intermediate_size)
-    }
-
-    /// What an input of so many tokens takes that follows `length` others.
-    fn work(&self, length: usize, tokens: usize) -> Work {
-        let (config, seen) = (&self.config, length + tokens);
-        let attention = 2 * config.layers * config.heads * config.head_dim * seen;
+    /// What an input takes that follows `length` other tokens.
+    fn work(&self, length: usize, input: &StepInput<'_>) -> Work {
+        let (config, tokens) = (&self.config, input.tokens.len());
+        let (d, seen) = (config.hidden_size, length + tokens);
+        let projections = 2 * d * config.head_dim * (config.heads + config.kv_heads);
+        let attention = 2 * config.heads * config.head_dim * seen;
+        let layer = projections + attention + 3 * d * config.intermediate_size;
         Work {
-            multiply_adds: (tokens * (self.products_per_token() + attention)) as f64,
+            multiply_adds: (tokens * config.layers * layer + input.outputs * d * config.vocab_size) as f64,
             numbers_read: (config.kv_entries_per_token() * seen) as f64,
         }
     }
@@ -550,21 +488,4 @@ fn keep(matrix: &mut Vec<f32>, wanted: &[bool]) {
         kept += 1;
     }
     matrix.truncate(kept * width);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heaps_are_even_whatever_the_order() {
-        let sums = |costs: &[f64], count| -> Vec<f64> {
-            even_heaps(costs, count).iter().map(|places| places.iter().map(|&place| costs[place]).sum()).collect()
-        };
-        assert_eq!(even_heaps(&[1.0; 8], 2), [[0, 2, 4, 6], [1, 3, 5, 7]]);
-        assert_eq!(even_heaps(&[1.0, 5.0, 1.0, 1.0, 1.0, 1.0], 2), [vec![1], vec![0, 2, 3, 4, 5]]);
-        assert_eq!(even_heaps(&[1.0], 4), [[0]], "no heap is empty");
-        assert_eq!(sums(&[3.0, 3.0, 3.0, 1.0, 1.0, 1.0], 2), [6.0, 6.0]);
-        assert_eq!(sums(&[1.0; 12], 3), [4.0; 3]);
-    }
 }

@@ -1,5 +1,7 @@
 //! The small loops of the decoder on slices: norm, gate, exponential. Each row is computed alone, in a fixed order.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use pulp::{Arch, Simd, WithSimd};
 
 /// Partial sums of a reduction; fixed, so that the order does not depend on the machine's vector width.
@@ -111,6 +113,16 @@ pub(crate) fn fetch<T>(wanted: &T) {
         unsafe {
             _mm_prefetch::<_MM_HINT_T1>(line);
         }
+    }
+}
+
+/// Fetches `FETCH` things evenly over the steps of a computation: at each step those whose turn it is.
+#[inline(always)]
+pub(crate) fn fetch_along<const FETCH: usize, T>(wanted: &[T], step: usize, steps: usize) {
+    if FETCH > 0 && step.is_multiple_of(steps / FETCH) {
+        fetch(&wanted[step * FETCH / steps]);
+        // The compiler would move them all to the end, where they would wait in line.
+        compiler_fence(Ordering::SeqCst);
     }
 }
 

@@ -7,6 +7,7 @@
 mod attention;
 mod cpu;
 mod crew;
+mod division;
 mod kernels;
 mod linear;
 mod packed;

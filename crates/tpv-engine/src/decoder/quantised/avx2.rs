@@ -1,14 +1,13 @@
 //! Products with AVX2: 16 multiply-adds an instruction, of weights that are widened to 16 bits.
 
 use core::arch::x86_64::{__m256, __m256i};
-use std::sync::atomic::{Ordering, compiler_fence};
 
 use half::f16;
 use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 
 use super::{BLOCK, Blocks, LINES, PANEL, Part, Products, Weights, for_height};
-use crate::decoder::kernels::fetch;
+use crate::decoder::kernels::fetch_along;
 
 const PAIRS: usize = BLOCK / 2;
 
@@ -53,11 +52,7 @@ fn product<const ROWS: usize, const FETCH: usize>(
         let quants: &[[u8; 2 * PANEL]; PAIRS] = bytemuck::cast_ref(&quants.0);
         let mut whole = [[simd.avx._mm256_setzero_si256(); 2]; ROWS];
         for pair in 0..PAIRS {
-            if FETCH > 0 && pair.is_multiple_of(PAIRS / FETCH) {
-                fetch(&next[pair * FETCH / PAIRS]);
-                // One after the other, not all at the end.
-                compiler_fence(Ordering::SeqCst);
-            }
+            fetch_along::<FETCH, _>(next, pair, PAIRS);
             let weights = widen(simd, quants[pair]);
             for row in 0..ROWS {
                 let x = simd.avx._mm256_set1_epi32(x[row][pair]);

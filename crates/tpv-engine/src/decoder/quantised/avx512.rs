@@ -7,10 +7,9 @@ use core::arch::x86_64::{
     __m512i, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_mul_ps,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
-use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::{BLOCK, Blocks, LINES, PANEL, Part, Products, Weights, for_height};
-use crate::decoder::kernels::fetch;
+use crate::decoder::kernels::fetch_along;
 
 const QUADS: usize = BLOCK / 4;
 
@@ -66,11 +65,7 @@ fn product<const ROWS: usize, const FETCH: usize>(
         let quants: &[[u8; 4 * PANEL]; QUADS] = bytemuck::cast_ref(&quants.0);
         let mut whole = starts.map(|start| _mm512_set1_epi32(start));
         for quad in 0..QUADS {
-            if FETCH > 0 && quad.is_multiple_of(QUADS / FETCH) {
-                fetch(&next[quad * FETCH / QUADS]);
-                // One after the other and not all at the end, where the compiler would move them and they would wait in line.
-                compiler_fence(Ordering::SeqCst);
-            }
+            fetch_along::<FETCH, _>(next, quad, QUADS);
             let weights: __m512i = pulp::cast(quants[quad]);
             for row in 0..ROWS {
                 whole[row] = _mm512_dpbusd_epi32(whole[row], weights, _mm512_set1_epi32(x[row][quad]));
