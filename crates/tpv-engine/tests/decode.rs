@@ -12,6 +12,7 @@ use tpv_core::vector::dot;
 use tpv_engine::conformance::{Tolerance, check_engine};
 use tpv_engine::decode::{
     DecodeLimits, DecodeSink, Decoder, DraftLimits, IntervenePhase, PromptRequest, SampleId, SampleRequest, StateSink,
+    StopText,
 };
 use tpv_engine::engine::Engine;
 use tpv_engine::error::EngineError;
@@ -425,7 +426,7 @@ fn a_paused_sample_can_be_cancelled_and_told_to_end() {
 #[test]
 fn limits_stop_texts_and_failures_end_a_sample_alone() {
     let short = SampleRequest { max_new_tokens: 4, ..sample(0.0) };
-    let stopped = SampleRequest { stop_texts: vec!["2 4".into()], ..sample(0.0) };
+    let stopped = SampleRequest { stop_texts: [StopText::new("2 4")].into(), ..sample(0.0) };
     let broken = SampleRequest { logit_bias: vec![(ANSWER, f32::NAN)], ..sample(0.0) };
     let samples = vec![short, stopped, broken, sample(0.0)];
     let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, samples));
@@ -442,7 +443,8 @@ fn limits_stop_texts_and_failures_end_a_sample_alone() {
 
 #[test]
 fn text_held_back_for_a_stop_text_is_shown_at_the_token_limit() {
-    let held = SampleRequest { stop_texts: vec!["2 nothing like it".into()], max_new_tokens: 11, ..sample(0.0) };
+    let held =
+        SampleRequest { stop_texts: [StopText::new("2 nothing like it")].into(), max_new_tokens: 11, ..sample(0.0) };
     let (ids, record) = run(&mut decoder(engine(), DecodeLimits::default()), prompt(0, vec![held]));
     assert_eq!(record.finishes[&ids[0]].reason, FinishReason::Length);
     let text: String = record.tokens[&ids[0]].iter().map(|event| event.text.as_str()).collect();
@@ -612,7 +614,7 @@ fn all_sorts() -> Vec<SampleRequest> {
     samples.push(SampleRequest { intervene: IntervenePhase::All, ..sample(17.0) });
     samples.push(SampleRequest { policy: Box::new(Waiting), ..sample(0.0) });
     samples.push(SampleRequest { policy: Box::new(Reckless), ..sample(0.0) });
-    samples.push(SampleRequest { stop_texts: vec!["42".into()], ..sample(0.0) });
+    samples.push(SampleRequest { stop_texts: [StopText::new("42")].into(), ..sample(0.0) });
     samples.push(SampleRequest { policy: Box::new(BreaksLater), ..sample(0.0) });
     samples
 }

@@ -1,7 +1,7 @@
 //! Answering a completion: its events on the way back to the client, whole or as a stream.
 
 use crate::app::{App, unix_secs};
-use crate::body::JsonBody;
+use crate::body::NewWork;
 use crate::error::ApiError;
 use crate::request::{self, Wish};
 use crate::response::{AnswerWriter, Envelope, Form};
@@ -25,7 +25,7 @@ use tpv_core::phase::Phase;
 pub async fn chat(
     State(app): State<Arc<App>>,
     ConnectInfo(client): ConnectInfo<SocketAddr>,
-    JsonBody(body): JsonBody,
+    NewWork(body): NewWork,
 ) -> Result<Response, ApiError> {
     let wish = request::chat(&body, &app.config)?;
     answer(app, client.ip(), wish, Form::Chat).await
@@ -35,7 +35,7 @@ pub async fn chat(
 pub async fn completion(
     State(app): State<Arc<App>>,
     ConnectInfo(client): ConnectInfo<SocketAddr>,
-    JsonBody(body): JsonBody,
+    NewWork(body): NewWork,
 ) -> Result<Response, ApiError> {
     let wish = request::completion(&body, &app.config)?;
     answer(app, client.ip(), wish, Form::Completion).await
@@ -48,12 +48,14 @@ async fn answer(app: Arc<App>, client: IpAddr, wish: Wish, form: Form) -> Result
     let samples = prompt_count(&wish) * wish.samples;
     app.admission.check(samples)?;
     let room = app.admission.admit(client, samples).inspect_err(|_| app.metrics.refuse())?;
-    let prompts = prompts(&app, &wish).await?;
+    let (room, id) = (Arc::new(room), answer_id(form));
+    let mut ticket = Ticket::new(Arc::clone(&app), id.clone(), Arc::clone(&room));
+    let prompts = prompts(&app, &wish, room).await.inspect_err(|_| ticket.end())?;
     let prompt_tokens = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     let phases: Vec<Phase> =
         prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.phase.next_phase(), wish.samples)).collect();
     let envelope = Envelope {
-        id: answer_id(form),
+        id,
         created: unix_secs(),
         model: app.config.model_name.clone(),
         form,
@@ -61,7 +63,6 @@ async fn answer(app: Arc<App>, client: IpAddr, wish: Wish, form: Form) -> Result
         include_usage: wish.include_usage,
         reasoning_fields: app.config.reasoning_fields,
     };
-    let mut ticket = Ticket::new(Arc::clone(&app), envelope.id.clone(), room);
     let events = ticket.submit(&wish, prompts).await?;
     let writer = AnswerWriter::new(envelope, &ready.prompts.markers, &phases, prompt_tokens);
     let deadline = Instant::now() + app.config.limits.request_time;

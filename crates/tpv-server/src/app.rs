@@ -10,10 +10,10 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tpv_core::policy::PolicyContext;
-use tpv_core::reading::ReadingModel;
 use tpv_core::vector::{ModelIdentity, VectorInfo};
 use tpv_engine::decode::SampleId;
 use tpv_engine::model::Prompter;
+use tpv_engine::prepared::PreparedVector;
 
 /// What all connections share.
 pub struct App {
@@ -26,7 +26,7 @@ pub struct App {
     /// Room for samples.
     pub admission: Arc<Admission>,
     /// The right to make prompts.
-    pub tokenising: Semaphore,
+    pub tokenising: Arc<Semaphore>,
     ready: OnceLock<Ready>,
     stopping: watch::Sender<bool>,
     running: Mutex<HashMap<String, Vec<SampleId>>>,
@@ -52,10 +52,8 @@ pub struct Ready {
 
 /// A vector in use.
 pub struct ReadyVector {
-    /// Makes readers.
-    pub reading: Arc<ReadingModel>,
-    /// `W theta`, `[V]`.
-    pub shift: Arc<[f32]>,
+    /// What is made of it for the model.
+    pub prepared: PreparedVector,
     /// What one unit of alpha adds to the logit of `</think>`, less what it adds to a logit on average.
     pub think_end_shift: f32,
     /// `|theta|`.
@@ -75,7 +73,7 @@ impl App {
             metrics: Arc::default(),
             started_unix_secs: unix_secs(),
             admission: Admission::new(config.limits),
-            tokenising: Semaphore::new(1),
+            tokenising: Arc::new(Semaphore::new(1)),
             config,
             ready: OnceLock::new(),
             stopping: watch::Sender::new(false),

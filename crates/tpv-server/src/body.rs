@@ -29,6 +29,20 @@ impl FromRequest<Arc<App>> for JsonBody {
     }
 }
 
+/// The body of a request for new work, which is not waited for once the server stops.
+pub struct NewWork(pub Value);
+
+impl FromRequest<Arc<App>> for NewWork {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        tokio::select! {
+            body = JsonBody::from_request(request, app) => body.map(|JsonBody(value)| Self(value)),
+            () = app.stopped() => Err(ApiError::stopping()),
+        }
+    }
+}
+
 async fn read(body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
     let mut pieces = body.into_data_stream();
     let mut bytes = Vec::new();

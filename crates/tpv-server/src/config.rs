@@ -85,6 +85,12 @@ impl Access {
         {
             return wrong("the API key must be one line of ASCII characters, or no client could send it".into());
         }
+        if self.api_key.is_some() && self.open_to_all {
+            return wrong(
+                "--no_auth lets everybody in, and an API key is given (--api_key_file or TPV_API_KEY): leave one out"
+                    .into(),
+            );
+        }
         if let Some(host) = self.allowed_hosts.iter().find(|host| host.is_empty() || host.contains([':', '/', '*'])) {
             return wrong(format!("--allow_host {host} is no name; give one such as gpu.example.org, without a port"));
         }
@@ -238,6 +244,8 @@ mod tests {
             assert!(error.contains("API key") && !error.contains("secret"), "{error}");
         }
         assert_eq!(check(|config| config.access.api_key = Some("sk-a b_1".into())), Ok(()));
+        let both = check(|config| (config.access.api_key, config.access.open_to_all) = (Some("sk".into()), true));
+        assert!(both.unwrap_err().contains("leave one out"));
         let origin = |text: &str| check(|config| config.access.allowed_origins = vec![text.into()]);
         for text in ["https://chat.example", "http://localhost:3000", "http://[::1]:8000", "chrome-extension://abcdef"]
         {

@@ -109,8 +109,9 @@ impl<'a> Fields<'a> {
 }
 
 /// Fields of OpenAI, vLLM, llama.cpp and others that would change the answer; beside them, all that begin with `guided_`.
-const UNSUPPORTED: [&str; 62] = [
+const UNSUPPORTED: [&str; 64] = [
     "add_generation_prompt",
+    "add_special_tokens",
     "allowed_token_ids",
     "audio",
     "bad_words",
@@ -152,6 +153,7 @@ const UNSUPPORTED: [&str; 62] = [
     "repetition_penalty",
     "response_format",
     "samplers",
+    "skip_special_tokens",
     "stop_token_ids",
     "structural_tag",
     "structured_outputs",
@@ -189,15 +191,28 @@ fn is_neutral(name: &str, value: &Value) -> bool {
             Value::Number(number),
         ) => number.as_f64() == Some(1.0),
         (
-            "n_predict" | "t_max_predict_ms" | "thinking_budget_tokens" | "thinking_token_budget",
+            "max_thinking_tokens"
+            | "n_predict"
+            | "reasoning_budget"
+            | "t_max_predict_ms"
+            | "thinking_budget"
+            | "thinking_budget_tokens"
+            | "thinking_token_budget",
             Value::Number(number),
         ) => number.as_f64() == Some(-1.0),
         ("reasoning_format", Value::String(format)) => format == "auto",
         // To OpenAI and vLLM 0 asks for the token that was drawn.
         ("logprobs" | "prompt_logprobs", Value::Number(_)) => false,
-        ("add_generation_prompt" | "enable_thinking" | "include_reasoning", value) => {
-            value.is_null() || *value == Value::Bool(true)
-        }
+        (
+            "add_generation_prompt"
+            | "add_special_tokens"
+            | "enable_thinking"
+            | "include_reasoning"
+            | "reasoning"
+            | "skip_special_tokens"
+            | "thinking",
+            value,
+        ) => value.is_null() || *value == Value::Bool(true),
         ("function_call" | "tool_choice", Value::String(choice)) => matches!(choice.as_str(), "none" | "auto"),
         ("modalities", Value::Array(list)) => list.iter().all(|kind| kind == "text"),
         ("response_format", Value::Object(_)) => value["type"] == "text",
@@ -251,6 +266,14 @@ mod tests {
             ("n_predict", json!(0)),
             ("thinking_token_budget", json!(5)),
             ("include_reasoning", json!(false)),
+            ("reasoning", json!(false)),
+            ("thinking", json!({ "type": "disabled" })),
+            ("enable_thinking", json!(0)),
+            ("max_thinking_tokens", json!(0)),
+            ("reasoning_budget", json!(0)),
+            ("thinking_budget", json!(0)),
+            ("add_special_tokens", json!(false)),
+            ("skip_special_tokens", json!(false)),
             ("reasoning_format", json!("none")),
         ] {
             assert_eq!(refused(json!({ name: value.clone() })).as_deref(), Some(name), "{value}");
@@ -265,7 +288,7 @@ mod tests {
             json!({ "guided_json": null, "chat_template_kwargs": {}, "response_format": { "type": "text" }, "best_of": 1 }),
             json!({ "logprobs": null, "prompt_logprobs": null }),
             json!({ "logprobs": false, "top_logprobs": 0, "presence_penalty": 0.0, "echo": false, "suffix": "" }),
-            json!({ "n_predict": -1, "include_reasoning": true, "reasoning_format": "auto", "n_probs": 0, "samplers": [] }),
+            json!({ "n_predict": -1, "reasoning_budget": -1, "thinking": true, "include_reasoning": true, "reasoning_format": "auto", "n_probs": 0, "samplers": [] }),
             json!({ "user": "somebody", "metadata": { "a": "b" }, "store": true, "service_tier": "auto", "made_up": 7 }),
         ] {
             assert_eq!(refused(body.clone()), None, "{body}");

@@ -13,6 +13,7 @@ const ALPHAS: &[f64] = &[-100.0, -50.0, -20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0
 const SHARES: &[f64] = &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 /// The words that vLLM has for the ends of a sample.
 const REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
+const FAILED: usize = 3;
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -94,7 +95,7 @@ impl Metrics {
             FinishReason::Stop | FinishReason::StopText => 0,
             FinishReason::Length => 1,
             FinishReason::Cancelled => 2,
-            FinishReason::Failed => 3,
+            FinishReason::Failed => FAILED,
         };
         self.finished[place].fetch_add(1, Ordering::Relaxed);
         self.prompt_tokens.fetch_add(u64::from(event.prompt_tokens), Ordering::Relaxed);
@@ -104,6 +105,11 @@ impl Metrics {
         if event.thinking_ended {
             self.thinking_length.observe(f64::from(event.thinking_tokens));
         }
+    }
+
+    /// Counts a sample that was given up with the whole batch: nothing is known of its length and time.
+    pub fn lose(&self) {
+        self.finished[FAILED].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes the last progress that was read before a thought ended.

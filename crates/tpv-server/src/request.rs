@@ -80,10 +80,9 @@ fn wish(fields: Fields<'_>, input: Input, config: &ServerConfig) -> Result<Wish,
         return Err(ApiError::no_such_model(model, &config.model_name));
     }
     fields.refuse_unsupported()?;
-    let limit = config.limits.max_new_tokens;
-    let max_tokens = match fields.count("max_completion_tokens", 1..=limit)? {
+    let max_tokens = match fields.count("max_completion_tokens", 1..=usize::MAX)? {
         Some(tokens) => Some(tokens),
-        None => fields.count("max_tokens", 1..=limit)?,
+        None => fields.count("max_tokens", 1..=usize::MAX)?,
     };
     let stream_options = fields.object("stream_options", "stream_options.")?;
     let tpv = fields.object("tpv", "tpv.")?;
@@ -93,7 +92,7 @@ fn wish(fields: Fields<'_>, input: Input, config: &ServerConfig) -> Result<Wish,
         samples: fields.count("n", 1..=MOST_SAMPLES)?.unwrap_or(1),
         sampling: sampling(fields, config.sampling)?,
         seed: seed(fields)?,
-        max_tokens,
+        max_tokens: max_tokens.map(|tokens| tokens.min(config.limits.max_new_tokens)),
         stop_texts: stop_texts(fields)?,
         logit_bias: logit_bias(fields)?,
         stream: fields.flag("stream")?,

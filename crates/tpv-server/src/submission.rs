@@ -13,7 +13,7 @@ use tpv_core::policy::{Alpha, Constant, Policy};
 use tpv_core::reading::{BlindReader, Reader};
 use tpv_core::sampling::sample_seed;
 use tpv_core::text::shortened;
-use tpv_engine::decode::{PromptRequest, SampleId, SampleRequest};
+use tpv_engine::decode::{PromptRequest, SampleId, SampleRequest, StopText};
 use tpv_engine::error::EngineError;
 use tpv_engine::model::{Prompt, PromptStyle};
 use tpv_engine::template::ChatOptions;
@@ -30,12 +30,12 @@ pub struct Ticket {
     ids: Vec<SampleId>,
     /// Whether the answer is no longer waited for because it is complete or was given up on this side.
     ended: bool,
-    _room: Room,
+    _room: Arc<Room>,
 }
 
 impl Ticket {
     /// A ticket without samples.
-    pub fn new(app: Arc<App>, id: String, room: Room) -> Self {
+    pub fn new(app: Arc<App>, id: String, room: Arc<Room>) -> Self {
         Self { app, id, ids: Vec::new(), ended: false, _room: room }
     }
 
@@ -50,11 +50,13 @@ impl Ticket {
         let app = Arc::clone(&self.app);
         let ready = app.ready()?;
         let seed = wish.seed.unwrap_or_else(random);
+        let stop_texts: Arc<[StopText]> = wish.stop_texts.iter().map(|text| StopText::new(text)).collect();
         let (sender, events) = mpsc::channel(EVENTS_AHEAD * prompts.len() * wish.samples);
         for (number, prompt) in prompts.into_iter().enumerate() {
             let samples = (0..wish.samples).map(|sample| {
                 let seed = sample_seed(seed, number as u64, sample as u64);
-                sample_request(ready, wish, &prompt, seed, app.config.limits.max_new_tokens)
+                let request = sample_request(ready, wish, &prompt, seed, app.config.limits.max_new_tokens)?;
+                Ok(SampleRequest { stop_texts: Arc::clone(&stop_texts), ..request })
             });
             let samples = samples.collect::<Result<_, _>>()?;
             let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples };
@@ -77,13 +79,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.app.running().remove(&self.id);
-        if self.ids.is_empty() {
-            return;
-        }
         if !self.ended {
             self.app.metrics.disconnect();
         }
-        if let Some(commands) = self.app.commands() {
+        if let Some(commands) = self.app.commands().filter(|_| !self.ids.is_empty()) {
             let _ = commands.send(Command::Cancel(std::mem::take(&mut self.ids))); // the loop may have ended
         }
     }
@@ -104,15 +103,14 @@ fn sample_request(
     let room = ready.max_positions - prompt.tokens.len();
     let asked = wish.max_tokens.unwrap_or(max_new_tokens);
     let reader: Box<dyn Reader> = match &ready.vector {
-        Some(vector) => Box::new(vector.reading.reader(None)),
+        Some(vector) => Box::new(vector.prepared.reading.reader(None)),
         None => Box::new(BlindReader),
     };
     Ok(SampleRequest {
-        shift: ready.vector.as_ref().map(|vector| Arc::clone(&vector.shift)),
+        shift: ready.vector.as_ref().map(|vector| Arc::clone(&vector.prepared.shift)),
         reader,
         policy: policy_of(ready, wish)?,
         logit_bias: wish.logit_bias.clone(),
-        stop_texts: wish.stop_texts.clone(),
         // A plain completion's text is all of one kind.
         stop_in_thinking: matches!(wish.input, Input::Completion(_)),
         ..SampleRequest::new(wish.sampling, seed, asked.min(room))
@@ -162,11 +160,16 @@ pub fn prompt_count(wish: &Wish) -> usize {
     }
 }
 
-/// The prompts of a wish, made where nothing else waits for them, one wish after the other: long ones take seconds.
-pub async fn prompts(app: &Arc<App>, wish: &Arc<Wish>) -> Result<Vec<Prompt>, ApiError> {
-    let _turn = app.tokenising.acquire().await.map_err(|_| ApiError::stopping())?;
+/// The prompts of a wish, made where nothing else waits for them, one wish after the other: long ones take seconds. Turn and
+/// room are held until they are made, also where the client has left meanwhile.
+pub async fn prompts(app: &Arc<App>, wish: &Arc<Wish>, room: Arc<Room>) -> Result<Vec<Prompt>, ApiError> {
+    let turn = Arc::clone(&app.tokenising).acquire_owned().await.map_err(|_| ApiError::stopping())?;
     let (app, wish) = (Arc::clone(app), Arc::clone(wish));
-    let made = tokio::task::spawn_blocking(move || make_prompts(app.ready()?, &wish)).await;
+    let make = move || {
+        let _held = (turn, room);
+        make_prompts(app.ready()?, &wish)
+    };
+    let made = tokio::task::spawn_blocking(make).await;
     made.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
 }
 

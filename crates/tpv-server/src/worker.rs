@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
+use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::policy::Policy;
 use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
 use tpv_engine::error::EngineError;
@@ -173,7 +173,7 @@ impl Worker {
 
     fn end_all(&mut self, why: &ApiError) {
         for (_, route) in self.routes.by_sample.drain() {
-            self.metrics.finish(&FinishEvent::empty(FinishReason::Failed));
+            self.metrics.lose();
             route.send(SampleEvent::Lost(why.clone()));
         }
     }
@@ -207,6 +207,7 @@ impl DecodeSink for Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tpv_core::event::FinishReason;
     use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
     use tpv_core::policy::{Constant, Control, Observation};
 

@@ -35,7 +35,7 @@ pub use problems::{BRIEF_TEMPLATE, DEFAULT_TEMPLATE, DatasetArgs, StyleArgs};
 pub use race::RaceArgs;
 pub use report::ReportArgs;
 pub use run::AskArgs;
-pub use sampling::SamplingArgs;
+pub use sampling::{DrawArgs, SamplingArgs};
 pub use serve::{ReasoningArg, ServeArgs};
 pub use sweep::SweepArgs;
 pub use train::TrainArgs;

@@ -39,6 +39,7 @@ use draft::{Drafter, Ngrams};
 use queue::{Group, Queued};
 pub use request::{DecodeLimits, DecodeSink, IntervenePhase, PromptRequest, SampleId, SampleRequest, StateSink};
 use sample::{Active, Start, StepLoad};
+pub use stop_texts::StopText;
 
 /// Logits of a step from which on threads are woken to choose the tokens.
 const MANY_LOGITS: usize = 1 << 16;

@@ -9,6 +9,7 @@ use tpv_core::reading::{BlindReader, Reader};
 use tpv_core::sampling::SamplingParams;
 
 use super::draft::DraftLimits;
+use super::stop_texts::StopText;
 
 /// When the control acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,7 +42,7 @@ pub struct SampleRequest {
     /// Added to the logits of these tokens at every step.
     pub logit_bias: Vec<(u32, f32)>,
     /// Generation stops when one of these texts appears in the answer; the text itself is not part of it.
-    pub stop_texts: Vec<String>,
+    pub stop_texts: Arc<[StopText]>,
     /// Whether it stops as well when they appear in the thinking.
     pub stop_in_thinking: bool,
 }
@@ -59,7 +60,7 @@ impl SampleRequest {
             policy: Box::new(Constant::default()),
             states: None,
             logit_bias: Vec::new(),
-            stop_texts: Vec::new(),
+            stop_texts: Arc::new([]),
             stop_in_thinking: false,
         }
     }

@@ -150,6 +150,8 @@ fn a_step_that_panics_is_said_and_the_next_request_is_answered() {
     let answer = server.chat(json!({ "max_tokens": 50 })).json();
     assert_eq!(answer["usage"]["completion_tokens"], 50);
     assert_eq!(server.metric("tpv_disconnects_total"), 0.0);
+    let timed = server.metric("tpv_e2e_request_latency_seconds_count");
+    assert_eq!(timed, 1.0, "how long an answer took that was given up, nobody knows");
 }
 
 #[test]
@@ -178,7 +180,13 @@ fn silence_is_filled_and_half_a_request_is_not_waited_for() {
 fn a_stop_lets_answers_end() {
     let server = start(slow);
     let (mut reader, id) = stream(&server, json!({ "stream": true, "max_tokens": 20 }));
+    let mut half = server.connect();
+    half.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20\r\n\r\n{").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
     server.stop.store(true, Ordering::SeqCst);
+    let mut status = [0; 12];
+    half.read_exact(&mut status).unwrap();
+    assert_eq!(status, *b"HTTP/1.1 503", "a body that is still on its way is not waited for");
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(server.get("/health").status, 503, "no new work while old work ends");
     let changed = server.post("/v1/chat/completions/control", &json!({ "id": id, "alpha": 1 }));

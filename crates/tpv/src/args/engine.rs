@@ -22,7 +22,8 @@ pub struct RunArgs {
     #[arg(long, value_parser = super::positive)]
     pub threads: Option<usize>,
     /// Most samples in flight at once; by default 32, and three to six for each thread (at least 6), by the cache's size, where
-    /// a model is so small that it stays in the processor's cache. What a sample says does not depend on it (in f32).
+    /// a model is so small that it stays in the processor's cache (`serve`: 32 always). What a sample says does not depend on it
+    /// (in f32).
     #[arg(long, value_parser = super::positive)]
     pub max_batch: Option<usize>,
     /// Most tokens guessed ahead for a sample in one step, from what was written before; 0 guesses none. What a sample says

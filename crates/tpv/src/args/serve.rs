@@ -1,6 +1,6 @@
 //! The flags of `tpv serve`.
 
-use super::{RunArgs, SamplingArgs, TpvArgs};
+use super::{DrawArgs, RunArgs, TpvArgs};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub struct ServeArgs {
     /// The key itself, from the environment only, so that no list of processes shows it.
     #[arg(skip = std::env::var("TPV_API_KEY").ok())]
     pub api_key: Option<String>,
-    /// Let everybody in who can reach the address.
+    /// Let everybody in who can reach the address, without a key.
     #[arg(long, help_heading = "Access")]
     pub no_auth: bool,
     /// A further name under which the server may be called (again for more).
@@ -64,7 +64,7 @@ pub struct ServeArgs {
     pub reasoning_field: ReasoningArg,
     /// The draws where a request does not say.
     #[command(flatten)]
-    pub sampling: SamplingArgs,
+    pub draws: DrawArgs,
     /// The engine.
     #[command(flatten)]
     pub run: RunArgs,

@@ -10,7 +10,7 @@ use crate::live::session::{answer, choose_pace};
 use crate::live::terminal::{Key, RawMode, keys};
 use crate::live::text::harmless;
 use crate::live::view::{JsonView, Start, View};
-use crate::model::{open_model, prompt_style};
+use crate::model::{open_model, paced, prompt_style};
 use crate::table::table;
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
@@ -137,10 +137,10 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
         bail!("--alpha 0 would race against itself; name another strength");
     }
     let style = prompt_style(&args.style)?;
-    let mut model = open_model(&args.model, &args.run, console)?;
+    let pace = choose_pace(args.pace, &args.model, console);
+    let mut model = open_model(&args.model, &paced(&args.run, pace.is_some(), console), console)?;
     let vector = open_vector(&args.tpv, &model, console)?
         .with_context(|| format!("a race needs a vector to push along; make one with: tpv learn {}", args.model))?;
-    let pace = choose_pace(args.pace, &args.model, console);
     let problem = args.prompt.as_deref().unwrap_or(PROBLEM);
     if problem.trim().is_empty() {
         bail!("the problem is empty; leave it out to race on one of the toy's, or give one");
@@ -173,7 +173,7 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
 fn sample(args: &RaceArgs, alpha: f32, vector: &OpenVector) -> SampleRequest {
     let seed = sample_seed(args.sampling.seed, 0, 0);
     SampleRequest {
-        shift: Some(Arc::clone(&vector.shift)),
+        shift: Some(Arc::clone(&vector.prepared.shift)),
         reader: reader(Some(vector), None),
         policy: Box::new(Constant(Alpha(alpha))),
         ..SampleRequest::new(args.sampling.params(), seed, args.max_new_tokens)

@@ -2,13 +2,12 @@
 
 use crate::args::{ReasoningArg, RunArgs, ServeArgs};
 use crate::console::Console;
-use crate::model::open_model;
+use crate::model::{open_model, paced};
 use crate::vectors::find;
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
-use tpv_core::reading::Calibration;
 use tpv_data::vector::VectorFile;
 use tpv_engine::model::TextModel;
 use tpv_server::config::{Access, Limits, ReasoningFields, ServerConfig};
@@ -19,12 +18,12 @@ const EXAMPLES: [usize; 4] = [200, 215, 230, 260];
 
 /// Runs the command.
 pub fn run(args: &ServeArgs, console: &Console) -> Result<()> {
-    args.sampling.params().validate()?;
+    args.draws.params().validate()?;
     let server = Server::start(config(args)?)?;
     let url = format!("http://{}", server.address());
     console.say(format!("loading {} ...", args.model));
     // As many as the limits admit: what is admitted should not wait for a slot.
-    let run = RunArgs { max_batch: Some(max_batch(args)), ..args.run.clone() };
+    let run = RunArgs { max_batch: Some(max_batch(args)), ..paced(&args.run, args.pace > 0.0, console) };
     let model = open_model(&args.model, &run, console)?;
     let vector = served_vector(args, &model, console)?;
     let server = server.load(Served { model, vector })?;
@@ -68,7 +67,7 @@ fn config(args: &ServeArgs) -> Result<ServerConfig> {
         model_name: args.model.clone(),
         access,
         limits,
-        sampling: args.sampling.params(),
+        sampling: args.draws.params(),
         reasoning_fields: match args.reasoning_field {
             ReasoningArg::Both => ReasoningFields::Both,
             ReasoningArg::Reasoning => ReasoningFields::Reasoning,
@@ -88,14 +87,19 @@ fn step_time(pace: f64) -> Result<Duration> {
 
 fn api_key(args: &ServeArgs) -> Result<Option<String>> {
     // Unlike a data file this one may be a pipe, `<(pass show key)`, so it is not read through `tpv_data::files`.
-    let key = match &args.api_key_file {
-        Some(path) => {
-            Some(std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?)
+    let (key, origin) = match (&args.api_key_file, &args.api_key) {
+        (Some(path), _) => {
+            let key = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            (key, path.display().to_string())
         }
-        None => args.api_key.clone(),
+        (None, Some(key)) => (key.clone(), "TPV_API_KEY".to_owned()),
+        (None, None) => return Ok(None),
     };
     // A file ends with a line break as a rule.
-    Ok(key.map(|key| key.trim().to_owned()))
+    match key.trim() {
+        "" => bail!("{origin} is there and holds no key; put one in, or leave it out"),
+        key => Ok(Some(key.to_owned())),
+    }
 }
 
 fn examples(model: &str) -> Result<Vec<String>> {
@@ -133,6 +137,5 @@ fn served_vector(args: &ServeArgs, model: &TextModel, console: &Console) -> Resu
         }
     };
     warnings.iter().for_each(|warning| console.notice(warning));
-    let calibration = Calibration::of_vector(&file.vector)?;
-    Ok(Some(ServedVector { vector: file.vector, calibration, warnings }))
+    Ok(Some(ServedVector { vector: file.vector, warnings }))
 }
