@@ -79,6 +79,9 @@ pub struct Figures {
     pub r2: Option<Interval>,
     /// Pooled rank correlation; none when predictions or targets are constant.
     pub spearman: Option<Interval>,
+    /// Resamples that its interval is of: fewer than the others' where a million rows would be walked a thousand times.
+    #[serde(default)]
+    pub spearman_resamples: usize,
     /// Mean over traces of the mean squared error.
     pub trace_mse: Option<Interval>,
     /// Mean over traces of the mean absolute error.
@@ -244,8 +247,9 @@ struct Pool {
     ranks: Ranks,
 }
 
-/// Row visits that all resamples of the pooled rank correlation together may cost.
+/// Row visits that all resamples of the pooled rank correlation together may cost, as long as enough of them are left.
 const RANK_VISITS: usize = 100_000_000;
+const LEAST_RANK_RESAMPLES: usize = 400;
 
 impl Pool {
     fn new(traces: &[ReadingTrace]) -> Result<Self, MetricsError> {
@@ -279,7 +283,7 @@ impl Pool {
     ) -> Figures {
         let (resamples, once) = (bootstrap.resamples(self.problems.len()), vec![1; self.problems.len()]);
         let by_sums: Vec<FiguresOfSums> = resamples.iter().map(|weights| of_sums(weights)).collect();
-        let ranked = &resamples[..resamples.len().min((RANK_VISITS / self.ranks.visits()).max(100))];
+        let ranked = &resamples[..resamples.len().min((RANK_VISITS / self.ranks.visits()).max(LEAST_RANK_RESAMPLES))];
         let by_ranks: Vec<f64> = ranked
             .par_iter()
             .with_min_len(16)
@@ -297,6 +301,7 @@ impl Pool {
             mse: interval(0),
             mae: interval(1),
             r2: interval(2),
+            spearman_resamples: ranked.len(),
             spearman: bootstrap.interval_of(of_ranks(&once, &mut Vec::new()), by_ranks, self.problems.len()),
             trace_mse: interval(3),
             trace_mae: interval(4),

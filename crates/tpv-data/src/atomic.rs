@@ -85,11 +85,26 @@ impl Claim {
             if let Err(TryLockError::WouldBlock) = file.try_lock() {
                 return Ok(None);
             }
-            // Its last holder may have removed it before it was locked.
-            if claim.exists() {
+            // Its last holder may have removed it before it was locked, and another made it anew.
+            if is_at(&file, &claim) {
                 return Ok(Some(Self { path: claim, _file: file }));
             }
         }
+    }
+}
+
+/// Whether an open file is the one that is found at a path now.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let place = |it: io::Result<fs::Metadata>| it.ok().map(|it| (it.dev(), it.ino()));
+        place(file.metadata()) == place(fs::metadata(path))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
     }
 }
 
@@ -229,6 +244,19 @@ fn ends_with_newline(file: &mut File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_was_replaced_is_no_claim() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("claim");
+        let file = File::create(&path).unwrap();
+        assert!(is_at(&file, &path));
+        fs::remove_file(&path).unwrap();
+        assert!(!is_at(&file, &path));
+        let other = File::create(&path).unwrap();
+        assert!(is_at(&other, &path));
+        assert_eq!(is_at(&file, &path), cfg!(not(unix)));
+    }
 
     #[test]
     fn a_name_is_claimed_once_at_a_time() {

@@ -172,6 +172,11 @@ impl ProblemSet {
     }
 }
 
+/// A hash of a problem's words, without spaces at the ends, which the Python scripts keep and `tpv generate` need not.
+pub fn words_fingerprint(text: &str) -> String {
+    short_sha256(text.trim().to_owned())
+}
+
 /// The gold answer in an answer field: what follows the last `####` with its commas removed (GSM8K), else all of it.
 pub fn gold_answer(field: &str) -> String {
     match field.rsplit_once("####") {

@@ -12,7 +12,8 @@
 
 use crate::error::{DataError, Result};
 use crate::identity::check_same_model;
-use crate::run::{RunConfig, check_format, short_sha256};
+use crate::problems::words_fingerprint;
+use crate::run::{RunConfig, check_format};
 use crate::source::{LeftOut, TraceId};
 use crate::tensors::{NamedArray, TensorFile, Values, write_tensors};
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ impl SumsRecord {
     /// Notes that a problem is in. One of before that lacks hashes goes on without.
     pub fn add_problem(&mut self, problem: usize, text: &str) {
         if self.problems.len() == self.problem_fingerprints.len() {
-            self.problem_fingerprints.push(short_sha256(text.trim().to_owned()));
+            self.problem_fingerprints.push(words_fingerprint(text));
         }
         self.problems.push(problem);
     }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use tpv_core::reading::CalibrationError;
+
 /// The error of this crate. Messages say what was expected and what was found; the binary adds the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -31,6 +33,9 @@ pub enum EngineError {
         /// Tokens that fit.
         tokens: usize,
     },
+    /// A vector's calibration cannot be used.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
     /// The tensor library failed.
     #[error("tensor operation failed: {}", tensor_problem(.0))]
     Tensor(#[from] candle_core::Error),

@@ -14,6 +14,7 @@ pub mod kv;
 pub mod load;
 pub mod memory;
 pub mod model;
+pub mod prepared;
 pub mod random;
 pub mod scripted;
 pub mod template;

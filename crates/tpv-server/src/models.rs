@@ -60,7 +60,7 @@ fn vector(vector: &ReadyVector) -> Value {
         "traces": vector.info.traces,
         "rows": vector.info.rows,
         "figures": vector.info.figures,
-        "calibrated": vector.reading.is_calibrated(),
+        "calibrated": vector.prepared.reading.is_calibrated(),
         "efforts": vector.efforts.iter().map(|(level, &alpha)| (level.as_str(), plain(alpha))).collect::<BTreeMap<_, _>>(),
         "theta_norm": plain(vector.theta_norm),
         "think_end_shift_per_alpha": plain(vector.think_end_shift),

@@ -11,10 +11,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tpv_core::policy::PolicyContext;
-use tpv_core::reading::{Calibration, ReadingModel};
+use tpv_core::policy::scale::unmeasured_logits_per_alpha;
 use tpv_core::vector::ProgressVector;
 use tpv_engine::error::EngineError;
 use tpv_engine::model::TextModel;
+use tpv_engine::prepared::PreparedVector;
 
 /// How long the last bytes may take to their readers once the decode loop has ended.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -69,8 +70,6 @@ pub struct Served {
 pub struct ServedVector {
     /// The vector; its width must be the model's.
     pub vector: ProgressVector,
-    /// How readings become percent and time left.
-    pub calibration: Option<Calibration>,
     /// What the user should know, e.g. that it was made for another model.
     pub warnings: Vec<String>,
 }
@@ -116,24 +115,14 @@ impl Server {
     /// Takes a model; from now on requests are let in.
     pub fn load(self, served: Served) -> Result<LoadedServer, ServerError> {
         let Served { model, vector } = served;
+        let vector = vector.map(|vector| ready_vector(vector, &model)).transpose()?;
         let TextModel { identity, decoder, prompts, .. } = model;
         if let Some(tokens) = decoder.kv_tokens().1.filter(|&tokens| tokens < LEAST_KV_TOKENS) {
             return Err(ServerError::KvMemory { tokens });
         }
         let (commands, receiver) = mpsc::channel();
-        let think_end = prompts.think_end[0] as usize;
-        let policies = match &vector {
-            Some(served) => {
-                let shift = decoder.project(&served.vector.theta)?;
-                PolicyContext::of_vector(&served.vector, &shift, &prompts.think_end)
-            }
-            None => PolicyContext {
-                think_end_token: prompts.think_end.first().copied(),
-                think_end_tokens: prompts.think_end.len().max(1) as u32,
-                ..Default::default()
-            },
-        };
-        let vector = vector.map(|vector| ready_vector(vector, &decoder, think_end)).transpose()?;
+        let without_vector = || PolicyContext::without_vector(&prompts.think_end);
+        let policies = vector.as_ref().map_or_else(without_vector, |vector| vector.prepared.context.clone());
         let spec = decoder.spec();
         // A sample may become no longer than the KV memory.
         let max_positions = spec.max_positions.min(decoder.kv_tokens().1.unwrap_or(usize::MAX));
@@ -175,19 +164,13 @@ impl LoadedServer {
     }
 }
 
-fn ready_vector(
-    served: ServedVector,
-    decoder: &tpv_engine::decode::Decoder,
-    think_end: usize,
-) -> Result<ReadyVector, EngineError> {
-    let ServedVector { vector, calibration, warnings } = served;
-    let shift = decoder.project(&vector.theta)?;
-    let mean = shift.iter().sum::<f32>() / shift.len().max(1) as f32;
+fn ready_vector(served: ServedVector, model: &TextModel) -> Result<ReadyVector, EngineError> {
+    let ServedVector { vector, warnings } = served;
+    let prepared = PreparedVector::new(&vector, model)?;
     Ok(ReadyVector {
-        reading: Arc::new(ReadingModel::new(&vector, calibration.as_ref())),
-        think_end_shift: shift[think_end] - mean,
+        think_end_shift: unmeasured_logits_per_alpha(&prepared.shift, model.prompts.think_end[0]),
         theta_norm: vector.theta.iter().map(|value| value * value).sum::<f32>().sqrt(),
-        shift: shift.into(),
+        prepared,
         efforts: vector.efforts,
         info: vector.info,
         warnings,

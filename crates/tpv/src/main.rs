@@ -12,6 +12,7 @@ mod reading_cost;
 mod reading_table;
 mod recorder;
 mod report;
+mod room;
 mod states;
 mod streaming_fit;
 mod sweep;

@@ -36,6 +36,18 @@ pub fn open_model(name: &str, args: &RunArgs, console: &Console) -> Result<TextM
     Ok(model)
 }
 
+/// How a model is run whose tokens come at a pace: one after the other, so none is guessed ahead.
+pub fn paced(run: &RunArgs, is_paced: bool, console: &Console) -> RunArgs {
+    if !is_paced {
+        return run.clone();
+    }
+    if run.draft_tokens.is_some_and(|tokens| tokens > 0) {
+        console
+            .notice("--draft_tokens is left aside: at a pace tokens come one after the other (--pace 0 lets them go)");
+    }
+    RunArgs { draft_tokens: Some(0), ..run.clone() }
+}
+
 /// Where no model is run: no more threads than cores, whatever the environment says. More of them take memory and gain
 /// nothing.
 pub fn compute_on_cores() {

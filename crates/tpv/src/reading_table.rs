@@ -3,6 +3,7 @@
 use crate::console::Console;
 use crate::table::{figure, table};
 use tpv_core::bootstrap::Interval;
+use tpv_core::metrics::Figures;
 use tpv_core::reading::evaluation::seconds::{SecondsDecile, SecondsFigures};
 use tpv_core::reading::evaluation::{CalibratedFigures, Gain, IntervalFigures, ReadingReport, Source};
 
@@ -16,6 +17,16 @@ pub fn warn_of_few_problems(problems: usize, console: &Console) {
     } else if problems < FEW_PROBLEMS {
         console.notice(format!(
             "all these figures are of {problems} problems: intervals of so few hold the truth less often than they say (docs/READING.md)"
+        ));
+    }
+}
+
+/// What to know of intervals of the pooled rank correlation where rows are so many that they are of fewer resamples.
+pub fn tell_of_fewer_resamples(figures: Option<&Figures>, asked: usize, console: &Console) {
+    if let Some(figures) = figures.filter(|it| it.spearman.is_some() && it.spearman_resamples < asked) {
+        let Figures { rows, spearman_resamples, .. } = figures;
+        console.notice(format!(
+            "with {rows} tokens the intervals of Spearman are of {spearman_resamples} resamples, all others of {asked}"
         ));
     }
 }

@@ -6,19 +6,18 @@ use anyhow::Result;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use tpv_core::policy::{Direction, Policy, PolicyContext, Throttle};
-use tpv_core::reading::{Calibration, Reader, ReadingModel};
+use tpv_core::policy::{Direction, Policy, Throttle};
+use tpv_core::reading::Reader;
 use tpv_data::vector::VectorFile;
 use tpv_engine::model::TextModel;
+use tpv_engine::prepared::PreparedVector;
 
 /// A vector made ready to throttle a model.
 pub struct Throttles {
     /// The file that was loaded.
     pub file: VectorFile,
-    /// `W theta`, `[V]`.
-    pub shift: Arc<[f32]>,
-    context: PolicyContext,
-    reading: Arc<ReadingModel>,
+    /// What is made of it for the model.
+    pub prepared: PreparedVector,
     shifts: HashMap<Direction, Arc<[f32]>>,
 }
 
@@ -40,21 +39,18 @@ impl Throttles {
 
     /// Prepares a vector that belongs to the model.
     pub fn new(file: VectorFile, model: &TextModel) -> Result<Self> {
-        let calibration = Calibration::of_vector(&file.vector)?;
-        let shift: Arc<[f32]> = model.decoder.project(&file.vector.theta)?.into();
-        let context = PolicyContext::of_vector(&file.vector, &shift, &model.prompts.think_end);
-        let reading = Arc::new(ReadingModel::new(&file.vector, calibration.as_ref()));
-        Ok(Self { file, shift, context, reading, shifts: HashMap::new() })
+        let prepared = PreparedVector::new(&file.vector, model)?;
+        Ok(Self { file, prepared, shifts: HashMap::new() })
     }
 
     /// Whether time left is known, which deadlines work best with.
     pub fn is_calibrated(&self) -> bool {
-        self.reading.is_calibrated()
+        self.prepared.reading.is_calibrated()
     }
 
     /// What to know of a policy whose strength is given in logits, where the vector's scale was not measured.
     pub fn remark_on_scale(&self, throttle: &Throttle) -> Option<&'static str> {
-        let unmeasured = throttle.policy.uses_logits() && !self.context.scale_is_measured;
+        let unmeasured = throttle.policy.uses_logits() && !self.prepared.context.scale_is_measured;
         unmeasured.then_some(
             "logits are turned into alpha by a stand-in, which may be many times off: the vector's scale was not measured \
              (tpv sweep --write_efforts measures it)",
@@ -63,7 +59,7 @@ impl Throttles {
 
     /// Prepares a throttle's direction and checks that its policy can be built.
     pub fn prepare(&mut self, throttle: &Throttle, model: &TextModel) -> Result<()> {
-        throttle.policy.build(&self.context)?;
+        throttle.policy.build(&self.prepared.context)?;
         if !self.shifts.contains_key(&throttle.direction) {
             let direction = throttle.direction.in_hidden_space(&self.file.vector)?;
             let mut shift = model.decoder.project(&direction)?;
@@ -75,14 +71,14 @@ impl Throttles {
 
     /// The throttle with every strength as plain alpha, which names what the vector's levels and scale make of it.
     pub fn resolved(&self, throttle: &Throttle) -> Result<String> {
-        let policy = throttle.policy.resolved(&self.context)?;
+        let policy = throttle.policy.resolved(&self.prepared.context)?;
         Ok(Throttle { policy, ..throttle.clone() }.to_string())
     }
 
     /// The parts for one sample of a prepared throttle.
     pub fn parts(&self, throttle: &Throttle) -> Result<Parts> {
-        let shift = self.shifts.get(&throttle.direction).unwrap_or(&self.shift);
-        let policy = throttle.policy.build(&self.context)?;
-        Ok(Parts { shift: Arc::clone(shift), policy, reader: Box::new(self.reading.reader(None)) })
+        let shift = self.shifts.get(&throttle.direction).unwrap_or(&self.prepared.shift);
+        let policy = throttle.policy.build(&self.prepared.context)?;
+        Ok(Parts { shift: Arc::clone(shift), policy, reader: Box::new(self.prepared.reading.reader(None)) })
     }
 }

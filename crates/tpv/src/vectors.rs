@@ -4,13 +4,12 @@ use crate::args::{DEFAULT_VECTOR, DEFAULT_VECTOR_FOLDER, TpvArgs};
 use crate::console::Console;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tpv_core::policy::PolicyContext;
-use tpv_core::reading::{BlindReader, Calibration, Reader, ReadingModel};
+use tpv_core::reading::{BlindReader, Reader};
 use tpv_core::vector::ModelIdentity;
 use tpv_data::library::VectorLibrary;
 use tpv_data::vector::{VectorFile, check_model};
 use tpv_engine::model::TextModel;
+use tpv_engine::prepared::PreparedVector;
 
 /// How the bundled vector is called.
 const BUNDLED: &str = "the bundled vector";
@@ -19,18 +18,14 @@ const BUNDLED: &str = "the bundled vector";
 pub struct OpenVector {
     /// Where it comes from, for people.
     pub origin: String,
-    /// What one unit of alpha adds to the logits, `[V]`.
-    pub shift: Arc<[f32]>,
-    /// Makes readers.
-    pub reading: Arc<ReadingModel>,
-    /// What policies must know.
-    pub context: PolicyContext,
+    /// The vector.
+    pub prepared: PreparedVector,
 }
 
 /// A reader for one new thought, with a vector or without, that knows how many thinking tokens are allowed.
 pub fn reader(vector: Option<&OpenVector>, budget_tokens: Option<u32>) -> Box<dyn Reader> {
     match vector {
-        Some(vector) => Box::new(vector.reading.reader(budget_tokens)),
+        Some(vector) => Box::new(vector.prepared.reading.reader(budget_tokens)),
         None => Box::new(BlindReader),
     }
 }
@@ -43,15 +38,11 @@ pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Resu
             .notice(format!("there is no vector for {name}, so progress is unknown; make one with: tpv learn {name}"));
         return Ok(None);
     };
-    let vector = file.vector;
-    let calibration = Calibration::of_vector(&vector)?;
-    if calibration.is_none() {
+    let prepared = PreparedVector::new(&file.vector, model)?;
+    if !prepared.reading.is_calibrated() {
         console.notice(format!("{origin} has no calibration, so the time left is unknown; `tpv train` adds one"));
     }
-    let shift: Arc<[f32]> = model.decoder.project(&vector.theta)?.into();
-    let context = PolicyContext::of_vector(&vector, &shift, &model.prompts.think_end);
-    let reading = Arc::new(ReadingModel::new(&vector, calibration.as_ref()));
-    Ok(Some(OpenVector { origin, shift, reading, context }))
+    Ok(Some(OpenVector { origin, prepared }))
 }
 
 /// The vector with its origin: a file or folder, a name in the library, or what the library or the program has.

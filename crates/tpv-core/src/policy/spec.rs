@@ -139,20 +139,19 @@ pub struct PolicyContext {
     pub length_thirds: Option<[f32; 2]>,
 }
 
-impl Default for PolicyContext {
-    fn default() -> Self {
+impl PolicyContext {
+    /// What is known where there is no vector; `think_end` are the tokens of `</think>`.
+    pub fn without_vector(think_end: &[u32]) -> Self {
         Self {
             efforts: BTreeMap::new(),
             think_end_logits_per_alpha: None,
             scale_is_measured: false,
-            think_end_token: None,
-            think_end_tokens: 1,
+            think_end_token: think_end.first().copied(),
+            think_end_tokens: think_end.len().max(1) as u32,
             length_thirds: None,
         }
     }
-}
 
-impl PolicyContext {
     /// What a vector and its shift `[V]` say; `think_end` are the tokens of `</think>`.
     pub fn of_vector(vector: &ProgressVector, shift: &[f32], think_end: &[u32]) -> Self {
         let measured = vector.info.figures.get(SCALE_FIGURE).and_then(serde_json::Value::as_f64).map(|it| it as f32);
@@ -163,9 +162,8 @@ impl PolicyContext {
             efforts: vector.efforts.clone(),
             think_end_logits_per_alpha: measured.or_else(unmeasured),
             scale_is_measured: measured.is_some(),
-            think_end_token: think_end.first().copied(),
-            think_end_tokens: think_end.len().max(1) as u32,
             length_thirds: third(1).zip(third(2)).map(|(short, long)| [short, long]),
+            ..Self::without_vector(think_end)
         }
     }
 
@@ -599,7 +597,7 @@ mod tests {
         let context = PolicyContext {
             efforts: BTreeMap::from([("low".to_owned(), 25.0)]),
             think_end_logits_per_alpha: Some(0.1),
-            ..PolicyContext::default()
+            ..PolicyContext::without_vector(&[])
         };
         let alpha = |text: &str| -> Result<f32, PolicyError> {
             let reading = Reading { position: 1, ..Reading::default() };
@@ -610,7 +608,7 @@ mod tests {
         assert_eq!(alpha("constant:2logits"), Ok(20.0));
         assert_eq!(alpha("constant:5+constant:7"), Ok(12.0));
         assert!(alpha("high").unwrap_err().to_string().contains("it knows low"));
-        let nothing = PolicyContext::default();
+        let nothing = PolicyContext::without_vector(&[]);
         assert_eq!("constant:1logits".parse::<PolicySpec>().unwrap().build(&nothing).err(), Some(PolicyError::NoScale));
     }
 

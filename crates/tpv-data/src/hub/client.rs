@@ -206,7 +206,7 @@ impl Client {
             match response.status() {
                 StatusCode::PARTIAL_CONTENT if continues_at(&response, present) => {}
                 StatusCode::OK => file.set_len(0).map_err(io_error)?,
-                status if status.is_server_error() => {
+                status if is_busy(status) => {
                     return Err(Interruption::Broken(refusal(url, repo, &mut response)));
                 }
                 _ => return Err(Interruption::Final(refusal(url, repo, &mut response))),
@@ -266,12 +266,16 @@ impl Client {
     }
 }
 
+/// Whether the hub asks for another try: it has failed, or has too many requests.
+fn is_busy(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
 /// Asks again while the hub says that it is too busy.
 fn until_answered(ask: impl Fn() -> Result<Response<Body>>) -> Result<Response<Body>> {
-    let busy = |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     for asked in 1..QUESTIONS {
         let response = ask()?;
-        if !busy(response.status()) {
+        if !is_busy(response.status()) {
             return Ok(response);
         }
         std::thread::sleep(PAUSE * asked);

@@ -1,7 +1,6 @@
 //! What is served in the tests: the bundled model with a vector, and models that follow a script.
 
 use std::sync::Arc;
-use tpv_core::reading::Calibration;
 use tpv_core::vector::{LinearHead, ProgressVector};
 use tpv_engine::decode::{DecodeLimits, Decoder};
 use tpv_engine::load::{LoadOptions, ModelSource};
@@ -38,7 +37,7 @@ pub fn vector(model: &TextModel) -> ServedVector {
     let head = LinearHead { weights: row.clone(), intercept: 0.0 };
     let efforts = [("low".to_string(), 50.0)].into();
     let vector = ProgressVector { theta: row, progress: head, efforts, ..ProgressVector::default() };
-    ServedVector { vector, calibration: None::<Calibration>, warnings: Vec::new() }
+    ServedVector { vector, warnings: Vec::new() }
 }
 
 /// A model with the bundled tokenizer that says what `next` returns for the tokens so far, and never ends by itself.

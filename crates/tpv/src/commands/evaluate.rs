@@ -165,6 +165,8 @@ fn show(found: &ReadingEvaluation, console: &Console) {
     reading_table::warn_of_few_problems(report.problems, console);
     found.left_out.iter().for_each(|(reason, count)| console.print(format!("left out: {count} ({reason})")));
     console.print(reading_table::sources(report));
+    let first = report.sources.first().map(|it| &it.progress);
+    reading_table::tell_of_fewer_resamples(first, report.bootstrap.resamples, console);
     console.print(reading_table::per_thought(report));
     match &report.calibrated {
         Some(calibrated) => {

@@ -91,7 +91,7 @@ pub fn run(args: &ExplainArgs, console: &Console) -> Result<Explanation> {
 }
 
 fn explain(throttles: &Throttles, model: &TextModel, args: &ExplainArgs) -> Explanation {
-    let (vector, shift) = (&throttles.file.vector, &throttles.shift);
+    let (vector, shift) = (&throttles.file.vector, &throttles.prepared.shift);
     let end = model.prompts.think_end[0];
     let mut order: Vec<usize> = (0..shift.len()).collect();
     order.sort_by(|&a, &b| shift[b].total_cmp(&shift[a]));
@@ -135,7 +135,7 @@ fn sweep_args(args: &ExplainArgs) -> SweepArgs {
         write_efforts: false,
         output_dir: args.output_dir.clone(),
         dataset: args.dataset.clone(),
-        sampling: SamplingArgs { temperature: 0.6, do_sample: true, top_p: 0.95, top_k: 0, seed: 42 },
+        sampling: SamplingArgs::default(),
         run: args.run.clone(),
     }
 }

@@ -9,6 +9,7 @@ use crate::args::{GenerateArgs, KeepStates, RunArgs};
 use crate::console::Console;
 use crate::model::{advice_on_failure, open_dataset, open_model, pin_clock, prompt_style};
 use crate::recorder::{KeptStates, Recorder, Recording};
+use crate::room::{NO_ROOM, prompt_with_room};
 use crate::streaming_fit::StreamingFit;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -140,6 +141,9 @@ pub fn run_with(
     let is_missing = |problem: usize| !store.is_complete(problem) || lacks_states(problem);
     let missing: Vec<&Problem> = chosen.iter().copied().filter(|problem| is_missing(problem.index)).collect();
     let skipped = chosen.len() - missing.len();
+    if chosen.is_empty() && args.shard.is_some() {
+        console.notice("none of these problems belongs to this shard");
+    }
     if skipped > 0 {
         console.say(format!("{skipped} of {} problems are in {} already", chosen.len(), args.output_dir.display()));
     }
@@ -148,8 +152,8 @@ pub fn run_with(
     let mut run = Run { args, store, spill, style, recorder: Recorder::new(), open: BTreeMap::new(), fit, summary };
     run.sample_all(&missing, model, console)?;
     run.finish_fit(console)?;
-    if run.summary.too_long == chosen.len() {
-        bail!("no problem's prompt leaves room for an answer; give another model or shorter problems");
+    if !chosen.is_empty() && run.summary.too_long == chosen.len() {
+        bail!(NO_ROOM);
     }
     report(&run.summary, args, console);
     Ok(run.summary)
@@ -276,29 +280,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Passes over a problem that is too long. Always false: it is not handed to the decode loop.
-    fn leave_out(&mut self, problem: &Problem, tokens: &str, positions: usize, console: &Console) -> bool {
-        console.notice(format!(
-            "problem {} is left out: its prompt has {tokens} tokens, and the model's {positions} positions leave no room",
-            problem.index
-        ));
-        self.summary.too_long += 1;
-        self.fit.iter_mut().for_each(|fit| fit.pass_over(problem.index));
-        false
-    }
-
     /// Hands a problem to the decode loop; one whose prompt fills the model's positions is passed over.
     fn submit(&mut self, problem: &'a Problem, model: &mut TextModel, console: &Console) -> Result<bool> {
-        let positions = model.decoder.spec().max_positions;
-        // One that is too long however it is cut is not cut: that takes seconds and hundreds of times its bytes.
-        let least = model.prompts.least_tokens(problem.text.len());
-        if least >= positions {
-            return Ok(self.leave_out(problem, &format!("at least {least}"), positions, console));
-        }
-        let prompt = model.prompts.prompt(&self.style, &problem.text)?;
-        if prompt.tokens.len() >= positions {
-            return Ok(self.leave_out(problem, &prompt.tokens.len().to_string(), positions, console));
-        }
+        let Some(prompt) = prompt_with_room(problem, &self.style, model, console)? else {
+            self.summary.too_long += 1;
+            self.fit.iter_mut().for_each(|fit| fit.pass_over(problem.index));
+            return Ok(false);
+        };
         let count = self.args.generations_per_problem;
         let RunConfig { states_dtype, thinking_only, model: ref identity, .. } = *self.store.run();
         let states = self.spill.log(states_dtype, identity.hidden_size);

@@ -9,14 +9,16 @@ use crate::console::Console;
 use crate::json_lines::read_json_lines;
 use crate::model::{nameless, open_dataset, open_model, pin_clock, prompt_identity, prompt_style};
 use crate::recorder::{Recorder, Recording};
+use crate::room::with_room;
 use crate::table::table;
 use crate::throttles::{Parts, Throttles};
 use crate::vectors::{at_path_or_of_model, check_path};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use tpv_core::event::{FinishEvent, FinishReason};
+use tpv_core::policy::scale::unmeasured_logits_per_alpha;
 use tpv_core::policy::{Direction, PolicySpec, Strength, Term, Throttle};
 use tpv_core::sampling::{SamplingParams, sample_seed};
 use tpv_data::atomic::{append_line, create_folder, write_bytes};
@@ -116,9 +118,10 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
     let style = prompt_style(&args.dataset.style)?;
+    let chosen = with_room(chosen, std::slice::from_ref(&style), &model, console)?;
     let mut run =
         Run { args, arms, throttles, sampling, style, clock_unix_secs: None, settings, folder, done: Vec::new() };
-    run.sample_all(chosen, &mut model, console)?;
+    run.sample_all(&chosen, &mut model, console)?;
     let rows = run.arms.iter().map(|arm| run.row(arm, model.prompts.think_end[0])).collect();
     let summary = InterveneSummary { rows, responses: run.done };
     report(&summary, &run.folder, args, console);
@@ -282,7 +285,8 @@ impl Run<'_> {
         }
         let prompt = model.prompts.prompt(&self.style, &problem.text)?;
         let samples = missing.iter().map(|&(g, arm)| self.sample(problem.index, g, arm)).collect::<Result<_>>()?;
-        let ids = model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
+        let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples };
+        let ids = model.decoder.submit(request).with_context(|| format!("problem {}", problem.index))?;
         for (id, (g, arm)) in ids.into_iter().zip(missing) {
             recorder.start(id, (problem.index, g, arm), None);
         }
@@ -369,9 +373,8 @@ impl Run<'_> {
         let responses: Vec<&Response> = self.done.iter().filter(|it| it.policy == policy).collect();
         let count = |holds: fn(&Response) -> bool| responses.iter().filter(|it| holds(it)).count();
         let total: f64 = responses.iter().map(|it| f64::from(it.thinking_tokens)).sum();
-        let shift = &self.throttles.shift;
-        let mean_shift = shift.iter().sum::<f32>() / shift.len() as f32;
-        let end_shift = shift[think_end as usize];
+        let shift = &self.throttles.prepared.shift;
+        let (end_shift, over_mean) = (shift[think_end as usize], unmeasured_logits_per_alpha(shift, think_end));
         AlphaRow {
             alpha,
             policy,
@@ -381,7 +384,7 @@ impl Run<'_> {
             answered: count(|it| it.answer.is_some()),
             correct: responses.iter().any(|it| it.correct.is_some()).then(|| count(|it| it.correct == Some(true))),
             think_end_logit_shift: constant.map(|alpha| alpha * end_shift),
-            think_end_logit_shift_over_mean: constant.map(|alpha| alpha * (end_shift - mean_shift)),
+            think_end_logit_shift_over_mean: constant.map(|alpha| alpha * over_mean),
         }
     }
 }

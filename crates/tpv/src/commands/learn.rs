@@ -8,8 +8,9 @@ use crate::args::{
 };
 use crate::console::Console;
 use crate::model::{THINKER, open_dataset, open_model, prompt_style};
+use crate::room::{NO_ROOM, prompt_with_room};
 use crate::sweep::effort::{ARMS, EffortRun, require_answers};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -69,7 +70,7 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     });
     let generate_args =
         GenerateArgs { output_dir: work.join("traces"), end_problem_index: Some(chosen.len()), ..generate_args };
-    let cost = cost(&generate_args, chosen, &mut model, &work)?;
+    let cost = cost(&generate_args, chosen, &mut model, &work, console)?;
     show_cost(&cost, console);
     if !further.is_empty() {
         let samples = further.len() * args.generations_per_problem * ARMS;
@@ -85,8 +86,13 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     let prepare_args = prepare_args(&generate_args.output_dir, &dataset, args.sampling.seed);
     prepare::run_within(&prepare_args, chosen.len(), console)?;
     train::run(&train_args(&dataset, &vector, args.sampling.seed), console)?;
-    write_levels(args, &generate_args, further, &vector, &work, console)?;
+    // Into the library before its levels are looked for, which may take longer than all before.
     let entry = library.put(&args.name, &VectorFile::load(&vector)?, true)?;
+    if find_levels(args, &generate_args, further, &vector, &work, console)
+        .with_context(|| format!("the vector is in the library as {}, without effort levels", entry.name))?
+    {
+        library.put(&args.name, &VectorFile::load(&vector)?, true)?;
+    }
     let wanted = if entry.name == DEFAULT_NAME { String::new() } else { format!(" --tpv {}", entry.name) };
     console.print(format!(
         "the vector is in the library as {} ({}); `tpv run --model {}{wanted}` uses it\n\
@@ -99,15 +105,15 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Finds effort levels on the problems after those that were learned from.
-fn write_levels(
+/// Finds effort levels on the problems after those that were learned from; false where there are none.
+fn find_levels(
     args: &LearnArgs,
     learned: &GenerateArgs,
     problems: &[Problem],
     vector: &Path,
     work: &Path,
     console: &Console,
-) -> Result<()> {
+) -> Result<bool> {
     if problems.is_empty() {
         let why = if args.effort_problems > 0 {
             "the data set has no further problems"
@@ -115,7 +121,7 @@ fn write_levels(
             "--effort_problems 150 finds them"
         };
         console.notice(format!("the vector has no effort levels (low, medium, high): {why}"));
-        return Ok(());
+        return Ok(false);
     }
     let run = EffortRun {
         model: args.model.clone(),
@@ -128,7 +134,8 @@ fn write_levels(
         run: args.run.clone(),
         output_dir: work.join("efforts"),
     };
-    run.write(console)
+    run.write(console)?;
+    Ok(true)
 }
 
 fn generate_args(args: &LearnArgs) -> GenerateArgs {
@@ -182,11 +189,17 @@ fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
     }
 }
 
-fn cost(args: &GenerateArgs, problems: &[Problem], model: &mut TextModel, folder: &Path) -> Result<Cost> {
+fn cost(
+    args: &GenerateArgs,
+    problems: &[Problem],
+    model: &mut TextModel,
+    folder: &Path,
+    console: &Console,
+) -> Result<Cost> {
     let samples_there = problems_there(&args.output_dir, problems)? * args.generations_per_problem;
     let samples = problems.len() * args.generations_per_problem - samples_there;
     let most_tokens = (samples * args.max_new_tokens) as u64;
-    let tokens_per_sec = measure_speed(args, &problems[0], samples.max(1), model)?;
+    let tokens_per_sec = measure_speed(args, problems, samples.max(1), model, console)?;
     let width = model.identity.hidden_size as u64;
     Ok(Cost {
         samples,
@@ -222,8 +235,16 @@ impl DecodeSink for Count {
 }
 
 /// Tokens per second of a full batch, without the reading of its prompt.
-fn measure_speed(args: &GenerateArgs, problem: &Problem, samples: usize, model: &mut TextModel) -> Result<f64> {
-    let prompt = model.prompts.prompt(&prompt_style(&args.dataset.style)?, &problem.text)?;
+fn measure_speed(
+    args: &GenerateArgs,
+    problems: &[Problem],
+    samples: usize,
+    model: &mut TextModel,
+    console: &Console,
+) -> Result<f64> {
+    let style = prompt_style(&args.dataset.style)?;
+    let prompts = problems.iter().map(|problem| prompt_with_room(problem, &style, model, console));
+    let prompt = prompts.filter_map(Result::transpose).next().context(NO_ROOM)??;
     let sample = |number: usize| {
         let seed = sample_seed(args.sampling.seed, 0, number as u64);
         SampleRequest::new(args.sampling.params(), seed, PROBE_TOKENS)

@@ -4,7 +4,7 @@ use crate::args::AskArgs;
 use crate::console::{Console, Stopped};
 use crate::live::session::{answer, choose_pace};
 use crate::live::view::{JsonView, PlainView, Start, TerminalView, Throttle, View};
-use crate::model::{open_model, prompt_style};
+use crate::model::{open_model, paced, prompt_style};
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
 use std::io::{IsTerminal, Read};
@@ -25,7 +25,8 @@ pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
     }
     let prompt = first_prompt(args.prompt.as_deref())?;
     let style = prompt_style(&args.style)?;
-    let mut model = open_model(&args.model, &args.run, console)?;
+    let pace = choose_pace(args.pace, &args.model, console);
+    let mut model = open_model(&args.model, &paced(&args.run, pace.is_some(), console), console)?;
     let vector = open_vector(&args.tpv, &model, console)?;
     if args.alpha != 0.0 && vector.is_none() {
         bail!(
@@ -34,8 +35,8 @@ pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
             args.model
         );
     }
-    let pace = choose_pace(args.pace, &args.model, console);
-    let mut session = Session { args, style, vector, throttle: None, pace, turn: 0 };
+    let think_end = model.prompts.think_end.clone();
+    let mut session = Session { args, style, vector, think_end, throttle: None, pace, turn: 0 };
     let policy = args.policy.as_ref().map(PolicySpec::to_string);
     session.policy()?;
     session.throttle = session.vector.as_ref().map(|_| Throttle { alpha: args.alpha, policy });
@@ -69,6 +70,8 @@ struct Session<'a> {
     args: &'a AskArgs,
     style: PromptStyle,
     vector: Option<OpenVector>,
+    /// The tokens of `</think>`.
+    think_end: Vec<u32>,
     /// None without a vector.
     throttle: Option<Throttle>,
     /// Most tokens a second; none is full speed.
@@ -140,7 +143,8 @@ impl Session<'_> {
         let turned = self.throttle.as_ref().filter(|throttle| throttle.policy.is_none());
         match (&self.args.policy, turned) {
             (Some(policy), None) => {
-                let context = self.vector.as_ref().map_or_else(PolicyContext::default, |vector| vector.context.clone());
+                let without = || PolicyContext::without_vector(&self.think_end);
+                let context = self.vector.as_ref().map_or_else(without, |vector| vector.prepared.context.clone());
                 Ok(policy.build(&context)?)
             }
             (_, throttle) => Ok(Box::new(Constant(Alpha(throttle.map_or(self.args.alpha, |throttle| throttle.alpha))))),
@@ -155,7 +159,7 @@ impl Session<'_> {
     fn sample(&self) -> Result<SampleRequest> {
         let seed = sample_seed(self.args.sampling.seed, self.turn as u64, 0);
         Ok(SampleRequest {
-            shift: self.vector.as_ref().map(|vector| Arc::clone(&vector.shift)),
+            shift: self.vector.as_ref().map(|vector| Arc::clone(&vector.prepared.shift)),
             reader: reader(self.vector.as_ref(), self.budget_tokens()),
             policy: self.policy()?,
             ..SampleRequest::new(self.args.sampling.params(), seed, self.args.max_new_tokens)

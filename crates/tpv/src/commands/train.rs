@@ -216,7 +216,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
         console.notice(format!("--device {} is accepted for compatibility; the fit runs on the CPU", args.device));
     }
     let sets = args.inputs().iter().map(|folder| NamedDataset::load(folder)).collect::<Result<Vec<_>, _>>()?;
-    let fitted = FittedOn::datasets(&sets);
+    let efforts = EffortRun::after_training(args, || FittedOn::datasets(&sets), console)?;
     let (manifest, source) = open_datasets(sets)?;
     let tested_elsewhere = manifest.left_out.iter().filter(|it| it.reason == TESTED_ELSEWHERE).count();
     if tested_elsewhere > 0 {
@@ -226,7 +226,6 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
         let folder = args.inputs()[0].display();
         bail!("{folder}: the data set has no traces on one side of the split; prepare it again");
     }
-    let efforts = EffortRun::after_training(args, &fitted, console)?;
     let bar = console.bar((manifest.train.len() + manifest.test.len()) as u64 * 2, "train");
     let sums = FoldSums::collect(&*source, &manifest, console, &bar)?;
     let heads = Heads::fit(&sums.train()?, args)?;
@@ -386,6 +385,8 @@ fn report(metrics: &TrainMetrics, problems: usize, args: &TrainArgs, console: &C
         vec![it.predictor.to_owned(), figure(mse, 3), figure(mae, 3), figure(r2, 3), figure(spearman, 3)]
     });
     console.print(table(&["held-out problems", "MSE", "MAE", "R2", "Spearman"], rows));
+    let first = metrics.test.first().map(|it| &it.figures);
+    reading_table::tell_of_fewer_resamples(first, bootstrap(args).resamples, console);
     let difference = figure(metrics.theta_less_position.mse, 3);
     match &metrics.reading {
         Some(report) => console.print(reading_table::summary(report)),

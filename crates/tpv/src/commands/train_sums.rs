@@ -155,7 +155,7 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     let folders: BTreeSet<&Path> = files.iter().map(|file| file.parent().unwrap_or(Path::new("."))).collect();
     folders.into_iter().try_for_each(|folder| tell_of_problems_outside(folder, console))?;
     tell_of_copies(&merged.records, console);
-    let efforts = EffortRun::after_training(args, &FittedOn::sums(&merged.records), console)?;
+    let efforts = EffortRun::after_training(args, || Ok(FittedOn::sums(&merged.records)), console)?;
     let heads = Heads::fit(&total, args)?;
     let metrics = measure(args, &merged, &total, &heads)?;
     let vector = vector(args, &merged, &total, &heads, &metrics)?;

@@ -13,12 +13,12 @@ use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, StyleArg
 use crate::console::Console;
 use crate::model::{locate, open_dataset, open_model};
 use anyhow::{Context, Result, bail};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use tpv_core::policy::SCALE_FIGURE;
 use tpv_core::vector::ModelIdentity;
 use tpv_data::joined::NamedDataset;
-use tpv_data::problems::{Problem, ProblemSet};
+use tpv_data::problems::{Problem, ProblemSet, words_fingerprint};
 use tpv_data::run::RunConfig;
 use tpv_data::sums::SumsRecord;
 use tpv_data::vector::VECTOR_FILE;
@@ -54,41 +54,61 @@ pub struct FittedOn {
     pub model: ModelIdentity,
     /// The run that made them, where it is known; the first of several.
     pub run: Option<RunConfig>,
-    /// The problems' indexes, by the name of their data set.
-    pub problems: BTreeMap<String, BTreeSet<usize>>,
+    /// Hashes of the problems' words.
+    words: HashSet<String>,
+    /// The indexes of problems whose words are not known, by the name of their data set.
+    wordless: BTreeMap<String, BTreeSet<usize>>,
 }
 
 impl FittedOn {
     /// The traces of data sets, as they are before they are joined.
-    pub fn datasets(sets: &[NamedDataset]) -> Self {
-        let mut problems: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
-        for manifest in sets.iter().map(|set| &set.manifest) {
-            if let Some(name) = &manifest.dataset {
-                let indexes = manifest.train.iter().chain(&manifest.test).map(|id| id.problem);
-                problems.entry(name.clone()).or_default().extend(indexes);
-            }
-        }
+    pub fn datasets(sets: &[NamedDataset]) -> Result<Self> {
         let run = sets.iter().find_map(|set| RunConfig::load(&set.manifest.source).ok());
         let model = sets.first().map(|set| set.manifest.model.clone()).unwrap_or_default();
-        Self { model, run, problems }
+        let mut fitted = Self { model, run, words: HashSet::new(), wordless: BTreeMap::new() };
+        for manifest in sets.iter().map(|set| &set.manifest) {
+            let source = manifest.open_traces()?;
+            let problems: BTreeSet<usize> = manifest.train.iter().chain(&manifest.test).map(|id| id.problem).collect();
+            for problem in problems {
+                let text = source.problem_text(problem)?;
+                fitted.add(problem, text.as_deref().map(words_fingerprint), manifest.dataset.as_deref());
+            }
+        }
+        Ok(fitted)
     }
 
     /// The traces that are in sums.
     pub fn sums(records: &[SumsRecord]) -> Self {
-        let mut problems: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
-        for record in records {
-            problems.entry(record.run.dataset.clone()).or_default().extend(&record.problems);
-        }
         let run = records.first().map(|record| record.run.clone());
-        Self { model: run.as_ref().map(|run| run.model.clone()).unwrap_or_default(), run, problems }
+        let model = run.as_ref().map(|run| run.model.clone()).unwrap_or_default();
+        let mut fitted = Self { model, run, words: HashSet::new(), wordless: BTreeMap::new() };
+        for record in records {
+            for (place, &problem) in record.problems.iter().enumerate() {
+                let words = record.problem_fingerprints.get(place).cloned();
+                fitted.add(problem, words, Some(&record.run.dataset));
+            }
+        }
+        fitted
+    }
+
+    fn add(&mut self, problem: usize, words: Option<String>, dataset: Option<&str>) {
+        match (words, dataset) {
+            (Some(words), _) => drop(self.words.insert(words)),
+            (None, Some(name)) => drop(self.wordless.entry(name.to_owned()).or_default().insert(problem)),
+            (None, None) => {}
+        }
+    }
+
+    /// Whether a problem of a data set is among them: by its words, whatever its data set is called now.
+    fn holds(&self, problem: &Problem, set: &ProblemSet) -> bool {
+        let by_index = self.wordless.get(&set.name).is_some_and(|indexes| indexes.contains(&problem.index));
+        by_index || self.words.contains(&words_fingerprint(&problem.text))
     }
 
     /// The first problems of a data set that nothing was fitted on; what is passed over is said.
     fn unseen(&self, set: &ProblemSet, most: usize, console: &Console) -> Result<Vec<usize>> {
-        let nothing = BTreeSet::new();
-        let seen = self.problems.get(&set.name).unwrap_or(&nothing);
-        let indexes = set.problems.iter().map(|problem| problem.index);
-        let unseen: Vec<usize> = indexes.filter(|index| !seen.contains(index)).take(most).collect();
+        let unseen = set.problems.iter().filter(|problem| !self.holds(problem, set));
+        let unseen: Vec<usize> = unseen.map(|problem| problem.index).take(most).collect();
         let (Some(first), Some(&last)) = (unseen.first(), unseen.last()) else {
             bail!(
                 "data set {}: the vector is fitted on all its {} problems, so none is left for effort levels; \
@@ -97,7 +117,7 @@ impl FittedOn {
                 set.problems.len()
             );
         };
-        let passed = seen.range(..last).count();
+        let passed = last + 1 - unseen.len();
         if passed > 0 {
             console.notice(format!(
                 "the vector is fitted on {passed} problems of {}, so its effort levels are found on {} others, from {first} to {last}",
@@ -159,11 +179,16 @@ pub struct EffortRun<'a> {
 impl<'a> EffortRun<'a> {
     /// What `tpv train` was asked to run after the fit, with the traces' prompt (else the scripts') and the scripts' sampling;
     /// none without a data set for it. What can be wrong with it is told here, before the fit.
-    pub fn after_training(args: &'a TrainArgs, fitted: &FittedOn, console: &Console) -> Result<Option<Self>> {
+    pub fn after_training(
+        args: &'a TrainArgs,
+        fitted: impl FnOnce() -> Result<FittedOn>,
+        console: &Console,
+    ) -> Result<Option<Self>> {
         let Some(dataset) = &args.effort_dataset else { return Ok(None) };
         if args.effort_problems == 0 {
             bail!("--effort_problems must be at least 1; without effort levels, leave --effort_dataset out");
         }
+        let fitted = fitted()?;
         let template = fitted.run.as_ref().and_then(|run| run.prompt_template.clone());
         let dataset = DatasetArgs {
             dataset: dataset.clone(),
@@ -194,7 +219,7 @@ impl<'a> EffortRun<'a> {
             problems,
             generations_per_problem: 2,
             max_new_tokens: 2048,
-            sampling: SamplingArgs { temperature: 0.6, do_sample: true, top_p: 0.95, top_k: 0, seed: 42 },
+            sampling: SamplingArgs::default(),
             run,
             output_dir: vector.join("efforts"),
         }))

@@ -12,8 +12,9 @@ use crate::json_lines::read_json_lines;
 use crate::model::{nameless, open_dataset, pin_clock, prompt_identity, prompt_style};
 use crate::reading_table::warn_of_few_problems;
 use crate::recorder::{Recorder, Recording};
+use crate::room::with_room;
 use crate::throttles::{Parts, Throttles};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -149,6 +150,10 @@ impl<'a> Sweep<'a> {
                 args.max_new_tokens
             ));
         }
+        let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
+        let styles = [prompt_style(&args.dataset.style)?, brief];
+        let used = if args.brief { &styles[..] } else { &styles[..1] };
+        let problems = with_room(&problems, used, model, console)?;
         warn_of_few_problems(problems.len(), console);
         let mut throttles = Throttles::open(&args.tpv, model, console)?;
         if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline().is_some()) {
@@ -159,8 +164,6 @@ impl<'a> Sweep<'a> {
             console.notice(remark);
         }
         let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
-        let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
-        let styles = [prompt_style(&args.dataset.style)?, brief];
         let settings = settings(args, &set.identity(), model, &throttles);
         let drawn = problems.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
         Ok(Self {
@@ -273,7 +276,8 @@ impl<'a> Sweep<'a> {
         }
         let prompt = model.prompts.prompt(&self.styles[usize::from(brief)], &problem.text)?;
         let samples = missing.iter().map(|&key| self.sample(key)).collect::<Result<_>>()?;
-        let ids = model.decoder.submit(PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples })?;
+        let request = PromptRequest { tokens: prompt.tokens, phase: prompt.phase, samples };
+        let ids = model.decoder.submit(request).with_context(|| format!("problem {}", problem.index))?;
         ids.into_iter().zip(missing).for_each(|(id, key)| recorder.start(id, key, None));
         Ok(())
     }
@@ -336,7 +340,7 @@ impl<'a> Sweep<'a> {
         let sorted = by_arm(&self.done);
         let base = sorted.get(&Arm::base(false).to_string()).into_iter().flatten();
         base.filter_map(|result| result.usual.as_ref()).for_each(|of_sample| meter.merge(of_sample));
-        meter.logits_per_alpha(&self.throttles.shift, think_end)
+        meter.logits_per_alpha(&self.throttles.prepared.shift, think_end)
     }
 }
 
