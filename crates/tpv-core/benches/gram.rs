@@ -121,7 +121,5 @@ fn seconds(work: impl FnOnce()) -> f64 {
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    tpv_core::bootstrap::median(values.collect()).expect("there is a turn")
 }

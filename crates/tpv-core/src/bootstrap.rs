@@ -173,6 +173,12 @@ pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
+/// The median of figures in any order, between the two middle ones where their number is even; none when there are none.
+pub fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    quantile(&figures, 0.5)
+}
+
 /// Items sorted into groups, numbered from 0 in the order of their ids.
 pub(crate) struct Groups {
     pub(crate) count: usize,

@@ -119,6 +119,30 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|source| DataError::io(folder, "create the folder", source))
 }
 
+/// A folder that was made to be filled: it goes again if nothing has been put into it.
+#[derive(Debug)]
+pub struct FolderToFill {
+    path: PathBuf,
+    is_new: bool,
+}
+
+impl FolderToFill {
+    /// Makes the folder, or takes the one that is there.
+    pub fn create(path: &Path) -> Result<Self> {
+        let is_new = !path.exists();
+        create_folder(path)?;
+        Ok(Self { path: path.into(), is_new })
+    }
+}
+
+impl Drop for FolderToFill {
+    fn drop(&mut self) {
+        if self.is_new {
+            remove_folder_if_empty(&self.path);
+        }
+    }
+}
+
 fn no_file_name(path: &Path) -> DataError {
     DataError::argument(format!("{}: not the name of a file", path.display()), "give a path that ends in a file name")
 }

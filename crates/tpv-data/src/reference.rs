@@ -17,7 +17,9 @@
 use crate::error::{DataError, Result};
 use crate::files;
 use crate::npy::NpyFile;
-use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, numbered_entries, read_blocks};
+use crate::source::{
+    BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, misnamed_entries, numbered_entries, read_blocks,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -70,7 +72,13 @@ impl ReferenceFolder {
             left_out: Vec::new(),
         };
         let mut width = None;
+        it.leave_out_misnamed(folder, "problem_")?;
         for (problem, problem_folder) in numbered_entries(folder, "problem_", "")? {
+            if !problem_folder.is_dir() {
+                it.leave_out(&problem_folder, "it is no folder");
+                continue;
+            }
+            it.leave_out_misnamed(&problem_folder, "generation_")?;
             for (generation, path) in numbered_entries(&problem_folder, "generation_", "")? {
                 it.add(TraceId { problem, generation }, &path, markers, &mut width);
             }
@@ -78,6 +86,20 @@ impl ReferenceFolder {
         let name = config.model_name.unwrap_or_default();
         it.model = width.map(|hidden_size| ModelIdentity { name, hidden_size, ..ModelIdentity::default() });
         Ok(it)
+    }
+
+    fn leave_out(&mut self, path: &Path, reason: &str) {
+        let name = path.strip_prefix(&self.folder).unwrap_or(path).display().to_string();
+        self.left_out.push(LeftOut { trace: name, reason: reason.into() });
+    }
+
+    /// Folders such as `problem_002`, which the scripts do not write.
+    fn leave_out_misnamed(&mut self, folder: &Path, prefix: &str) -> Result<()> {
+        let misnamed = misnamed_entries(folder, prefix)?;
+        misnamed
+            .iter()
+            .for_each(|path| self.leave_out(path, "its name does not end in a number as the scripts write it"));
+        Ok(())
     }
 
     fn add(&mut self, id: TraceId, path: &Path, markers: &ThinkingMarkers, width: &mut Option<usize>) {

@@ -191,29 +191,41 @@ pub(crate) fn read_blocks(
     Ok(())
 }
 
+/// How the reason ends for which a trace is left out whose states are not all finite.
+pub const NOT_FINITE: &str = "not a finite number";
+
 fn not_finite(path: &Path, row: usize, value: f32) -> DataError {
     DataError::damaged(
         path,
-        format!("the state in row {row} holds {value}, not a finite number"),
+        format!("the state in row {row} holds {value}, {NOT_FINITE}"),
         "generate it again, with f32 states if the model's exceed the range of f16",
     )
 }
 
 /// Splits `<prefix><number><suffix>` names of a folder's entries, ordered by number.
 pub(crate) fn numbered_entries(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, PathBuf)>> {
-    let failed = |source| DataError::io(folder, "list the folder", source);
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        let digits = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix));
-        // As this program and the scripts write it: `problem_01` is something else.
-        let number =
-            digits.and_then(|digits| digits.parse().ok().filter(|number: &usize| number.to_string() == digits));
-        if let Some(number) = number {
-            found.push((number, entry.path()));
-        }
-    }
+    let mut found: Vec<(usize, PathBuf)> =
+        entries(folder)?.into_iter().filter_map(|path| Some((number(&path, prefix, suffix)?, path))).collect();
     found.sort();
     Ok(found)
+}
+
+/// Folders in a folder whose names begin with the prefix and do not go on as those of [`numbered_entries`], ordered.
+pub(crate) fn misnamed_entries(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+    let is_prefixed = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    let is_misnamed = |path: &PathBuf| is_prefixed(path) && number(path, prefix, "").is_none() && path.is_dir();
+    let mut found: Vec<PathBuf> = entries(folder)?.into_iter().filter(is_misnamed).collect();
+    found.sort();
+    Ok(found)
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).and_then(|entries| entries.map(|it| it.map(|it| it.path())).collect());
+    entries.map_err(|source| DataError::io(folder, "list the folder", source))
+}
+
+/// The number in an entry's name, as this program and the scripts write it: `problem_01` is something else.
+fn number(path: &Path, prefix: &str, suffix: &str) -> Option<usize> {
+    let digits = path.file_name()?.to_str()?.strip_prefix(prefix)?.strip_suffix(suffix)?;
+    digits.parse().ok().filter(|number: &usize| number.to_string() == digits)
 }

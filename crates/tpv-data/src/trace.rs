@@ -12,6 +12,7 @@
 
 use crate::error::{DataError, Result};
 use crate::identity::display_name;
+use crate::reference::ReferenceFolder;
 use crate::run::{RUN_FILE, RunConfig, check_format};
 use crate::source::{BlockSink, LeftOut, TraceHeader, TraceId, TraceSource, numbered_entries, read_blocks};
 use crate::states::States;
@@ -137,8 +138,17 @@ impl TraceStore {
                 let what = format!("the folder has traces but no {RUN_FILE} that says how they were made");
                 return Err(DataError::mismatch(folder, what, "put it back, or choose another folder"));
             }
+            if ReferenceFolder::is_one(folder) && !has_run() {
+                let what = "the folder has traces of the Python scripts".to_owned();
+                return Err(DataError::mismatch(folder, what, "choose another folder; `tpv prepare` reads this one"));
+            }
             run.save_once(folder)?;
         }
+        Self::open_same(folder, run)
+    }
+
+    /// Opens the folder of a run that is the same.
+    pub fn open_same(folder: &Path, run: &RunConfig) -> Result<Self> {
         let store = Self::open(folder)?;
         refuse_another_run(&folder.join(RUN_FILE), &store.run, run)?;
         Ok(store)

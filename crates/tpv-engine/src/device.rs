@@ -117,6 +117,12 @@ fn can_quantise(config: &DecoderConfig) -> bool {
         .all(|width| width.is_multiple_of(32))
 }
 
+/// Lets what a step tells its kernels of shapes stay on the device while the result lives, where that is possible: for steps
+/// whose shapes come again.
+pub(crate) fn keep_shapes(device: &Device) -> Option<impl Sized + use<>> {
+    if let Device::Cuda(gpu) = device { Some(cuda::keep_shapes(gpu)) } else { None }
+}
+
 /// A device's name as users see it.
 pub fn device_name(device: &Device) -> String {
     match device.location() {

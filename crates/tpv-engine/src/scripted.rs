@@ -8,6 +8,8 @@ use crate::engine::{Engine, ModelSpec, SequenceId, StepInput, StepOutput};
 use crate::error::{EngineError, Result};
 use crate::vocabulary::Vocabulary;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How much the scripted token's logit stands above the others.
 pub const SCRIPTED_LOGIT: f32 = 16.0;
@@ -31,6 +33,7 @@ pub struct ScriptedEngine {
     sequences: BTreeMap<SequenceId, Vec<u32>>,
     next_id: u64,
     capacity: Option<usize>,
+    tokens_read: Arc<AtomicUsize>,
 }
 
 impl ScriptedEngine {
@@ -45,13 +48,19 @@ impl ScriptedEngine {
             device: "cpu".into(),
         };
         let script = Box::new(script);
-        Self { spec, think_end, script, sequences: BTreeMap::new(), next_id: 0, capacity: None }
+        let (sequences, tokens_read) = (BTreeMap::new(), Arc::default());
+        Self { spec, think_end, script, sequences, next_id: 0, capacity: None, tokens_read }
     }
 
     /// Bounds the KV memory to this many tokens.
     pub fn with_capacity(mut self, tokens: usize) -> Self {
         self.capacity = Some(tokens);
         self
+    }
+
+    /// How many tokens the engine was given so far.
+    pub fn tokens_read(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.tokens_read)
     }
 
     /// The vector that reads the scripted progress, `[d]`.
@@ -72,6 +81,7 @@ impl ScriptedEngine {
             return Err(EngineError::Request("a step has no more outputs than tokens".into()));
         }
         tokens.extend_from_slice(input.tokens);
+        self.tokens_read.fetch_add(input.tokens.len(), Ordering::Relaxed);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps nothing fails")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tpv_core::event::{FinishEvent, FinishReason, TokenEvent};
 use tpv_core::phase::{Phase, PhaseTracker, ThinkingMarkers};
@@ -286,7 +287,14 @@ fn samples_of_one_prompt_share_its_prefill_and_may_outnumber_the_batch() {
     let (ids, record) = run(&mut decoder, prompt(1, (0..10).map(|_| sample(0.0)).collect()));
     assert_eq!((ids.len(), record.finishes.len()), (10, 10));
     assert_eq!(record.most_in_flight, 4);
-    assert_eq!(record.prompt_reports, 10, "the prompt is read once for all of them");
+    assert_eq!(record.prompt_reports, 10, "each is told of it");
+    let engine = engine();
+    let read = engine.tokens_read();
+    let one = || SampleRequest { max_new_tokens: 1, ..sample(0.0) };
+    let request = prompt(1, (0..10).map(|_| one()).collect());
+    let length = request.tokens.len();
+    let (ids, _) = run(&mut with_limits(engine, limits(4, 512)), request);
+    assert_eq!((ids.len(), read.load(Ordering::Relaxed)), (10, length), "the prompt is read once for all of them");
 }
 
 #[test]

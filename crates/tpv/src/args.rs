@@ -69,13 +69,15 @@ fn finite(text: &str) -> Result<f32, String> {
 /// None, or as many problems as can show the least of the effort levels.
 fn effort_problems(text: &str) -> Result<usize, String> {
     match count(text)? {
-        1..30 => {
-            Err("fewer than 30 problems can show no effort level; give 30 (low), 60 (medium) or 150 (high), or 0"
-                .into())
-        }
+        1..LEAST_EFFORT_PROBLEMS => Err(format!(
+            "fewer than {LEAST_EFFORT_PROBLEMS} problems can show no effort level; give 30 (low), 60 (medium) or 150 (high), or 0"
+        )),
         count => Ok(count),
     }
 }
+
+/// Problems that the least of the effort levels takes to be shown.
+pub const LEAST_EFFORT_PROBLEMS: usize = 30;
 
 /// Resamples of which a twentieth lies outside an interval.
 fn resamples(text: &str) -> Result<usize, String> {

@@ -26,21 +26,25 @@ pub struct Console {
     json: bool,
     interrupted: Arc<AtomicBool>,
     hurried: Arc<AtomicBool>,
-    waits_for_input: Arc<AtomicBool>,
+    /// Whether the first request to stop ends the program on the spot.
+    ends_at_once: Arc<AtomicBool>,
     /// Whether the command itself obeys a second request to stop.
     obeys_hurry: Arc<AtomicBool>,
+    /// Whether the command is over where nobody reads its output any more.
+    ends_with_reader: AtomicBool,
 }
 
 impl Console {
     /// `json`: data as JSON lines for programs instead of tables for people.
     pub fn new(json: bool) -> Self {
-        let [interrupted, hurried, waits_for_input, obeys_hurry] = [(); 4].map(|()| Arc::new(AtomicBool::new(false)));
-        let console = Self { json, interrupted, hurried, waits_for_input, obeys_hurry };
-        let [first, second, waits, obeys] =
-            [&console.interrupted, &console.hurried, &console.waits_for_input, &console.obeys_hurry].map(Arc::clone);
+        let [interrupted, hurried, ends_at_once, obeys_hurry] = [(); 4].map(|()| Arc::new(AtomicBool::new(false)));
+        let ends_with_reader = AtomicBool::new(false);
+        let console = Self { json, interrupted, hurried, ends_at_once, obeys_hurry, ends_with_reader };
+        let [first, second, at_once, obeys] =
+            [&console.interrupted, &console.hurried, &console.ends_at_once, &console.obeys_hurry].map(Arc::clone);
         // Without a handler Ctrl-C still ends the program, only less gently.
         let _ = ctrlc::set_handler(move || {
-            let is_first = !first.swap(true, Ordering::SeqCst) && !waits.load(Ordering::SeqCst);
+            let is_first = !first.swap(true, Ordering::SeqCst) && !at_once.load(Ordering::SeqCst);
             let is_obeyed = is_first || obeys.load(Ordering::SeqCst) && !second.swap(true, Ordering::SeqCst);
             if !is_obeyed {
                 crate::live::terminal::restore();
@@ -71,14 +75,35 @@ impl Console {
         self.hurried.load(Ordering::SeqCst)
     }
 
+    /// Computes what leaves nothing half done and writes nothing, which may take long: Ctrl-C ends the program there.
+    pub fn compute<T>(&self, what: &str, compute: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let spinner = self.spinner(what);
+        let computed = self.at_once(compute);
+        spinner.finish_and_clear();
+        self.check_interrupted()?;
+        computed
+    }
+
+    /// Runs something during which Ctrl-C ends the program.
+    fn at_once<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.ends_at_once.store(true, Ordering::SeqCst);
+        let result = run();
+        self.ends_at_once.store(false, Ordering::SeqCst);
+        result
+    }
+
+    /// From now on the command is over, and well, once nobody reads what it prints. Others go on without a word: what they
+    /// write is wanted.
+    pub fn end_with_reader(&self) {
+        self.ends_with_reader.store(true, Ordering::SeqCst);
+    }
+
     /// A line that the user types, without its end; none at the end of the input. Ctrl-C ends the program here.
     pub fn ask(&self, question: &str) -> std::io::Result<Option<String>> {
         write!(std::io::stderr(), "{question}")?;
         std::io::stderr().flush()?;
-        self.waits_for_input.store(true, Ordering::SeqCst);
         let mut line = Vec::new();
-        let read = std::io::stdin().lock().read_until(b'\n', &mut line);
-        self.waits_for_input.store(false, Ordering::SeqCst);
+        let read = self.at_once(|| std::io::stdin().lock().read_until(b'\n', &mut line));
         Ok((read? > 0).then(|| String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()))
     }
 
@@ -107,7 +132,7 @@ impl Console {
     /// Data for people, on stdout; nothing in JSON mode.
     pub fn print(&self, text: impl AsRef<str>) {
         if !self.json {
-            write_stdout(&spelled_out(text.as_ref()));
+            self.write_stdout(&spelled_out(text.as_ref()));
         }
     }
 
@@ -115,7 +140,19 @@ impl Console {
     pub fn emit(&self, kind: &str, value: &impl Serialize) {
         if self.json {
             let line = serde_json::json!({ "type": kind, "version": 1, "data": value });
-            write_stdout(&line.to_string());
+            self.write_stdout(&line.to_string());
+        }
+    }
+
+    fn write_stdout(&self, line: &str) {
+        let Err(error) = writeln!(std::io::stdout(), "{line}") else { return };
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            // What the command has to say is lost; that it would then end well is not to be believed.
+            self.say(format!("error: the output cannot be written: {error}"));
+            std::process::exit(1);
+        }
+        if self.ends_with_reader.load(Ordering::SeqCst) {
+            std::process::exit(0); // the reader has seen enough
         }
     }
 
@@ -146,6 +183,17 @@ impl Console {
         bar
     }
 
+    /// A sign of life on stderr for what has no steps to count; silent where stderr is no terminal.
+    fn spinner(&self, what: &str) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(ProgressStyle::with_template("{prefix} {spinner} {elapsed}").expect("the template is valid"));
+        bar.set_prefix(what.to_owned());
+        if std::io::stderr().is_terminal() {
+            bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        }
+        bar
+    }
+
     /// Prints an error with its causes and gives the exit code: 130 after an interruption, else 1.
     pub fn fail(&self, error: &anyhow::Error) -> ExitCode {
         if error.is::<Stopped>() {
@@ -167,16 +215,6 @@ fn sentence(error: &anyhow::Error) -> String {
         }
     }
     sentence
-}
-
-fn write_stdout(line: &str) {
-    let Err(error) = writeln!(std::io::stdout(), "{line}") else { return };
-    if error.kind() == std::io::ErrorKind::BrokenPipe {
-        std::process::exit(0); // the reader has seen enough
-    }
-    // What the command has to say is lost; that it would then end well is not to be believed.
-    let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {error}");
-    std::process::exit(1);
 }
 
 #[cfg(test)]

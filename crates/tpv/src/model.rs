@@ -18,6 +18,9 @@ use tpv_engine::load::{LoadOptions, ModelSource};
 use tpv_engine::model::{LimitWishes, PromptStyle, TextFiles, TextModel};
 use tpv_engine::template::{ChatOptions, PromptTemplate};
 
+/// What to know of several samples without chance.
+pub const SAME_GENERATIONS: &str = "at temperature 0 all generations of a problem are the same, and count as many";
+
 /// The name of the bundled toy model and of its problems.
 pub const THINKER: &str = "thinker";
 

@@ -48,13 +48,19 @@ impl Throttles {
         self.prepared.reading.is_calibrated()
     }
 
-    /// What to know of a policy whose strength is given in logits, where the vector's scale was not measured.
-    pub fn remark_on_scale(&self, throttle: &Throttle) -> Option<&'static str> {
-        let unmeasured = throttle.policy.uses_logits() && !self.prepared.context.scale_is_measured;
-        unmeasured.then_some(
-            "logits are turned into alpha by a stand-in, which may be many times off: the vector's scale was not measured \
-             (tpv sweep --write_efforts measures it)",
-        )
+    /// What to know of a policy whose strength is given in logits: the alpha that they amount to, and what that rests on.
+    pub fn remark_on_scale(&self, throttle: &Throttle) -> Option<String> {
+        let scale = self.prepared.context.think_end_logits_per_alpha.filter(|_| throttle.policy.uses_logits())?;
+        let resolved = self.resolved(throttle).ok()?;
+        let basis = match self.prepared.context.scale_is_measured {
+            true if scale > 0.0 => "as measured",
+            true => "as measured: this vector does not push towards it",
+            false => {
+                "by a stand-in, which may be many times off: the vector's scale was not measured (tpv sweep --write_efforts \
+                 measures it)"
+            }
+        };
+        Some(format!("{throttle} is {resolved} here: one alpha is {scale:.4} logits of </think>, {basis}"))
     }
 
     /// Prepares a throttle's direction and checks that its policy can be built.

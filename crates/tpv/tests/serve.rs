@@ -97,3 +97,17 @@ fn a_second_sigterm_cuts_the_grace_short_and_the_stream_is_told_so() {
     let rest = terminated(2, &["--pace", "10", "--grace_secs", "600"]);
     assert!(rest.contains("the server is stopping") && rest.contains("data: [DONE]"), "{rest}");
 }
+
+#[test]
+fn contradictions_about_who_may_ask_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let refused = |key: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tpv"));
+        command.args(["serve", "--port", "0"]).args(args).env("TPV_HOME", home.path()).env("TPV_API_KEY", key);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(refused("secret", &["--no_auth"]).contains("leave one out"));
+    assert!(refused("", &[]).contains("TPV_API_KEY is there and holds no key"));
+}

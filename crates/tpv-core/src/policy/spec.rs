@@ -581,6 +581,14 @@ mod tests {
     }
 
     #[test]
+    fn without_a_vector_a_budget_leaves_room_for_the_whole_end() {
+        let context = PolicyContext::without_vector(&[7, 8, 9]);
+        assert_eq!((context.think_end_token, context.think_end_tokens), (Some(7), 3));
+        assert!("low".parse::<PolicySpec>().unwrap().build(&context).is_err());
+        assert!("budget:9".parse::<PolicySpec>().unwrap().build(&context).is_ok());
+    }
+
+    #[test]
     fn a_resolved_policy_says_what_the_vector_adds() {
         let resolved = |text: &str, low: f32| {
             let mut context = context();

@@ -13,10 +13,14 @@ use super::paged::{Paged, PagedModel};
 use super::rope::Rotary;
 use super::source::WeightSource;
 use crate::config::{DecoderConfig, RopePairing};
-use crate::device::{device_name, fitting_tokens};
+use crate::device::{device_name, fitting_tokens, keep_shapes};
 use crate::engine::{ModelSpec, StepInput, StepOutput};
 use crate::error::{EngineError, Result};
 use crate::kv::{PAGE_TOKENS, Page, PageCopy, PageLedger};
+
+/// Positions up to which steps of single tokens keep their shapes on the device: there are two for each number of sequences
+/// and of pages.
+const KEPT_SHAPES_POSITIONS: usize = 8192;
 
 /// `x W^T + b`.
 #[derive(Debug)]
@@ -379,6 +383,8 @@ impl TensorDecoder {
     fn run(&self, plan: &Plan, output: &mut StepOutput) -> Result<()> {
         let mut x = self.embedding.index_select(&plan.tokens, 0)?;
         let scatter = self.scatter_index(plan)?;
+        let shapes_come_again = plan.groups.iter().all(|group| group.tokens == 1 && group.seen <= KEPT_SHAPES_POSITIONS);
+        let _kept = if shapes_come_again { keep_shapes(&self.device) } else { None };
         for (index, layer) in self.layers.iter().enumerate() {
             let attended = self.attend(layer, index, &x, plan, scatter.as_ref())?;
             x = (x + layer.output.apply(&attended)?)?;

@@ -45,6 +45,16 @@ fn keep_freed_memory(gpu: &CudaDevice) {
     }
 }
 
+/// As long as the result lives, shapes and strides that this thread gives to kernels stay on the device and are not copied
+/// there again. (candle keeps them for recording graphs; whoever asks for ever new shapes fills the device's memory, some 512
+/// bytes for each.)
+pub(super) fn keep_shapes(gpu: &CudaDevice) -> impl Sized + use<> {
+    #[cfg(feature = "cuda")]
+    return gpu.enable_cuda_graph_htod_cache();
+    #[cfg(not(feature = "cuda"))]
+    let _ = gpu;
+}
+
 /// Free memory of the device, where the driver tells.
 #[cfg(feature = "cuda")]
 pub(super) fn free_bytes(gpu: &CudaDevice) -> Option<u64> {

@@ -14,7 +14,7 @@ pub struct LearnArgs {
     #[arg(long)]
     pub dataset: Option<String>,
     /// How many problems, from the first.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 100)]
+    #[arg(long, value_parser = super::positive, default_value_t = 100)]
     pub problems: usize,
     /// Samples of each problem.
     #[arg(long, value_parser = super::count, default_value_t = 2)]

@@ -9,7 +9,7 @@ use super::{generate, intervene, prepare, train};
 use crate::args::{Cli, Command, DemoArgs};
 use crate::console::Console;
 use crate::table::table;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use std::ffi::OsString;
 use std::path::Path;
@@ -24,6 +24,9 @@ const REMARK: &str = "The bundled thinker is a toy: 2 million weights, trained f
 
 /// Runs the command.
 pub fn run(args: &DemoArgs, console: &Console) -> Result<()> {
+    if args.alpha == 0.0 {
+        bail!("--alpha 0 would push nothing; name another strength");
+    }
     console.say(REMARK);
     let folder = |name: &str| args.output_dir.join(name);
     let (traces, dataset, vector, responses) =
@@ -106,6 +109,10 @@ fn two_results(metrics: &TrainMetrics, summary: &InterveneSummary, args: &DemoAr
         .map(|(base, pushed)| (base.problem as u64, pushed.thinking_tokens.into(), base.thinking_tokens.into()))
         .collect();
     let change = Bootstrap::default().ratio(&tokens);
+    let heading = match change {
+        Some(it) if it.high < 1.0 => "2. pushing shortens it",
+        _ => "2. pushing along theta",
+    };
     let percent = |ratio: f64| (ratio - 1.0) * 100.0;
     let change = change.map_or_else(
         || "-".into(),
@@ -129,7 +136,7 @@ fn two_results(metrics: &TrainMetrics, summary: &InterveneSummary, args: &DemoAr
             String::new(),
         ],
     ];
-    console.print(table(&["2. pushing shortens it", "alpha 0", &pushed, "change"], steering));
+    console.print(table(&[heading, "alpha 0", &pushed, "change"], steering));
 }
 
 /// Shows the thought that became shorter by the most, among those that stayed right and fit on a screen.
@@ -144,8 +151,10 @@ fn side_by_side(summary: &InterveneSummary, args: &DemoArgs, console: &Console) 
         return console.print("\nNo problem was solved both ways; try a smaller --alpha.");
     };
     let (question, _) = base.text.split_once('\n').unwrap_or((&base.text, ""));
+    let which =
+        if pushed.thinking_tokens < base.thinking_tokens { "the most shortened" } else { "none became shorter" };
     console.print(format!(
-        "\nOne of them, the most shortened of those with up to {SHOWN_TOKENS} tokens. Problem {}:\n{question}\n",
+        "\nOne of them, {which} of those with up to {SHOWN_TOKENS} tokens. Problem {}:\n{question}\n",
         base.problem
     ));
     let width = console.width().clamp(60, 160) / 2 - 2;

@@ -13,7 +13,7 @@ use tpv_core::bootstrap::Bootstrap;
 use tpv_core::phase::ThinkingMarkers;
 use tpv_core::reading::evaluation::{ReadingReport, evaluate};
 use tpv_core::reading::{Calibration, HeadTrace};
-use tpv_core::vector::ProgressVector;
+use tpv_core::vector::{ProgressVector, dot};
 use tpv_data::dataset::DatasetManifest;
 use tpv_data::source::{TraceHeader, TraceId, TraceSource};
 use tpv_data::timings::token_times;
@@ -47,7 +47,10 @@ pub fn run(args: &EvaluateReadingArgs, console: &Console) -> Result<ReadingEvalu
     if let Some(remark) = overlap(&vector, source.dataset(), dataset.as_ref()) {
         console.notice(remark);
     }
-    if vector.progress.intercept != 0.0 && vector.theta == vector.progress.weights {
+    if vector.progress.intercept != 0.0
+        && vector.theta == vector.progress.weights
+        && dot(&vector.theta, &vector.theta) > 0.0
+    {
         console.notice(
             "theta was fitted with an intercept (--intercept), and its rows read without it; the head's rows have it",
         );
@@ -57,7 +60,8 @@ pub fn run(args: &EvaluateReadingArgs, console: &Console) -> Result<ReadingEvalu
         bail!("{}: no finished thought with states is there to measure", args.input_dir.display());
     }
     let bootstrap = Bootstrap { seed: args.seed, resamples: args.resamples, ..Bootstrap::default() };
-    let report = evaluate(&traces, calibration.as_ref(), &known_lengths, &bootstrap)?;
+    let measure = || Ok(evaluate(&traces, calibration.as_ref(), &known_lengths, &bootstrap)?);
+    let report = console.compute("measure", measure)?;
     let found = ReadingEvaluation {
         vector: origin,
         dataset: source.dataset().map(str::to_owned),
@@ -86,14 +90,16 @@ fn known_lengths(calibration: Option<&Calibration>, vector: &ProgressVector, con
         lengths.sort_unstable();
         return Ok(lengths);
     }
+    // Without the lengths themselves their mean is all that the vector knows of other problems.
+    let mean = vector.info.rows.checked_div(vector.info.traces).filter(|&mean| mean > 0);
+    let mean = mean.context(
+        "the vector does not say how long the thoughts were that it was fitted on (a .npy file never does), and the baselines \
+         need it; give one of `tpv train`",
+    )?;
     console.notice(
         "the vector does not hold the lengths that it was fitted on: the position-only baselines know their mean alone, and are \
          weaker than they could be",
     );
-    // Without the lengths themselves their mean is all that the vector knows of other problems.
-    let mean = vector.info.rows.checked_div(vector.info.traces).filter(|&mean| mean > 0);
-    let mean =
-        mean.context("the vector says nothing about lengths that the baselines could know; train it with `tpv train`")?;
     Ok(vec![mean as u32])
 }
 

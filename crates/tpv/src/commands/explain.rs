@@ -2,14 +2,14 @@
 
 use crate::args::{BRIEF_TEMPLATE, ExplainArgs, SamplingArgs, SweepArgs};
 use crate::console::Console;
-use crate::model::open_model;
+use crate::model::{open_dataset, open_model};
 use crate::sweep::result::{SweepResult, by_arm};
 use crate::sweep::runner::Sweep;
 use crate::sweep::tables::percent;
 use crate::table::table;
 use crate::throttles::Throttles;
 use crate::vectors::check_path;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use tpv_core::bootstrap::{Bootstrap, Interval};
@@ -74,6 +74,13 @@ pub struct Explanation {
 /// Runs the command.
 pub fn run(args: &ExplainArgs, console: &Console) -> Result<Explanation> {
     check_path(&args.vector)?;
+    if args.problems > 0 {
+        let set = open_dataset(&args.dataset, console)?;
+        let count = set.problems.len();
+        if args.problems > count {
+            bail!("--problems {}: data set {} has {count} problems", args.problems, set.name);
+        }
+    }
     let mut model = open_model(&args.model, &args.run, console)?;
     let throttles = Throttles::open(&args.vector, &model, console)?;
     let mut explanation = explain(&throttles, &model, args);

@@ -7,7 +7,7 @@
 use crate::answers::judge;
 use crate::args::{GenerateArgs, KeepStates, RunArgs};
 use crate::console::Console;
-use crate::model::{advice_on_failure, open_dataset, open_model, pin_clock, prompt_style};
+use crate::model::{SAME_GENERATIONS, advice_on_failure, open_dataset, open_model, pin_clock, prompt_style};
 use crate::recorder::{KeptStates, Recorder, Recording};
 use crate::room::{NO_ROOM, prompt_with_room};
 use crate::streaming_fit::StreamingFit;
@@ -120,7 +120,7 @@ pub fn run_with(
 ) -> Result<GenerateSummary> {
     check(args)?;
     if args.sampling.params().temperature == 0.0 && args.generations_per_problem > 1 {
-        console.notice("at temperature 0 all generations of a problem are the same, and count as many");
+        console.notice(SAME_GENERATIONS);
     }
     let of_shard = |problem: &&Problem| args.shard.is_none_or(|shard| shard.holds(problem.index as u64));
     let range = problems.select(args.start_problem_index, args.end(problems.problems.len()))?;

@@ -110,9 +110,7 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let vector = at_path_or_of_model(&args.intervention_vector_path, &model.identity, console)?;
     let mut throttles = Throttles::new(vector, &model)?;
     arms.iter().try_for_each(|arm| throttles.prepare(arm, &model))?;
-    if let Some(remark) = arms.iter().find_map(|arm| throttles.remark_on_scale(arm)) {
-        console.notice(remark);
-    }
+    arms.iter().filter_map(|arm| throttles.remark_on_scale(arm)).for_each(|remark| console.notice(remark));
     let common = settings(args, &sampling, &problems.identity(), &model, &throttles);
     let of_arm = |arm: &Throttle| Ok(format!("{common} {}", throttles.resolved(arm)?));
     let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
@@ -212,7 +210,11 @@ impl Run<'_> {
         if let Some(remark) = lines.remark(&results, "what this run needs of them is made again") {
             console.notice(remark);
         }
+        let is_whole = lines.remark(&results, "").is_none();
         self.done = lines.values;
+        if is_whole {
+            self.refuse_foreign_responses(problems)?;
+        }
         let arms: HashMap<String, usize> = self.arms.iter().enumerate().map(|(i, arm)| (arm.to_string(), i)).collect();
         let key = |it: &Response| Some((it.problem, it.generation, *arms.get(&it.policy)?));
         let is_wanted = |key: Key, it: &Response| wanted.contains(&key) && it.settings == self.settings[key.2];
@@ -258,6 +260,23 @@ impl Run<'_> {
         self.done.sort_by(|a, b| {
             (a.problem, a.generation, arms[&a.policy]).cmp(&(b.problem, b.generation, arms[&b.policy]))
         });
+        Ok(())
+    }
+
+    /// Refuses to write over response files that no line of the results tells of, as those of the Python scripts are.
+    fn refuse_foreign_responses(&self, problems: &[Problem]) -> Result<()> {
+        let known: HashSet<PathBuf> = self.done.iter().map(|it| self.response_path(it)).collect();
+        let paths = self.wanted(problems).into_iter().map(|key| self.path_of(key));
+        let mut foreign: Vec<PathBuf> = paths.filter(|path| !known.contains(path) && path.exists()).collect();
+        foreign.sort();
+        if let Some(first) = foreign.first() {
+            bail!(
+                "{}: {} response files here are of no run that results.jsonl knows, and would be written over; name another \
+                 --task_name or --output_generations_dir",
+                first.display(),
+                foreign.len()
+            );
+        }
         Ok(())
     }
 
@@ -317,8 +336,8 @@ impl Run<'_> {
     ) -> Result<()> {
         for (key, recording, finish) in recorder.take_finished() {
             let response = self.response(key, problems[&key.0], &recording, &finish, model)?;
-            write_bytes(&self.response_path(&response), response.text.as_bytes())?;
             append_line(results, &serde_json::to_string(&response)?)?;
+            write_bytes(&self.response_path(&response), response.text.as_bytes())?;
             self.done.push(response);
         }
         Ok(())
@@ -353,18 +372,13 @@ impl Run<'_> {
         })
     }
 
-    /// `intervention/problem_<i>/response_alpha_<a>.txt`, or `response_<policy>.txt` where alpha is not constant; further
-    /// samples get their number.
-    fn response_path(&self, response: &Response) -> PathBuf {
-        let number = if response.generation == 0 { String::new() } else { format!("_sample_{}", response.generation) };
-        let by_alpha = response.alpha != 0.0 || response.policy == Throttle::default().to_string();
-        let name = if by_alpha {
-            format!("response_alpha_{}{number}.txt", python_float(response.alpha))
-        } else {
-            let policy = response.policy.replace(|c: char| !c.is_ascii_alphanumeric() && !"=.-".contains(c), "_");
-            format!("response_{policy}{number}.txt")
-        };
-        self.folder.join("intervention").join(format!("problem_{}", response.problem)).join(name)
+    fn response_path(&self, it: &Response) -> PathBuf {
+        self.folder.join(response_file(it.problem, it.generation, it.alpha, &it.policy))
+    }
+
+    fn path_of(&self, (problem, generation, arm): Key) -> PathBuf {
+        let arm = &self.arms[arm];
+        self.folder.join(response_file(problem, generation, constant_alpha(arm), &arm.to_string()))
     }
 
     fn row(&self, arm: &Throttle, think_end: u32) -> AlphaRow {
@@ -387,6 +401,19 @@ impl Run<'_> {
             think_end_logit_shift_over_mean: constant.map(|alpha| alpha * over_mean),
         }
     }
+}
+
+/// `intervention/problem_<i>/response_alpha_<a>.txt`, or `response_<policy>.txt` where alpha is not constant; further samples
+/// get their number.
+fn response_file(problem: usize, generation: usize, alpha: f32, policy: &str) -> PathBuf {
+    let number = if generation == 0 { String::new() } else { format!("_sample_{generation}") };
+    let name = if alpha != 0.0 || policy == Throttle::default().to_string() {
+        format!("response_alpha_{}{number}.txt", python_float(alpha))
+    } else {
+        let policy = policy.replace(|c: char| !c.is_ascii_alphanumeric() && !"=.-".contains(c), "_");
+        format!("response_{policy}{number}.txt")
+    };
+    ["intervention", &format!("problem_{problem}"), &name].iter().collect()
 }
 
 /// A number as Python prints a float: `100.0`, `0.5`, `1e-05`.

@@ -4,7 +4,8 @@
 
 use super::{generate, prepare, train};
 use crate::args::{
-    DatasetArgs, GenerateArgs, KeepStates, LearnArgs, PrepareArgs, SplitMethod, StatesPrecision, TrainArgs,
+    DatasetArgs, GenerateArgs, KeepStates, LEAST_EFFORT_PROBLEMS, LearnArgs, PrepareArgs, SplitMethod, StatesPrecision,
+    TrainArgs,
 };
 use crate::console::Console;
 use crate::model::{THINKER, open_dataset, open_model, prompt_style};
@@ -18,7 +19,7 @@ use tpv_core::event::{FinishEvent, TokenEvent};
 use tpv_core::sampling::sample_seed;
 use tpv_data::library::{DEFAULT_NAME, VectorLibrary, check_name};
 use tpv_data::problems::Problem;
-use tpv_data::run::RUN_FILE;
+use tpv_data::run::{RUN_FILE, RunConfig};
 use tpv_data::trace::TraceStore;
 use tpv_data::vector::VectorFile;
 use tpv_engine::decode::{DecodeSink, PromptRequest, SampleId, SampleRequest};
@@ -26,6 +27,10 @@ use tpv_engine::model::TextModel;
 
 /// Tokens of each sample that the speed is measured on.
 const PROBE_TOKENS: usize = 12;
+
+/// Squares of doubles, as wide as the states, that `tpv train` holds at most: the sums of six folds, of all of them and of
+/// all but one; beside these the system that is solved and its eigenvectors, with as much to work in.
+const TRAINING_SQUARES: u64 = 11;
 
 /// What learning will cost at most.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,23 +59,39 @@ pub fn run(args: &LearnArgs, console: &Console) -> Result<()> {
     check_name(&args.name)?;
     let generate_args = generate_args(args);
     let problems = open_dataset(&generate_args.dataset, console)?;
-    let chosen = problems.select(0, args.problems.min(problems.problems.len()))?;
-    if chosen.is_empty() {
-        bail!("--problems must be at least 1");
+    let all = problems.problems.len();
+    let chosen = problems.select(0, args.problems.min(all))?;
+    if chosen.len() < args.problems {
+        console.notice(format!("data set {} has {all} problems, so no more are learned from", problems.name));
     }
     generate::check(&generate_args)?;
     let further = &problems.problems[chosen.len()..];
     let further = &further[..further.len().min(args.effort_problems)];
+    if further.len() < args.effort_problems.min(LEAST_EFFORT_PROBLEMS) {
+        bail!(
+            "data set {} leaves {} of its {all} problems for effort levels, and fewer than {LEAST_EFFORT_PROBLEMS} show none; \
+             give fewer --problems, or no --effort_problems",
+            problems.name,
+            further.len()
+        );
+    }
     require_answers(&problems.name, further, &generate_args.dataset)?;
     let mut model = open_model(&args.model, &args.run, console)?;
     // Learning with other settings is another run, and has a folder of its own.
-    let run = generate::run_config(&generate_args, &problems, &model).digest();
+    let run = generate::run_config(&generate_args, &problems, &model);
     let work = args.output_dir.clone().unwrap_or_else(|| {
-        library.folder().parent().unwrap_or(Path::new(".")).join("learn").join(&model.identity.fingerprint).join(run)
+        library
+            .folder()
+            .parent()
+            .unwrap_or(Path::new("."))
+            .join("learn")
+            .join(&model.identity.fingerprint)
+            .join(run.digest())
     });
     let generate_args =
         GenerateArgs { output_dir: work.join("traces"), end_problem_index: Some(chosen.len()), ..generate_args };
-    let cost = cost(&generate_args, chosen, &mut model, &work, console)?;
+    let there = problems_there(&generate_args.output_dir, &run, chosen)?;
+    let cost = cost(&generate_args, chosen, there, &mut model, &work, console)?;
     show_cost(&cost, console);
     if !further.is_empty() {
         let samples = further.len() * args.generations_per_problem * ARMS;
@@ -192,11 +213,12 @@ fn train_args(dataset: &Path, vector: &Path, seed: u64) -> TrainArgs {
 fn cost(
     args: &GenerateArgs,
     problems: &[Problem],
+    problems_there: usize,
     model: &mut TextModel,
     folder: &Path,
     console: &Console,
 ) -> Result<Cost> {
-    let samples_there = problems_there(&args.output_dir, problems)? * args.generations_per_problem;
+    let samples_there = problems_there * args.generations_per_problem;
     let samples = problems.len() * args.generations_per_problem - samples_there;
     let most_tokens = (samples * args.max_new_tokens) as u64;
     let tokens_per_sec = measure_speed(args, problems, samples.max(1), model, console)?;
@@ -208,18 +230,17 @@ fn cost(
         tokens_per_sec,
         most_secs: most_tokens as f64 / tokens_per_sec,
         most_bytes: most_tokens * width * 2,
-        // The sums of six folds, and one more set while they are joined, in f64.
-        training_bytes: 7 * width * width * 8,
+        training_bytes: TRAINING_SQUARES * width * width * 8,
         folder: folder.into(),
     })
 }
 
-/// Problems whose samples are all there already.
-fn problems_there(traces: &Path, problems: &[Problem]) -> Result<usize> {
+/// Problems whose samples are all there already, of the same run.
+fn problems_there(traces: &Path, run: &RunConfig, problems: &[Problem]) -> Result<usize> {
     if !traces.join(RUN_FILE).is_file() {
         return Ok(0);
     }
-    let store = TraceStore::open(traces)?;
+    let store = TraceStore::open_same(traces, run)?;
     Ok(problems.iter().filter(|problem| store.is_complete(problem.index)).count())
 }
 

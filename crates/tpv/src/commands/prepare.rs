@@ -12,7 +12,7 @@ use tpv_core::phase::ThinkingMarkers;
 use tpv_core::split::{hashed_split, reference_split};
 use tpv_data::dataset::{DatasetManifest, SplitRecord};
 use tpv_data::run::RUN_FILE;
-use tpv_data::source::{LeftOut, NO_STATES, TraceHeader, TraceSource, count_reasons};
+use tpv_data::source::{LeftOut, NO_STATES, NOT_FINITE, TraceHeader, TraceSource, count_reasons};
 use tpv_data::traces::open_traces;
 
 /// So many traces that are left out for one reason are named.
@@ -102,7 +102,7 @@ fn nothing_usable(left_out: &[LeftOut], args: &PrepareArgs) -> String {
     let folder = args.input_dir.display();
     let next_step = if reasons.contains_key(NO_STATES) {
         format!("if the run was made with --fit, its sums can be trained on: tpv train {folder}")
-    } else if reasons.keys().any(|reason| reason.contains(" holds ")) {
+    } else if reasons.keys().any(|reason| reason.contains(NOT_FINITE)) {
         "states beyond 65504 overflow f16: generate again with --states_dtype f32; other numbers that are not finite come \
          from the model"
             .into()

@@ -132,6 +132,7 @@ impl Race {
 
 /// Runs the command.
 pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
+    console.end_with_reader();
     args.sampling.params().validate()?;
     if args.alpha == 0.0 {
         bail!("--alpha 0 would race against itself; name another strength");

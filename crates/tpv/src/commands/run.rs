@@ -19,6 +19,7 @@ const KEYS: &str = "keys: up/down change alpha, e ends the thinking, q stops";
 
 /// Runs the command.
 pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
+    console.end_with_reader();
     args.sampling.params().validate()?;
     if args.max_new_tokens == 0 {
         bail!("--max_new_tokens must be at least 1");

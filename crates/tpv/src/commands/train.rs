@@ -28,7 +28,7 @@ use tpv_core::metrics::{Figures, ReadingTrace, measure, paired_difference};
 use tpv_core::reading::evaluation::{ReadingReport, evaluate};
 use tpv_core::reading::{Calibration, HeadTrace, HeadValues, calibrate};
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
-use tpv_data::atomic::{write_bytes, write_json};
+use tpv_data::atomic::{FolderToFill, write_bytes, write_json};
 use tpv_data::dataset::DatasetManifest;
 use tpv_data::joined::{NamedDataset, TESTED_ELSEWHERE, open_datasets};
 use tpv_data::source::{TraceId, TraceSource};
@@ -226,6 +226,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
         let folder = args.inputs()[0].display();
         bail!("{folder}: the data set has no traces on one side of the split; prepare it again");
     }
+    let _folder = FolderToFill::create(&args.output_dir)?;
     let bar = console.bar((manifest.train.len() + manifest.test.len()) as u64 * 2, "train");
     let sums = FoldSums::collect(&*source, &manifest, console, &bar)?;
     let heads = Heads::fit(&sums.train()?, args)?;
@@ -234,10 +235,14 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
     let cross = CrossFits::fit(&sums, &manifest, args)?;
     let traces = Traces::read(&*source, &manifest, &heads, cross.as_ref(), &sums, console, &bar)?;
     bar.finish_and_clear();
-    // One after the other: each uses all threads, and together they would hold the columns of both.
-    let calibration = cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose()?;
-    let reading = measure_readings(&traces, args)?;
-    let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref(), reading)?;
+    refuse_nothing(refit.theta(), args)?;
+    let (calibration, metrics) = console.compute("measure", || {
+        // One after the other: each uses all threads, and together they would hold the columns of both.
+        let calibration = cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose()?;
+        let reading = measure_readings(&traces, args)?;
+        let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref(), reading)?;
+        Ok((calibration, metrics))
+    })?;
     let vector = vector(args, &manifest, &all, &refit, calibration.as_ref(), &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
     write_json(&args.output_dir.join("metrics.json"), &metrics)?;
@@ -249,6 +254,14 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
         efforts.write(console)?;
     }
     Ok(metrics)
+}
+
+/// Refuses a theta of zeros, which nobody can push along.
+pub(super) fn refuse_nothing(theta: &FittedHead, args: &TrainArgs) -> Result<()> {
+    if theta.to_linear_head().weights.iter().all(|&weight| weight == 0.0) {
+        bail!("nothing is left of theta: all its weights are 0; give a smaller --epsilon than {:e}", args.epsilon);
+    }
+    Ok(())
 }
 
 /// One head's values along a thought, beside the labels.

@@ -4,7 +4,7 @@
 //! exactly from the sums of the fifth, and the position-only baseline needs no more than the lengths of the thoughts. What
 //! needs every token's reading cannot be had: intervals by problem, absolute errors, the calibration and so the time left.
 
-use super::train::{Heads, what_theta_is};
+use super::train::{Heads, refuse_nothing, what_theta_is};
 use crate::args::TrainArgs;
 use crate::commands::report::remove_report;
 use crate::console::Console;
@@ -21,7 +21,7 @@ use tpv_core::gram::{GramSums, PROGRESS, progress_labels};
 use tpv_core::metrics::ReadingTrace;
 use tpv_core::split::dealt_part;
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
-use tpv_data::atomic::write_json;
+use tpv_data::atomic::{FolderToFill, write_json};
 use tpv_data::dataset::DATASET_FILE;
 use tpv_data::run::RUN_FILE;
 use tpv_data::source::{TraceSource, count_reasons};
@@ -156,7 +156,9 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     folders.into_iter().try_for_each(|folder| tell_of_problems_outside(folder, console))?;
     tell_of_copies(&merged.records, console);
     let efforts = EffortRun::after_training(args, || Ok(FittedOn::sums(&merged.records)), console)?;
+    let _folder = FolderToFill::create(&args.output_dir)?;
     let heads = Heads::fit(&total, args)?;
+    refuse_nothing(heads.theta(), args)?;
     let metrics = measure(args, &merged, &total, &heads)?;
     let vector = vector(args, &merged, &total, &heads, &metrics)?;
     VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;

@@ -3,7 +3,7 @@
 use super::arm::Arm;
 use super::result::{ByArm, SweepResult};
 use serde::{Deserialize, Serialize};
-use tpv_core::bootstrap::{Bootstrap, Interval, PairedOutcome, compare_accuracy, quantile};
+use tpv_core::bootstrap::{Bootstrap, Interval, PairedOutcome, compare_accuracy, median};
 use tpv_core::policy::DeadlineTarget;
 
 /// What a deadline counts.
@@ -99,11 +99,6 @@ pub fn landing(arm: &Arm, sorted: &ByArm<'_>, base: &[&SweepResult]) -> Option<L
         less_hard_cut: hard_cut.and_then(|cut| less(cut)).map(|it| it.difference),
         less_cut_without_answer: cut.map(|it| it.difference),
     })
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    quantile(&values, 0.5)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::answers::judge;
 use crate::args::SweepArgs;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
-use crate::model::{nameless, open_dataset, pin_clock, prompt_identity, prompt_style};
+use crate::model::{SAME_GENERATIONS, nameless, open_dataset, pin_clock, prompt_identity, prompt_style};
 use crate::reading_table::warn_of_few_problems;
 use crate::recorder::{Recorder, Recording};
 use crate::room::with_room;
@@ -132,6 +132,9 @@ impl<'a> Sweep<'a> {
     pub fn new(args: &'a SweepArgs, model: &TextModel, console: &Console) -> Result<Self> {
         if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
             bail!("--generations_per_problem and --max_new_tokens must be at least 1");
+        }
+        if args.sampling.params().temperature == 0.0 && args.generations_per_problem > 1 {
+            console.notice(SAME_GENERATIONS);
         }
         let budgets = budgets(&args.budgets)?;
         let arms = arms(args, &budgets)?;

@@ -188,6 +188,18 @@ fn traces_without_an_end_are_counted_and_refused() {
 }
 
 #[test]
+fn a_theta_of_zeros_is_no_vector() {
+    let place = Workplace::new();
+    python_folder(&place, "scripts", 12, 0x3c00);
+    place.ok("prepare --input_dir scripts --output_dir set");
+    place.refused(
+        "train --input_dir set --output_dir vector --epsilon 1e300",
+        &["nothing is left of theta", "a smaller --epsilon than 1e300"],
+    );
+    assert!(!place.path("vector/tpv.safetensors").exists());
+}
+
+#[test]
 fn singular_sums_are_solved_and_said() {
     let place = Workplace::new();
     python_folder(&place, "traces", 5, 0x3c00);
@@ -384,4 +396,53 @@ fn traces_without_the_run_that_made_them_are_not_adopted() {
     std::fs::remove_file(place.path("out/run.json")).unwrap();
     place.refused(&format!("{line} --seed 9"), &["has traces but no run.json", "choose another folder"]);
     assert!(!place.path("out/run.json").exists());
+}
+
+#[test]
+fn what_the_python_scripts_wrote_is_kept() {
+    let place = Workplace::new();
+    python_folder(&place, "scripts", 3, 0x3c00);
+    place.refused(
+        &format!("generate --model thinker {SMALL} --output_dir scripts"),
+        &["scripts: the folder has traces of the Python scripts", "choose another folder"],
+    );
+    place.write("scripts/problem_007/generation_0/tokens.json", "[]");
+    place.write("scripts/problem_1/generation_01/tokens.json", "[]");
+    place.write("scripts/problem_9", "no folder");
+    let run = place.ok("prepare --input_dir scripts --output_dir set");
+    assert!(run.stdout.contains("left out"), "{}", run.stdout);
+    let set = place.text("set/dataset.json");
+    for name in ["problem_007", "problem_1/generation_01", "problem_9"] {
+        assert!(set.contains(&format!("\"{name}\"")), "{name}: {set}");
+    }
+    place.write("zero.npy", vector(192, 0.0));
+    let line = "intervene --model thinker --dataset thinker --problem_start_idx 0 --problem_end_idx 1 --max_new_tokens 10 \
+                --output_generations_dir out --task_name t --alpha 5 --intervention_vector_path zero.npy";
+    let response = "out/thinker/t/intervention/problem_0/response_alpha_5.0.txt";
+    place.write(response, "of the scripts");
+    place.refused(line, &["response_alpha_5.0.txt: 1 response files here are of no run", "--task_name"]);
+    assert_eq!(place.text(response), "of the scripts");
+}
+
+#[test]
+fn numbers_of_problems_are_checked_by_their_own_flags() {
+    let place = Workplace::new();
+    place.write("v.safetensors", tpv_thinker::VECTOR);
+    place.refused(
+        "explain v.safetensors --model thinker --dataset thinker --problems 1000",
+        &["--problems 1000: data set thinker has 400 problems"],
+    );
+    assert_eq!(place.run("learn thinker --problems 0 --dry_run").code, Some(2));
+    place.refused(
+        "learn thinker --problems 390 --effort_problems 30 --dry_run --output_dir out",
+        &["leaves 10 of its 400 problems for effort levels", "fewer --problems"],
+    );
+    let line = "learn thinker --problems 2 --generations_per_problem 1 --max_new_tokens 20 --dry_run --output_dir out";
+    place.ok("generate --model thinker --dataset thinker --end_problem_index 2 --seed 5 --generations_per_problem 1 --max_new_tokens 20 \
+              --output_dir out/traces");
+    let other = place.run(line);
+    assert_eq!((other.code, other.stdout.as_str()), (Some(1), ""), "{}", other.stderr);
+    assert!(other.stderr.contains("seed"), "{}", other.stderr);
+    let all = place.ok("learn thinker --problems 1000 --generations_per_problem 1 --dry_run --output_dir fresh");
+    assert!(all.stderr.contains("data set thinker has 400 problems"), "{}", all.stderr);
 }

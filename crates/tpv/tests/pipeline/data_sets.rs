@@ -1,7 +1,7 @@
 //! Problems and models by name: from the cache, from a file, from a hub that answers on the loopback interface.
 
 use crate::hub::{COMMIT, Hub};
-use crate::workplace::{THINKER_FILES, Workplace};
+use crate::workplace::{Run, THINKER_FILES, Workplace};
 use serde_json::json;
 use std::path::PathBuf;
 use tpv_data::sums::load_sums;
@@ -37,6 +37,25 @@ fn a_problem_that_is_too_long_for_the_model_stops_nobody_else() {
     assert!(place.path("run/problem_2.safetensors").is_file() && !place.path("run/problem_1.safetensors").exists());
     place.write("long.jsonl", &lines[1]);
     place.refused(&format!("{line} none").replace("mixed", "long"), &["no problem's prompt leaves room"]);
+    place.write("v.safetensors", tpv_thinker::VECTOR);
+    let intervene = "intervene --model thinker --dataset mixed.jsonl --problem_start_idx 0 --problem_end_idx 3 --alpha 5 \
+                     --intervention_vector_path v.safetensors --max_new_tokens 9 --output_generations_dir out --task_name t";
+    assert!(place.ok(intervene).stderr.contains("problem 1 is left out"));
+    assert_eq!(place.text("out/thinker/t/results.jsonl").lines().count(), 4);
+    let sweep = "sweep --model thinker --dataset mixed.jsonl --tpv v.safetensors --budgets 5 --policy budget:5 --max_new_tokens 9 \
+                 --generations_per_problem 1 --temperature 0 --output_dir swept";
+    assert!(place.ok(sweep).stderr.contains("problem 1 is left out"));
+    assert_eq!(place.text("swept/results.jsonl").lines().count(), 4);
+}
+
+#[test]
+fn a_shard_without_problems_is_no_failure() {
+    let place = Workplace::new();
+    let line = "generate --model thinker --dataset thinker --end_problem_index 1 --output_dir out --json --shard";
+    let empty: Vec<Run> = (1..=8).map(|shard| place.ok(&format!("{line} {shard}/8 {TINY}"))).collect();
+    let told = |run: &&Run| run.stderr.contains("none of these problems belongs to this shard");
+    assert_eq!(empty.iter().filter(told).count(), 7);
+    assert!(empty.iter().all(|run| run.stdout.contains("\"type\":\"generate\"")));
 }
 
 #[test]

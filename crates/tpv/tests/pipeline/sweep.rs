@@ -178,6 +178,9 @@ fn effort_levels_are_found_on_problems_that_the_fit_has_not_seen() {
     problems.dedup();
     assert_eq!(problems, [6, 7]);
     assert!(lines.contains("chat template"), "the traces' prompt is used and recorded");
+    place.write("copy.jsonl", place.read("eight.jsonl"));
+    let run = place.ok("train traces --output_dir other --effort_dataset copy.jsonl");
+    assert!(run.stderr.contains("fitted on 6 problems of copy.jsonl"), "known by their words: {}", run.stderr);
     place.ok(&format!("{generate} --end_problem_index 8 --chat_template --output_dir traces"));
     place.refused(
         "train traces --output_dir none_left --effort_dataset eight.jsonl",

@@ -20,6 +20,7 @@ use monitoring::Monitoring;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
+use tpv_core::bootstrap::quantile;
 use tpv_engine::decode::{DecodeLimits, Decoder};
 use tpv_engine::device::thread_count;
 use tpv_engine::engine::{Engine, ModelSpec, StepInput, StepOutput};
@@ -41,6 +42,8 @@ pub struct BenchResult {
     pub device: String,
     /// Seconds to make or load the weights.
     pub load_secs: f64,
+    /// Tokens of the prompt whose reading is timed.
+    pub prompt_tokens: usize,
     /// Prompt tokens read per second.
     pub prefill_tokens_per_sec: f64,
     /// Bytes of weights that a decode step reads.
@@ -114,7 +117,11 @@ fn bench(
     let spec = loaded.engine.spec().clone();
     let load_peak = before.zip(peak).map(|(before, peak)| (peak - before) as f64).filter(|_| is_first);
     let memory_rate = (spec.device == "cpu").then(|| read_bandwidth(thread_count(options.threads))).transpose()?;
-    let prefill_tokens_per_sec = prefill(&mut *loaded.engine, args.prompt_tokens)?;
+    let prompt_tokens = args.prompt_tokens.min(spec.max_positions / 2);
+    if prompt_tokens < args.prompt_tokens {
+        console.notice(format!("the prompt has {prompt_tokens} tokens, half of the model's positions"));
+    }
+    let prefill_tokens_per_sec = prefill(&mut *loaded.engine, prompt_tokens)?;
     let mut decode = Vec::new();
     let mut engine = loaded.engine;
     let weight_bytes = engine.step_bytes().context("the engine does not say what a step reads")? as f64;
@@ -149,6 +156,7 @@ fn bench(
         dtype: spec.dtype,
         device: spec.device,
         load_secs,
+        prompt_tokens,
         prefill_tokens_per_sec,
         weight_bytes,
         weight_memory_bytes: loaded.weight_memory,
@@ -172,7 +180,7 @@ fn made_up_tokens(spec: &ModelSpec, seed: usize, count: usize) -> Vec<u32> {
 }
 
 fn prefill(engine: &mut dyn Engine, tokens: usize) -> Result<f64> {
-    let tokens = made_up_tokens(engine.spec(), 1, tokens.min(engine.spec().max_positions / 2));
+    let tokens = made_up_tokens(engine.spec(), 1, tokens);
     let mut secs = Vec::new();
     for _ in 0..4 {
         let sequence = engine.open()?;
@@ -208,9 +216,10 @@ fn engine_step_secs(engine: &mut dyn Engine, batch: usize, steps: usize) -> Resu
     Ok(median(&mut secs[2..]))
 }
 
+/// Sorts the values.
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    quantile(values, 0.5).unwrap_or(f64::NAN)
 }
 
 /// Tokens without text, none of which ends anything.
