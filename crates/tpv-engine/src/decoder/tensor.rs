@@ -383,7 +383,8 @@ impl TensorDecoder {
     fn run(&self, plan: &Plan, output: &mut StepOutput) -> Result<()> {
         let mut x = self.embedding.index_select(&plan.tokens, 0)?;
         let scatter = self.scatter_index(plan)?;
-        let shapes_come_again = plan.groups.iter().all(|group| group.tokens == 1 && group.seen <= KEPT_SHAPES_POSITIONS);
+        let shapes_come_again =
+            plan.groups.iter().all(|group| group.tokens == 1 && group.seen <= KEPT_SHAPES_POSITIONS);
         let _kept = if shapes_come_again { keep_shapes(&self.device) } else { None };
         for (index, layer) in self.layers.iter().enumerate() {
             let attended = self.attend(layer, index, &x, plan, scatter.as_ref())?;
