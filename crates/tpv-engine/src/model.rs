@@ -86,6 +86,17 @@ pub struct LimitWishes {
     pub share_drafts: bool,
 }
 
+impl LimitWishes {
+    fn within(self, suitable: DecodeLimits) -> DecodeLimits {
+        let drafts = DraftLimits {
+            tokens: self.draft_tokens.unwrap_or(suitable.drafts.tokens),
+            shared: self.share_drafts,
+            ..suitable.drafts
+        };
+        DecodeLimits { max_batch: self.max_batch.unwrap_or(suitable.max_batch), drafts, ..suitable }
+    }
+}
+
 impl TextFiles {
     /// The configuration and the tokenizer, with the tokens of all files, and sentences about what could not be followed.
     fn tokenizer(&self) -> Result<(TokenizerConfig, Tokenizer, Vec<String>)> {
@@ -117,6 +128,15 @@ impl EmbeddedText {
     }
 }
 
+fn refuse_foreign_tokenizer(of_tokenizer: usize, of_model: usize) -> Result<()> {
+    if of_tokenizer <= of_model {
+        return Ok(());
+    }
+    Err(EngineError::Tokenizer(format!(
+        "the tokenizer knows {of_tokenizer} tokens, the model only {of_model}; they belong to different models"
+    )))
+}
+
 impl TextModel {
     /// Loads a model; `name` and `revision` go into its identity.
     pub fn load(
@@ -141,14 +161,7 @@ impl TextModel {
         let tokenizer = Arc::new(loaded.text.complete(&mut config, tokenizer, text.tokenizer_config.is_some()));
         let think_end = tokenizer.end_of_thinking_ids(&markers)?;
         let spec = loaded.engine.spec().clone();
-        if tokenizer.vocab_size() > spec.vocab_size {
-            let message = format!(
-                "the tokenizer knows {} tokens, the model only {}; they belong to different models",
-                tokenizer.vocab_size(),
-                spec.vocab_size
-            );
-            return Err(EngineError::Tokenizer(message));
-        }
+        refuse_foreign_tokenizer(tokenizer.vocab_size(), spec.vocab_size)?;
         notices.splice(0..0, loaded.notices);
         notices.extend(tokenizer.end_of_thinking_notice(&markers)?);
         if eos.is_empty() {
@@ -167,15 +180,7 @@ impl TextModel {
             notices.push("no tokens write \"Wait\": deadlines with wait=yes do not wait".into());
         }
         let vocabulary = ModelVocabulary::new(Arc::clone(&tokenizer), eos, think_end.clone(), wait.unwrap_or_default());
-        let suitable = loaded.limits;
-        let drafts = DraftLimits {
-            tokens: wishes.draft_tokens.unwrap_or(suitable.drafts.tokens),
-            shared: wishes.share_drafts,
-            ..suitable.drafts
-        };
-        let max_batch = wishes.max_batch.unwrap_or(suitable.max_batch);
-        let limits = DecodeLimits { max_batch, drafts, ..suitable };
-        let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), limits);
+        let decoder = Decoder::new(loaded.engine, Arc::new(vocabulary), wishes.within(loaded.limits));
         let chat_template = match ChatTemplate::from_checkpoint(text.chat_template.as_deref(), &config)? {
             None => loaded.text.chat_template.and_then(|source| {
                 let usable = ChatTemplate::new(&source, &config);

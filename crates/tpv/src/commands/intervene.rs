@@ -206,43 +206,9 @@ impl Run<'_> {
         create_folder(&self.folder)?;
         let results = self.folder.join("results.jsonl");
         let wanted = self.wanted(problems);
-        let lines = read_json_lines::<Response>(&results)?;
-        if let Some(remark) = lines.remark(&results, "what this run needs of them is made again") {
-            console.notice(remark);
-        }
-        let is_whole = lines.remark(&results, "").is_none();
-        self.done = lines.values;
-        if is_whole {
-            self.refuse_foreign_responses(problems)?;
-        }
-        let arms: HashMap<String, usize> = self.arms.iter().enumerate().map(|(i, arm)| (arm.to_string(), i)).collect();
-        let key = |it: &Response| Some((it.problem, it.generation, *arms.get(&it.policy)?));
-        let is_wanted = |key: Key, it: &Response| wanted.contains(&key) && it.settings == self.settings[key.2];
-        let is_replaced =
-            |it: &&Response| key(it).is_some_and(|key| wanted.contains(&key) && it.settings != self.settings[key.2]);
-        let replaced = self.done.iter().filter(is_replaced).count();
-        if replaced > 0 {
-            console.notice(format!(
-                "{}: {replaced} responses are of other settings; their text files are replaced ({} keeps them), so name another \
-                 --task_name or --output_generations_dir to keep both",
-                self.folder.display(),
-                results.display()
-            ));
-        }
-        let mut present: HashSet<Key> = HashSet::new();
-        // Of two lines of the same response, the first counts.
-        self.done.retain(|it| key(it).is_some_and(|key| is_wanted(key, it) && present.insert(key)));
-        let clock = self.done.iter().find_map(|response| response.clock_unix_secs);
-        self.clock_unix_secs = pin_clock(&mut self.style, clock);
+        let present = self.take_over(problems, &wanted, &results, console)?;
         if !present.is_empty() {
             console.say(format!("{} of {} responses are there already", present.len(), wanted.len()));
-        }
-        // Their files may be gone, or hold what a run with other settings wrote since.
-        for response in &self.done {
-            let path = self.response_path(response);
-            if files::read(&path).ok().as_deref() != Some(response.text.as_bytes()) {
-                write_bytes(&path, response.text.as_bytes())?;
-            }
         }
         let bar = console.bar((wanted.len() - present.len()) as u64, "intervene");
         let by_index: HashMap<usize, &Problem> = problems.iter().map(|problem| (problem.index, problem)).collect();
@@ -257,10 +223,59 @@ impl Run<'_> {
         }
         self.keep_finished(&mut recorder, &by_index, &results, model)?;
         bar.finish_and_clear();
-        self.done.sort_by(|a, b| {
-            (a.problem, a.generation, arms[&a.policy]).cmp(&(b.problem, b.generation, arms[&b.policy]))
-        });
+        let arms = self.numbers_of_arms();
+        self.done.sort_by_key(|it| (it.problem, it.generation, arms[&it.policy]));
         Ok(())
+    }
+
+    fn numbers_of_arms(&self) -> HashMap<String, usize> {
+        self.arms.iter().enumerate().map(|(number, arm)| (arm.to_string(), number)).collect()
+    }
+
+    /// Takes over the wanted responses of an earlier run with the same settings; damaged lines, responses that will be replaced
+    /// and files that nobody knows are told of or refused.
+    fn take_over(
+        &mut self,
+        problems: &[Problem],
+        wanted: &HashSet<Key>,
+        results: &Path,
+        console: &Console,
+    ) -> Result<HashSet<Key>> {
+        let lines = read_json_lines::<Response>(results)?;
+        let damaged = lines.remark(results, "what this run needs of them is made again");
+        self.done = lines.values;
+        match damaged {
+            Some(remark) => console.notice(remark),
+            // A damaged line may have told of any file.
+            None => self.refuse_foreign_responses(problems)?,
+        }
+        let arms = self.numbers_of_arms();
+        let key = |it: &Response| {
+            Some((it.problem, it.generation, *arms.get(&it.policy)?)).filter(|key| wanted.contains(key))
+        };
+        let is_same = |key: Key, it: &Response| it.settings == self.settings[key.2];
+        let replaced = self.done.iter().filter(|it| key(it).is_some_and(|key| !is_same(key, it))).count();
+        if replaced > 0 {
+            console.notice(format!(
+                "{}: {replaced} responses are of other settings; their text files are replaced ({} keeps them), so name another \
+                 --task_name or --output_generations_dir to keep both",
+                self.folder.display(),
+                results.display()
+            ));
+        }
+        let mut present: HashSet<Key> = HashSet::new();
+        // Of two lines of the same response, the first counts.
+        self.done.retain(|it| key(it).is_some_and(|key| is_same(key, it) && present.insert(key)));
+        let clock = self.done.iter().find_map(|response| response.clock_unix_secs);
+        self.clock_unix_secs = pin_clock(&mut self.style, clock);
+        // Their files may be gone, or hold what a run with other settings wrote since.
+        for response in &self.done {
+            let path = self.response_path(response);
+            if files::read(&path).ok().as_deref() != Some(response.text.as_bytes()) {
+                write_bytes(&path, response.text.as_bytes())?;
+            }
+        }
+        Ok(present)
     }
 
     /// Refuses to write over response files that no line of the results tells of, as those of the Python scripts are.
