@@ -1,11 +1,10 @@
 """Counts the calls of CUDA's driver that a decode step of the toy makes, on a machine without a GPU.
 
-  mkdir -p no_gpu/bin && cp bench/no_gpu/nvcc no_gpu/bin/
-  for name in cuda cublas cublasLt curand cudart nvrtc; do cc -shared -x c /dev/null -o no_gpu/lib$name.so; done
-  CUDA_HOME=$PWD/no_gpu CUDA_PATH=$PWD/no_gpu CUDA_COMPUTE_CAP=90 CUDARC_CUDA_VERSION=13000 PATH=$PWD/no_gpu/bin:$PATH \\
-    LIBRARY_PATH=$PWD/no_gpu RUSTFLAGS="-C link-arg=-Wl,--unresolved-symbols=ignore-all" \\
-    cargo build --features tpv/cuda --target-dir no_gpu/target
-  python3 bench/no_gpu/count.py no_gpu/target/debug/tpv
+  at=$PWD/target/no_gpu; mkdir -p $at/bin && cp bench/no_gpu/nvcc $at/bin/
+  for name in cuda cublas cublasLt curand cudart nvrtc; do cc -shared -x c /dev/null -o $at/lib$name.so; done
+  CUDA_HOME=$at CUDA_PATH=$at CUDA_COMPUTE_CAP=90 CUDARC_CUDA_VERSION=13000 PATH=$at/bin:$PATH LIBRARY_PATH=$at \\
+    RUSTFLAGS="-C link-arg=-Wl,--unresolved-symbols=ignore-all" cargo build --features tpv/cuda --target-dir $at/target
+  python3 bench/no_gpu/count.py $at/target/debug/tpv
 
 Nothing is computed: what a step takes is not measured here, only what it asks of the driver. One JSON line for each batch.
 """

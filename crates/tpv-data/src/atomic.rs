@@ -119,28 +119,12 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|source| DataError::io(folder, "create the folder", source))
 }
 
-/// A folder that was made to be filled: it goes again if nothing has been put into it.
-#[derive(Debug)]
-pub struct FolderToFill {
-    path: PathBuf,
-    is_new: bool,
-}
-
-impl FolderToFill {
-    /// Makes the folder, or takes the one that is there.
-    pub fn create(path: &Path) -> Result<Self> {
-        let is_new = !path.exists();
-        create_folder(path)?;
-        Ok(Self { path: path.into(), is_new })
-    }
-}
-
-impl Drop for FolderToFill {
-    fn drop(&mut self) {
-        if self.is_new {
-            remove_folder_if_empty(&self.path);
-        }
-    }
+/// Makes sure that a folder can be made, before much is done for what goes into it; leaves none that was not there.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    let new: Vec<&Path> = folder.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
+    create_folder(folder)?;
+    new.into_iter().for_each(remove_folder_if_empty);
+    Ok(())
 }
 
 fn no_file_name(path: &Path) -> DataError {
@@ -268,6 +252,18 @@ fn ends_with_newline(file: &mut File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_checked_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        check_folder(&folder.path().join("a/b/c")).unwrap();
+        assert!(!folder.path().join("a").exists());
+        fs::create_dir(folder.path().join("there")).unwrap();
+        check_folder(&folder.path().join("there")).unwrap();
+        assert!(folder.path().join("there").exists());
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(check_folder(&folder.path().join("file/b")).is_err());
+    }
 
     #[test]
     fn a_file_that_was_replaced_is_no_claim() {

@@ -72,7 +72,10 @@ impl<'a> Fields<'a> {
 
     /// A whole number within bounds.
     pub fn count(&self, name: &str, bounds: RangeInclusive<usize>) -> Result<Option<usize>, ApiError> {
-        let must = || format!("must be a whole number from {} to {}", bounds.start(), bounds.end());
+        let must = || match bounds.end() {
+            &usize::MAX => format!("must be a whole number of at least {}", bounds.start()),
+            most => format!("must be a whole number from {} to {most}", bounds.start()),
+        };
         let count = |value: &Value| {
             let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
             number.filter(|number| bounds.contains(number)).ok_or_else(|| self.error(name, &must()))
@@ -109,9 +112,8 @@ impl<'a> Fields<'a> {
 }
 
 /// Fields of OpenAI, vLLM, llama.cpp and others that would change the answer; beside them, all that begin with `guided_`.
-const UNSUPPORTED: [&str; 64] = [
+const UNSUPPORTED: [&str; 63] = [
     "add_generation_prompt",
-    "add_special_tokens",
     "allowed_token_ids",
     "audio",
     "bad_words",
@@ -205,14 +207,13 @@ fn is_neutral(name: &str, value: &Value) -> bool {
         ("logprobs" | "prompt_logprobs", Value::Number(_)) => false,
         (
             "add_generation_prompt"
-            | "add_special_tokens"
             | "enable_thinking"
             | "include_reasoning"
             | "reasoning"
             | "skip_special_tokens"
             | "thinking",
             value,
-        ) => value.is_null() || *value == Value::Bool(true),
+        ) if !value.is_object() => value.is_null() || *value == Value::Bool(true),
         ("function_call" | "tool_choice", Value::String(choice)) => matches!(choice.as_str(), "none" | "auto"),
         ("modalities", Value::Array(list)) => list.iter().all(|kind| kind == "text"),
         ("response_format", Value::Object(_)) => value["type"] == "text",
@@ -272,7 +273,6 @@ mod tests {
             ("max_thinking_tokens", json!(0)),
             ("reasoning_budget", json!(0)),
             ("thinking_budget", json!(0)),
-            ("add_special_tokens", json!(false)),
             ("skip_special_tokens", json!(false)),
             ("reasoning_format", json!("none")),
         ] {
@@ -288,7 +288,7 @@ mod tests {
             json!({ "guided_json": null, "chat_template_kwargs": {}, "response_format": { "type": "text" }, "best_of": 1 }),
             json!({ "logprobs": null, "prompt_logprobs": null }),
             json!({ "logprobs": false, "top_logprobs": 0, "presence_penalty": 0.0, "echo": false, "suffix": "" }),
-            json!({ "n_predict": -1, "reasoning_budget": -1, "thinking": true, "include_reasoning": true, "reasoning_format": "auto", "n_probs": 0, "samplers": [] }),
+            json!({ "n_predict": -1, "reasoning_budget": -1, "thinking": true, "reasoning": {}, "include_reasoning": true, "reasoning_format": "auto", "n_probs": 0, "samplers": [] }),
             json!({ "user": "somebody", "metadata": { "a": "b" }, "store": true, "service_tier": "auto", "made_up": 7 }),
         ] {
             assert_eq!(refused(body.clone()), None, "{body}");

@@ -80,6 +80,11 @@ fn wish(fields: Fields<'_>, input: Input, config: &ServerConfig) -> Result<Wish,
         return Err(ApiError::no_such_model(model, &config.model_name));
     }
     fields.refuse_unsupported()?;
+    // A chat's template writes the special tokens; a plain completion begins with them.
+    let has_special_tokens = matches!(input, Input::Completion(_));
+    if fields.get("add_special_tokens").is_some_and(|wanted| *wanted != Value::Bool(has_special_tokens)) {
+        return Err(fields.error("add_special_tokens", &format!("must be {has_special_tokens} here")));
+    }
     let max_tokens = match fields.count("max_completion_tokens", 1..=usize::MAX)? {
         Some(tokens) => Some(tokens),
         None => fields.count("max_tokens", 1..=usize::MAX)?,
@@ -265,6 +270,8 @@ mod tests {
             ("top_p", json!(0), "top_p"),
             ("n", json!(0), "n"),
             ("max_tokens", json!(1.5), "max_tokens"),
+            ("max_tokens", json!(0), "max_tokens"),
+            ("add_special_tokens", json!(true), "add_special_tokens"),
             ("stop", json!([1]), "stop"),
             ("logit_bias", json!({ "x": 1 }), "logit_bias"),
             ("stream", json!("yes"), "stream"),

@@ -78,7 +78,10 @@ impl Console {
     /// Computes what leaves nothing half done and writes nothing, which may take long: Ctrl-C ends the program there.
     pub fn compute<T>(&self, what: &str, compute: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         let spinner = self.spinner(what);
-        let computed = self.at_once(compute);
+        let computed = self.at_once(|| {
+            self.check_interrupted()?;
+            compute()
+        });
         spinner.finish_and_clear();
         self.check_interrupted()?;
         computed

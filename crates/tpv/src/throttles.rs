@@ -6,7 +6,7 @@ use anyhow::Result;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use tpv_core::policy::{Direction, Policy, Throttle};
+use tpv_core::policy::{Direction, Policy, PolicyContext, PolicySpec, Throttle};
 use tpv_core::reading::Reader;
 use tpv_data::vector::VectorFile;
 use tpv_engine::model::TextModel;
@@ -50,17 +50,7 @@ impl Throttles {
 
     /// What to know of a policy whose strength is given in logits: the alpha that they amount to, and what that rests on.
     pub fn remark_on_scale(&self, throttle: &Throttle) -> Option<String> {
-        let scale = self.prepared.context.think_end_logits_per_alpha.filter(|_| throttle.policy.uses_logits())?;
-        let resolved = self.resolved(throttle).ok()?;
-        let basis = match self.prepared.context.scale_is_measured {
-            true if scale > 0.0 => "as measured",
-            true => "as measured: this vector does not push towards it",
-            false => {
-                "by a stand-in, which may be many times off: the vector's scale was not measured (tpv sweep --write_efforts \
-                 measures it)"
-            }
-        };
-        Some(format!("{throttle} is {resolved} here: one alpha is {scale:.4} logits of </think>, {basis}"))
+        remark_on_scale(&throttle.policy, &self.prepared.context)
     }
 
     /// Prepares a throttle's direction and checks that its policy can be built.
@@ -87,4 +77,19 @@ impl Throttles {
         let policy = throttle.policy.build(&self.prepared.context)?;
         Ok(Parts { shift: Arc::clone(shift), policy, reader: Box::new(self.prepared.reading.reader(None)) })
     }
+}
+
+/// See [`Throttles::remark_on_scale`].
+pub fn remark_on_scale(policy: &PolicySpec, context: &PolicyContext) -> Option<String> {
+    let scale = context.think_end_logits_per_alpha.filter(|_| policy.uses_logits())?;
+    let resolved = policy.resolved(context).ok()?;
+    let basis = match context.scale_is_measured {
+        true if scale > 0.0 => "as measured",
+        true => "as measured: this vector does not push towards it",
+        false => {
+            "by a stand-in, which may be many times off: the vector's scale was not measured (tpv sweep --write_efforts \
+             measures it)"
+        }
+    };
+    Some(format!("{policy} is {resolved} here: one alpha is {scale:.4} logits of </think>, {basis}"))
 }

@@ -1,7 +1,7 @@
 //! Texts that end a sample when they appear in its answer.
 //!
-//! They are looked for byte by byte as the answer comes, with the tables of Knuth, Morris and Pratt: what a byte costs does
-//! not depend on their length.
+//! They are looked for byte by byte as the answer comes, with the tables of Knuth, Morris and Pratt: over an answer, what a
+//! byte costs does not depend on their length.
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! NVIDIA GPUs: one stream, no events, and a pool that keeps its memory.
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda::cudarc::driver::{result, sys};
 use candle_core::{CudaDevice, Device, Result};
 
 /// Opens a GPU whose work all threads put into one stream.
@@ -32,8 +34,6 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
 /// Where the driver refuses, results are the same and slower.
 #[cfg(feature = "cuda")]
 fn keep_freed_memory(gpu: &CudaDevice) {
-    use candle_core::cuda::cudarc::driver::{result, sys};
-
     let mut threshold = u64::MAX;
     #[expect(unsafe_code, reason = "the bindings to the driver have no safe form of this")]
     // SAFETY: the device is open, the pool is its own, and the attribute is a 64-bit number that the call only reads.
@@ -41,6 +41,21 @@ fn keep_freed_memory(gpu: &CudaDevice) {
         if let Ok(pool) = result::device::get_default_mem_pool(gpu.cuda_stream().context().cu_device()) {
             let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
             let _ = result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast());
+        }
+    }
+}
+
+/// Gives what the pool keeps and nothing uses back to the driver.
+#[cfg(feature = "cuda")]
+fn give_freed_memory_back(gpu: &CudaDevice) {
+    let stream = gpu.cuda_stream();
+    #[expect(unsafe_code, reason = "the bindings to the driver have no safe form of this")]
+    // SAFETY: the device is open, and the pool is its own.
+    unsafe {
+        if stream.synchronize().is_ok()
+            && let Ok(pool) = result::device::get_default_mem_pool(stream.context().cu_device())
+        {
+            let _ = result::mem_pool::trim_to(pool, 0);
         }
     }
 }
@@ -55,9 +70,10 @@ pub(super) fn keep_shapes(gpu: &CudaDevice) -> impl Sized + use<> {
     let _ = gpu;
 }
 
-/// Free memory of the device, where the driver tells.
+/// Free memory of the device, where the driver tells; what an earlier model has left in the pool is free.
 #[cfg(feature = "cuda")]
 pub(super) fn free_bytes(gpu: &CudaDevice) -> Option<u64> {
+    give_freed_memory_back(gpu);
     gpu.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64)
 }
 

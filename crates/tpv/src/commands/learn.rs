@@ -136,12 +136,7 @@ fn find_levels(
     console: &Console,
 ) -> Result<bool> {
     if problems.is_empty() {
-        let why = if args.effort_problems > 0 {
-            "the data set has no further problems"
-        } else {
-            "--effort_problems 150 finds them"
-        };
-        console.notice(format!("the vector has no effort levels (low, medium, high): {why}"));
+        console.notice("the vector has no effort levels (low, medium, high): --effort_problems 150 finds them");
         return Ok(false);
     }
     let run = EffortRun {

@@ -5,6 +5,7 @@ use crate::console::{Console, Stopped};
 use crate::live::session::{answer, choose_pace};
 use crate::live::view::{JsonView, PlainView, Start, TerminalView, Throttle, View};
 use crate::model::{open_model, paced, prompt_style};
+use crate::throttles::remark_on_scale;
 use crate::vectors::{OpenVector, open_vector, reader};
 use anyhow::{Context, Result, bail};
 use std::io::{IsTerminal, Read};
@@ -40,6 +41,11 @@ pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
     let mut session = Session { args, style, vector, think_end, throttle: None, pace, turn: 0 };
     let policy = args.policy.as_ref().map(PolicySpec::to_string);
     session.policy()?;
+    if let Some((vector, policy)) = session.vector.as_ref().zip(args.policy.as_ref())
+        && let Some(remark) = remark_on_scale(policy, &vector.prepared.context)
+    {
+        console.notice(remark);
+    }
     session.throttle = session.vector.as_ref().map(|_| Throttle { alpha: args.alpha, policy });
     match prompt {
         Some(prompt) => session.answer(&prompt, &mut model, console),

@@ -28,7 +28,7 @@ use tpv_core::metrics::{Figures, ReadingTrace, measure, paired_difference};
 use tpv_core::reading::evaluation::{ReadingReport, evaluate};
 use tpv_core::reading::{Calibration, HeadTrace, HeadValues, calibrate};
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
-use tpv_data::atomic::{FolderToFill, write_bytes, write_json};
+use tpv_data::atomic::{check_folder, write_bytes, write_json};
 use tpv_data::dataset::DatasetManifest;
 use tpv_data::joined::{NamedDataset, TESTED_ELSEWHERE, open_datasets};
 use tpv_data::source::{TraceId, TraceSource};
@@ -226,7 +226,7 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
         let folder = args.inputs()[0].display();
         bail!("{folder}: the data set has no traces on one side of the split; prepare it again");
     }
-    let _folder = FolderToFill::create(&args.output_dir)?;
+    check_folder(&args.output_dir)?;
     let bar = console.bar((manifest.train.len() + manifest.test.len()) as u64 * 2, "train");
     let sums = FoldSums::collect(&*source, &manifest, console, &bar)?;
     let heads = Heads::fit(&sums.train()?, args)?;

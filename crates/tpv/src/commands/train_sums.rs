@@ -21,7 +21,7 @@ use tpv_core::gram::{GramSums, PROGRESS, progress_labels};
 use tpv_core::metrics::ReadingTrace;
 use tpv_core::split::dealt_part;
 use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
-use tpv_data::atomic::{FolderToFill, write_json};
+use tpv_data::atomic::{check_folder, write_json};
 use tpv_data::dataset::DATASET_FILE;
 use tpv_data::run::RUN_FILE;
 use tpv_data::source::{TraceSource, count_reasons};
@@ -156,7 +156,7 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     folders.into_iter().try_for_each(|folder| tell_of_problems_outside(folder, console))?;
     tell_of_copies(&merged.records, console);
     let efforts = EffortRun::after_training(args, || Ok(FittedOn::sums(&merged.records)), console)?;
-    let _folder = FolderToFill::create(&args.output_dir)?;
+    check_folder(&args.output_dir)?;
     let heads = Heads::fit(&total, args)?;
     refuse_nothing(heads.theta(), args)?;
     let metrics = measure(args, &merged, &total, &heads)?;

@@ -163,9 +163,8 @@ impl<'a> Sweep<'a> {
             console.notice("the vector has no calibration, so deadlines go by smoothed progress; `tpv train` adds one");
         }
         arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, model))?;
-        if let Some(remark) = arms.iter().find_map(|arm| throttles.remark_on_scale(&arm.throttle)) {
-            console.notice(remark);
-        }
+        let remarks = arms.iter().filter_map(|arm| throttles.remark_on_scale(&arm.throttle));
+        remarks.for_each(|remark| console.notice(remark));
         let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
         let settings = settings(args, &set.identity(), model, &throttles);
         let drawn = problems.iter().take(DRAWN_PROBLEMS).map(|problem| problem.index).collect();
