@@ -27,6 +27,8 @@ enum Fault {
     IgnoreRanges,
     /// Sends two bytes too many, always.
     TooLong,
+    /// Answers with this status, once.
+    Refuse(u16),
 }
 
 #[derive(Default)]
@@ -180,6 +182,10 @@ fn send_file(
                     break;
                 }
                 Fault::TooLong => bytes.extend(b"!!"),
+                Fault::Refuse(status) => {
+                    plan.faults.remove(index);
+                    return respond(stream, status, "", b"", request);
+                }
                 Fault::IgnoreRanges => {}
             }
         }
@@ -394,6 +400,19 @@ fn a_broken_connection_is_resumed_where_it_broke() {
     let files = resolve(&server.hub(cache.path())).unwrap();
     assert_eq!(fs::read(folder_of(&files).join("model.safetensors")).unwrap(), weights);
     assert!(server.log().contains(&format!("GET /org/tiny/resolve/{COMMIT}/config.json bytes=1-")), "resumed");
+}
+
+#[test]
+fn a_hub_that_asks_for_patience_in_mid_download_gets_it() {
+    for status in [429, 503] {
+        let server = Server::with_model(&TINY);
+        let cache = tempfile::tempdir().unwrap();
+        server.fault(Fault::Refuse(status));
+        let files = resolve(&server.hub(cache.path())).unwrap();
+        assert_eq!(fs::read(folder_of(&files).join("model.safetensors")).unwrap(), TINY[2].1, "{status}");
+        server.fault(Fault::Refuse(403));
+        assert!(resolve(&server.hub(tempfile::tempdir().unwrap().path())).is_err(), "a refusal is final");
+    }
 }
 
 #[test]
