@@ -13,6 +13,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
+use tpv_core::bootstrap::median;
 use tpv_core::gram::{GramAccumulator, LOG_REMAINING, PROGRESS, Parallelism, log_remaining_labels, progress_labels};
 
 /// Hidden sizes of the bundled thinker, a 1.5B and an 8B model.
@@ -58,7 +59,8 @@ fn print_ratio(width: usize) {
     let mut turn = || [seconds(|| sums.add()), seconds(|| plain.run()), seconds(|| gapped.run())];
     turn();
     let turns: Vec<[f64; 3]> = (0..TURNS).map(|_| turn()).collect();
-    let speed = |side: usize, operations: usize| operations as f64 / median(turns.iter().map(|it| it[side])) / 1e9;
+    let secs = |side: usize| median(turns.iter().map(|turn| turn[side]).collect()).expect("there is a turn");
+    let speed = |side: usize, operations: usize| operations as f64 / secs(side) / 1e9;
     let gram = speed(0, ROWS * width * (width + 1));
     let [plain, gapped] = [1, 2].map(|side| speed(side, 2 * ROWS * width * width));
     let ratio = gram / plain.max(gapped);
@@ -118,8 +120,4 @@ fn seconds(work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
     start.elapsed().as_secs_f64()
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    tpv_core::bootstrap::median(values.collect()).expect("there is a turn")
 }

@@ -14,7 +14,7 @@ pub mod kv;
 pub mod load;
 pub mod memory;
 pub mod model;
-pub mod prepared;
+pub mod prepared_vector;
 pub mod random;
 pub mod scripted;
 pub mod template;

@@ -13,7 +13,7 @@ use tpv_core::policy::PolicyContext;
 use tpv_core::vector::{ModelIdentity, VectorInfo};
 use tpv_engine::decode::SampleId;
 use tpv_engine::model::Prompter;
-use tpv_engine::prepared::PreparedVector;
+use tpv_engine::prepared_vector::PreparedVector;
 
 /// What all connections share.
 pub struct App {

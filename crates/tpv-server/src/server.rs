@@ -15,7 +15,7 @@ use tpv_core::policy::scale::unmeasured_logits_per_alpha;
 use tpv_core::vector::ProgressVector;
 use tpv_engine::error::EngineError;
 use tpv_engine::model::TextModel;
-use tpv_engine::prepared::PreparedVector;
+use tpv_engine::prepared_vector::PreparedVector;
 
 /// How long the last bytes may take to their readers once the decode loop has ended.
 const LAST_BYTES: Duration = Duration::from_secs(2);

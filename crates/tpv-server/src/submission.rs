@@ -101,7 +101,7 @@ fn sample_request(
     max_new_tokens: usize,
 ) -> Result<SampleRequest, ApiError> {
     let room = ready.max_positions - prompt.tokens.len();
-    let asked = wish.max_tokens.unwrap_or(max_new_tokens);
+    let asked = wish.max_tokens.map_or(max_new_tokens, |asked| asked.min(max_new_tokens));
     let reader: Box<dyn Reader> = match &ready.vector {
         Some(vector) => Box::new(vector.prepared.reading.reader(None)),
         None => Box::new(BlindReader),

@@ -9,7 +9,7 @@ use tpv_engine::model::{Prompt, PromptStyle, TextModel};
 pub const NO_ROOM: &str = "no problem's prompt leaves room for an answer; give another model or shorter problems";
 
 /// A problem's prompt; none, and a notice, where it fills the model's positions.
-pub fn prompt_with_room(
+pub fn fitting_prompt(
     problem: &Problem,
     style: &PromptStyle,
     model: &TextModel,
@@ -32,8 +32,8 @@ pub fn prompt_with_room(
     if prompt.tokens.len() >= positions { leave_out(&prompt.tokens.len().to_string()) } else { Ok(Some(prompt)) }
 }
 
-/// The problems that have room in every style.
-pub fn with_room(
+/// The problems whose prompts leave room in every style.
+pub fn fitting_problems(
     problems: &[Problem],
     styles: &[PromptStyle],
     model: &TextModel,
@@ -43,7 +43,7 @@ pub fn with_room(
     for problem in problems {
         let mut has_room = true;
         for style in styles {
-            has_room = has_room && prompt_with_room(problem, style, model, console)?.is_some();
+            has_room = has_room && fitting_prompt(problem, style, model, console)?.is_some();
         }
         if has_room {
             kept.push(problem.clone());

@@ -10,7 +10,7 @@ use tpv_core::policy::{Direction, Policy, PolicyContext, PolicySpec, Throttle};
 use tpv_core::reading::Reader;
 use tpv_data::vector::VectorFile;
 use tpv_engine::model::TextModel;
-use tpv_engine::prepared::PreparedVector;
+use tpv_engine::prepared_vector::PreparedVector;
 
 /// A vector made ready to throttle a model.
 pub struct Throttles {
@@ -48,11 +48,6 @@ impl Throttles {
         self.prepared.reading.is_calibrated()
     }
 
-    /// What to know of a policy whose strength is given in logits: the alpha that they amount to, and what that rests on.
-    pub fn remark_on_scale(&self, throttle: &Throttle) -> Option<String> {
-        remark_on_scale(&throttle.policy, &self.prepared.context)
-    }
-
     /// Prepares a throttle's direction and checks that its policy can be built.
     pub fn prepare(&mut self, throttle: &Throttle, model: &TextModel) -> Result<()> {
         throttle.policy.build(&self.prepared.context)?;
@@ -79,7 +74,7 @@ impl Throttles {
     }
 }
 
-/// See [`Throttles::remark_on_scale`].
+/// What to know of a policy whose strength is given in logits: the alpha that they amount to, and what that rests on.
 pub fn remark_on_scale(policy: &PolicySpec, context: &PolicyContext) -> Option<String> {
     let scale = context.think_end_logits_per_alpha.filter(|_| policy.uses_logits())?;
     let resolved = policy.resolved(context).ok()?;

@@ -9,7 +9,7 @@ use tpv_core::vector::ModelIdentity;
 use tpv_data::library::VectorLibrary;
 use tpv_data::vector::{VectorFile, check_model};
 use tpv_engine::model::TextModel;
-use tpv_engine::prepared::PreparedVector;
+use tpv_engine::prepared_vector::PreparedVector;
 
 /// How the bundled vector is called.
 const BUNDLED: &str = "the bundled vector";

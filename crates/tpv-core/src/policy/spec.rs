@@ -585,7 +585,10 @@ mod tests {
         let context = PolicyContext::without_vector(&[7, 8, 9]);
         assert_eq!((context.think_end_token, context.think_end_tokens), (Some(7), 3));
         assert!("low".parse::<PolicySpec>().unwrap().build(&context).is_err());
-        assert!("budget:9".parse::<PolicySpec>().unwrap().build(&context).is_ok());
+        let due = |text| controls_in(&context, text, &[Reading::default(); 12], &[0.0; 10], None);
+        let due = |text| due(text).iter().position(|it| it.end_thinking);
+        // Six tokens, and three for `</think>`.
+        assert_eq!((due("budget:9"), due("deadline:tokens=9")), (Some(6), Some(6)));
     }
 
     #[test]
@@ -644,7 +647,17 @@ mod tests {
     }
 
     fn controls(text: &str, readings: &[Reading], logits: &[f32], speed: Option<f32>) -> Vec<Control> {
-        let mut policy = text.parse::<PolicySpec>().unwrap().build(&context()).unwrap();
+        controls_in(&context(), text, readings, logits, speed)
+    }
+
+    fn controls_in(
+        context: &PolicyContext,
+        text: &str,
+        readings: &[Reading],
+        logits: &[f32],
+        speed: Option<f32>,
+    ) -> Vec<Control> {
+        let mut policy = text.parse::<PolicySpec>().unwrap().build(context).unwrap();
         let observe = |(position, reading): (u32, &Reading)| {
             let reading = Reading { position, ..*reading };
             let elapsed_secs = f64::from(position) * 0.05;

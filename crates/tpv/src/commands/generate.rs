@@ -7,9 +7,9 @@
 use crate::answers::judge;
 use crate::args::{GenerateArgs, KeepStates, RunArgs};
 use crate::console::Console;
+use crate::fitting_prompts::{NO_ROOM, fitting_prompt};
 use crate::model::{SAME_GENERATIONS, advice_on_failure, open_dataset, open_model, pin_clock, prompt_style};
 use crate::recorder::{KeptStates, Recorder, Recording};
-use crate::room::{NO_ROOM, prompt_with_room};
 use crate::streaming_fit::StreamingFit;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -282,7 +282,7 @@ impl<'a> Run<'a> {
 
     /// Hands a problem to the decode loop; one whose prompt fills the model's positions is passed over.
     fn submit(&mut self, problem: &'a Problem, model: &mut TextModel, console: &Console) -> Result<bool> {
-        let Some(prompt) = prompt_with_room(problem, &self.style, model, console)? else {
+        let Some(prompt) = fitting_prompt(problem, &self.style, model, console)? else {
             self.summary.too_long += 1;
             self.fit.iter_mut().for_each(|fit| fit.pass_over(problem.index));
             return Ok(false);

@@ -6,12 +6,12 @@
 use crate::answers::judge;
 use crate::args::{InterveneArgs, PhaseArg};
 use crate::console::Console;
+use crate::fitting_prompts::fitting_problems;
 use crate::json_lines::read_json_lines;
 use crate::model::{nameless, open_dataset, open_model, pin_clock, prompt_identity, prompt_style};
 use crate::recorder::{Recorder, Recording};
-use crate::room::with_room;
 use crate::table::table;
-use crate::throttles::{Parts, Throttles};
+use crate::throttles::{Parts, Throttles, remark_on_scale};
 use crate::vectors::{at_path_or_of_model, check_path};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -110,13 +110,14 @@ pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> 
     let vector = at_path_or_of_model(&args.intervention_vector_path, &model.identity, console)?;
     let mut throttles = Throttles::new(vector, &model)?;
     arms.iter().try_for_each(|arm| throttles.prepare(arm, &model))?;
-    arms.iter().filter_map(|arm| throttles.remark_on_scale(arm)).for_each(|remark| console.notice(remark));
+    let remarks = arms.iter().filter_map(|arm| remark_on_scale(&arm.policy, &throttles.prepared.context));
+    remarks.for_each(|remark| console.notice(remark));
     let common = settings(args, &sampling, &problems.identity(), &model, &throttles);
     let of_arm = |arm: &Throttle| Ok(format!("{common} {}", throttles.resolved(arm)?));
     let settings = arms.iter().map(of_arm).collect::<Result<_>>()?;
     let folder = args.output_generations_dir.join(base_name(&args.model_name_or_path)).join(&args.task_name);
     let style = prompt_style(&args.dataset.style)?;
-    let chosen = with_room(chosen, std::slice::from_ref(&style), &model, console)?;
+    let chosen = fitting_problems(chosen, std::slice::from_ref(&style), &model, console)?;
     let mut run =
         Run { args, arms, throttles, sampling, style, clock_unix_secs: None, settings, folder, done: Vec::new() };
     run.sample_all(&chosen, &mut model, console)?;

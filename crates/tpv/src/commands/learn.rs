@@ -8,8 +8,8 @@ use crate::args::{
     TrainArgs,
 };
 use crate::console::Console;
+use crate::fitting_prompts::{NO_ROOM, fitting_prompt};
 use crate::model::{THINKER, open_dataset, open_model, prompt_style};
-use crate::room::{NO_ROOM, prompt_with_room};
 use crate::sweep::effort::{ARMS, EffortRun, require_answers};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -259,7 +259,7 @@ fn measure_speed(
     console: &Console,
 ) -> Result<f64> {
     let style = prompt_style(&args.dataset.style)?;
-    let prompts = problems.iter().map(|problem| prompt_with_room(problem, &style, model, console));
+    let prompts = problems.iter().map(|problem| fitting_prompt(problem, &style, model, console));
     let prompt = prompts.filter_map(Result::transpose).next().context(NO_ROOM)??;
     let sample = |number: usize| {
         let seed = sample_seed(args.sampling.seed, 0, number as u64);

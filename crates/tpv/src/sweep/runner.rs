@@ -8,12 +8,12 @@ use super::tables::{areas_csv, arms_csv, landings_csv};
 use crate::answers::judge;
 use crate::args::SweepArgs;
 use crate::console::Console;
+use crate::fitting_prompts::fitting_problems;
 use crate::json_lines::read_json_lines;
 use crate::model::{SAME_GENERATIONS, nameless, open_dataset, pin_clock, prompt_identity, prompt_style};
 use crate::reading_table::warn_of_few_problems;
 use crate::recorder::{Recorder, Recording};
-use crate::room::with_room;
-use crate::throttles::{Parts, Throttles};
+use crate::throttles::{Parts, Throttles, remark_on_scale};
 use anyhow::{Context, Result, bail};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -156,14 +156,15 @@ impl<'a> Sweep<'a> {
         let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
         let styles = [prompt_style(&args.dataset.style)?, brief];
         let used = if args.brief { &styles[..] } else { &styles[..1] };
-        let problems = with_room(&problems, used, model, console)?;
+        let problems = fitting_problems(&problems, used, model, console)?;
         warn_of_few_problems(problems.len(), console);
         let mut throttles = Throttles::open(&args.tpv, model, console)?;
         if !throttles.is_calibrated() && arms.iter().any(|arm| arm.deadline().is_some()) {
             console.notice("the vector has no calibration, so deadlines go by smoothed progress; `tpv train` adds one");
         }
         arms.iter().try_for_each(|arm| throttles.prepare(&arm.throttle, model))?;
-        let remarks = arms.iter().filter_map(|arm| throttles.remark_on_scale(&arm.throttle));
+        let context = &throttles.prepared.context;
+        let remarks = arms.iter().filter_map(|arm| remark_on_scale(&arm.throttle.policy, context));
         remarks.for_each(|remark| console.notice(remark));
         let policies = arms.iter().map(|arm| throttles.resolved(&arm.throttle)).collect::<Result<_>>()?;
         let settings = settings(args, &set.identity(), model, &throttles);

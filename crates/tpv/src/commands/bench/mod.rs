@@ -20,7 +20,7 @@ use monitoring::Monitoring;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
-use tpv_core::bootstrap::quantile;
+use tpv_core::bootstrap::median;
 use tpv_engine::decode::{DecodeLimits, Decoder};
 use tpv_engine::device::thread_count;
 use tpv_engine::engine::{Engine, ModelSpec, StepInput, StepOutput};
@@ -189,7 +189,7 @@ fn prefill(engine: &mut dyn Engine, tokens: usize) -> Result<f64> {
         secs.push(start.elapsed().as_secs_f64());
         engine.close(sequence);
     }
-    Ok(tokens.len() as f64 / median(&mut secs[1..]))
+    Ok(tokens.len() as f64 / median(secs.split_off(1)).context("no prompt was read")?)
 }
 
 fn engine_step_secs(engine: &mut dyn Engine, batch: usize, steps: usize) -> Result<f64> {
@@ -213,13 +213,7 @@ fn engine_step_secs(engine: &mut dyn Engine, batch: usize, steps: usize) -> Resu
         secs.push(start.elapsed().as_secs_f64());
     }
     sequences.into_iter().for_each(|sequence| engine.close(sequence));
-    Ok(median(&mut secs[2..]))
-}
-
-/// Sorts the values.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    quantile(values, 0.5).unwrap_or(f64::NAN)
+    median(secs.split_off(2)).context("no step was made")
 }
 
 /// Tokens without text, none of which ends anything.

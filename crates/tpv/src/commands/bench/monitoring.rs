@@ -7,15 +7,16 @@
 //! over those without are its ratio, and the cost is the median of the rounds' ratios. Tokens are chosen greedily, so that
 //! the flat distributions of random weights, the worst case of top-p sampling, hide nothing.
 
-use super::{CONTEXT_TOKENS, made_up_tokens, median};
+use super::{CONTEXT_TOKENS, made_up_tokens};
 use crate::model::advice_on_failure;
 use crate::reading_cost::made_up_reading;
 use crate::recorder::{KeptStates, Recorder};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use tpv_core::bootstrap::median;
 use tpv_core::event::TokenEvent;
 use tpv_core::phase::{PhaseTracker, ThinkingMarkers};
 use tpv_core::policy::{Control, Observation, Policy};
@@ -64,11 +65,12 @@ pub fn measure(decoder: &mut Decoder, batch: usize, steps: usize, step_secs: f64
         run(decoder, batch, rounds, &spill, &mut bare, &mut monitored)?;
     }
     let mut ratios: Vec<f64> = bare.iter().zip(&monitored).map(|(bare, monitored)| monitored / bare - 1.0).collect();
-    let cost = median(&mut ratios);
+    ratios.sort_by(f64::total_cmp);
+    let median = |values| median(values).context("no round was made");
     Ok(Monitoring {
-        bare_ms: median(&mut bare),
-        monitored_ms: median(&mut monitored),
-        cost,
+        bare_ms: median(bare)?,
+        monitored_ms: median(monitored)?,
+        cost: median(ratios.clone())?,
         cost_interval: median_interval(&ratios),
         rounds: ratios.len(),
     })
