@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::{Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use common::{Golden, argmax, folder, largest_relative_error};
+use common::{Golden, argmax, device, folder, largest_relative_error, on_cpu};
 use serde_json::Value as Json;
-use tpv_engine::device::DtypeChoice;
+use tpv_engine::device::{DeviceChoice, DtypeChoice};
 use tpv_engine::engine::{Engine, StepInput, StepOutput};
 use tpv_engine::load::{LoadOptions, Loaded, ModelSource, load_model};
 use tpv_engine::model::{LimitWishes, TextFiles, TextModel};
@@ -145,7 +145,11 @@ fn converters() -> Vec<(&'static str, Converter)> {
 }
 
 fn load(path: PathBuf, dtype: Option<DtypeChoice>) -> Loaded {
-    load_model(&ModelSource::Gguf(path), &LoadOptions { dtype, ..LoadOptions::default() }).unwrap()
+    load_on(DeviceChoice::Cpu, path, dtype)
+}
+
+fn load_on(device: DeviceChoice, path: PathBuf, dtype: Option<DtypeChoice>) -> Loaded {
+    load_model(&ModelSource::Gguf(path), &LoadOptions { dtype, device, ..on_cpu() }).unwrap()
 }
 
 /// Largest relative error of the state after the longest prompt, and the greedy tokens after it.
@@ -173,7 +177,7 @@ fn f32_files_give_the_golden_traces() {
         let golden = Golden::read(name);
         let path = scratch.path().join(format!("{name}.gguf"));
         converter.write(name, &path, GgmlDType::F32);
-        let (error, tokens) = trace(load(path, None).engine.as_mut(), &golden);
+        let (error, tokens) = trace(load_on(device(), path, Some(DtypeChoice::F32)).engine.as_mut(), &golden);
         assert!(error < 1e-4, "{name}: {error}");
         assert_eq!(tokens, golden.plain[2].tokens, "{name}");
     }
@@ -199,12 +203,27 @@ fn quantised_files_run_as_they_are_or_widened() {
 }
 
 #[test]
+fn gpus_compute_with_half_floats_made_of_a_quantised_file() {
+    if device() == DeviceChoice::Cpu {
+        return eprintln!("skipped: TPV_TEST_DEVICE names no GPU");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let (name, converter) = converters().remove(0);
+    let path = scratch.path().join("model.gguf");
+    converter.write(name, &path, GgmlDType::Q8_0);
+    let mut loaded = load_on(device(), path, None);
+    assert!(["bf16", "f16"].contains(&loaded.engine.spec().dtype.as_str()), "{:?}", loaded.engine.spec());
+    let (error, _) = trace(loaded.engine.as_mut(), &Golden::read(name));
+    assert!(error < 0.1, "{error}");
+}
+
+#[test]
 fn damaged_and_foreign_files_are_refused_with_their_path() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("model.gguf");
     let refused = || {
         let source = ModelSource::Gguf(path.clone());
-        load_model(&source, &LoadOptions::default()).err().expect("it must be refused").to_string()
+        load_model(&source, &on_cpu()).err().expect("it must be refused").to_string()
     };
     assert!(refused().contains("model.gguf"));
     std::fs::write(&path, b"<html>").unwrap();
@@ -258,7 +277,7 @@ fn rotary_factors_are_read_as_llama_cpp_reads_them() {
     std::fs::write(&config, text.replace("\"rope_type\": \"default\"", "\"rope_type\": \"linear\", \"factor\": 4.0"))
         .unwrap();
     let source = ModelSource::Folder(scratch.path().to_owned());
-    let linear = last_state(load_model(&source, &LoadOptions::default()).unwrap(), &golden);
+    let linear = last_state(load_model(&source, &on_cpu()).unwrap(), &golden);
     let factor = ("rope.scaling.factor", Value::F32(4.0));
     let kind = |kind: &str| ("rope.scaling.type", Value::String(kind.into()));
     let plain = scaled(&[], None);
@@ -284,7 +303,7 @@ fn what_the_decoder_does_not_do_is_refused_by_key() {
         let (name, mut converter) = converters().remove(0);
         converter.extra.extend(extra.iter().cloned());
         Converter { rope_factors, ..converter }.write(name, &path, GgmlDType::F32);
-        load_model(&ModelSource::Gguf(path.clone()), &LoadOptions::default()).err().unwrap().to_string()
+        load_model(&ModelSource::Gguf(path.clone()), &on_cpu()).err().unwrap().to_string()
     };
     assert!(refused(&[("attention.causal", Value::Bool(false))], None).contains("`llama.attention.causal` = false"));
     let yarn = [("rope.scaling.type", Value::String("yarn".into())), ("rope.scaling.factor", Value::F32(4.0))];
@@ -303,7 +322,7 @@ fn a_type_that_is_not_read_is_named_with_its_tensor() {
     let at = bytes.windows(tensor.len()).position(|window| window == tensor).unwrap() + tensor.len();
     bytes[at + 4 + 2 * 8] = 23;
     std::fs::write(&path, bytes).unwrap();
-    let error = load_model(&ModelSource::Gguf(path), &LoadOptions::default()).err().unwrap().to_string();
+    let error = load_model(&ModelSource::Gguf(path), &on_cpu()).err().unwrap().to_string();
     assert!(error.contains("tensor `blk.1.attn_q.weight` has the type 23 (IQ4_XS)"), "{error}");
     assert!(!error.contains('\n'), "{error}");
 }
@@ -338,7 +357,7 @@ fn a_template_in_the_file_writes_the_tokens_that_the_file_names() {
         let text =
             TextFiles { tokenizer, tokenizer_config: tokenizer_config.map(Cow::Borrowed), ..TextFiles::default() };
         let source = ModelSource::Gguf(path.clone());
-        let options = LoadOptions::default();
+        let options = on_cpu();
         let model = TextModel::load("m", None, &source, &text, &options, LimitWishes::default()).unwrap();
         let chat = model.prompts.chat(&[ChatMessage::new("user", "Hi")], &ChatOptions::default()).unwrap();
         let plain = model.prompts.tokenise("Hi".into(), true).unwrap();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ALL, load, with_options};
+use common::{ALL, load, on_cpu, with_options};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tpv_core::event::{FinishEvent, TokenEvent};
@@ -129,8 +129,7 @@ fn rows_come_only_for_inputs_that_want_output() {
 
 #[test]
 fn a_full_memory_is_an_error_that_changes_nothing() {
-    let options =
-        LoadOptions { dtype: Some(DtypeChoice::F32), kv_tokens: Some(2 * PAGE_TOKENS), ..LoadOptions::default() };
+    let options = LoadOptions { dtype: Some(DtypeChoice::F32), kv_tokens: Some(2 * PAGE_TOKENS), ..on_cpu() };
     let mut engine = with_options("llama", &options).engine;
     let (a, b) = (engine.open().unwrap(), engine.open().unwrap());
     one_step(engine.as_mut(), a, &tokens(0, PAGE_TOKENS));
@@ -160,7 +159,7 @@ fn what_was_admitted_never_runs_out_of_memory() {
     };
     let write = |name: &str, dtype, pages: usize| {
         let kv_tokens = Some(pages * PAGE_TOKENS);
-        let options = LoadOptions { dtype: Some(dtype), kv_tokens, ..LoadOptions::default() };
+        let options = LoadOptions { dtype: Some(dtype), kv_tokens, ..on_cpu() };
         let mut decoder = Decoder::new(with_options(name, &options).engine, vocabulary(), limits);
         for prompt in 0..3 {
             let sampling = SamplingParams { temperature: 0.8, top_p: 0.95, top_k: 0 };

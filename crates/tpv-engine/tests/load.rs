@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{folder, load, with_options};
+use common::{folder, load, on_cpu, with_options};
 use tpv_engine::device::{DeviceChoice, DtypeChoice};
 use tpv_engine::kv::PAGE_TOKENS;
 use tpv_engine::load::{LoadOptions, ModelSource, load_model};
@@ -22,10 +22,10 @@ fn copy_model(name: &str, to: &Path) {
 fn a_fingerprint_belongs_to_the_weights_and_not_to_their_place() {
     let config = include_bytes!("golden/llama/config.json");
     let weights = include_bytes!("golden/llama/model.safetensors");
-    let embedded = load_model(&ModelSource::Embedded { config, weights }, &LoadOptions::default()).unwrap();
+    let embedded = load_model(&ModelSource::Embedded { config, weights }, &on_cpu()).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     copy_model("llama", elsewhere.path());
-    let copied = load_model(&ModelSource::Folder(elsewhere.path().to_owned()), &LoadOptions::default()).unwrap();
+    let copied = load_model(&ModelSource::Folder(elsewhere.path().to_owned()), &on_cpu()).unwrap();
     let own = load("llama").fingerprint;
     assert_eq!(own.len(), 64);
     assert_eq!(own, embedded.fingerprint);
@@ -65,7 +65,7 @@ fn biases_and_all_norms_are_in_a_fingerprint() {
         copy_model(name, scratch.path());
         let fingerprint = || {
             let source = ModelSource::Folder(scratch.path().to_owned());
-            load_model(&source, &LoadOptions::default()).unwrap().fingerprint
+            load_model(&source, &on_cpu()).unwrap().fingerprint
         };
         let own = fingerprint();
         let mut tried = 0;
@@ -94,7 +94,7 @@ fn every_matrix_of_every_layer_is_in_a_fingerprint() {
     copy_model("llama", scratch.path());
     let fingerprint = || {
         let source = ModelSource::Folder(scratch.path().to_owned());
-        load_model(&source, &LoadOptions::default()).unwrap().fingerprint
+        load_model(&source, &on_cpu()).unwrap().fingerprint
     };
     let own = fingerprint();
     let (config, weights) = (scratch.path().join("config.json"), scratch.path().join("model.safetensors"));
@@ -125,7 +125,7 @@ fn a_head_that_is_called_tied_and_is_another_one_is_used() {
     changed["tie_word_embeddings"] = true.into();
     std::fs::write(&config, changed.to_string()).unwrap();
     let source = ModelSource::Folder(scratch.path().to_owned());
-    let loaded = load_model(&source, &LoadOptions::default()).unwrap();
+    let loaded = load_model(&source, &on_cpu()).unwrap();
     let own = load("llama");
     let state: Vec<f32> = (0..own.engine.spec().hidden_size).map(|k| (k as f32).sin()).collect();
     assert_eq!(loaded.engine.project(&state).unwrap(), own.engine.project(&state).unwrap());
@@ -147,7 +147,7 @@ fn any_row_makes_a_head_another_one_and_another_shape_is_refused() {
         let head = safetensors::tensor::TensorView::new(embedding.dtype(), shape, data).unwrap();
         let tensors = file.tensors().into_iter().chain([("lm_head.weight".to_owned(), head)]);
         std::fs::write(&weights, safetensors::serialize(tensors, None).unwrap()).unwrap();
-        load_model(&ModelSource::Folder(scratch.path().to_owned()), &LoadOptions::default())
+        load_model(&ModelSource::Folder(scratch.path().to_owned()), &on_cpu())
     };
     let shape = embedding.shape().to_vec();
     let row_bytes = embedding.data().len() / shape[0];
@@ -173,8 +173,7 @@ fn wishes_that_cannot_be_granted_are_noticed() {
     if cfg!(any(feature = "cuda", feature = "metal")) {
         return;
     }
-    let options =
-        LoadOptions { device: DeviceChoice::Cuda(0), dtype: Some(DtypeChoice::Bf16), ..LoadOptions::default() };
+    let options = LoadOptions { device: DeviceChoice::Cuda(0), dtype: Some(DtypeChoice::Bf16), ..on_cpu() };
     let loaded = with_options("llama", &options);
     assert_eq!(loaded.engine.spec().device, "cpu");
     assert_eq!(loaded.engine.spec().dtype, "f32");
@@ -188,7 +187,7 @@ fn broken_folders_are_refused_with_the_file_that_is_wrong() {
     let path = scratch.path();
     let refused = || {
         let source = ModelSource::Folder(path.to_owned());
-        load_model(&source, &LoadOptions::default()).err().expect("it must be refused").to_string()
+        load_model(&source, &on_cpu()).err().expect("it must be refused").to_string()
     };
     assert!(refused().contains("config.json"));
     copy_model("qwen3_tied_sharded", path);
@@ -209,7 +208,7 @@ fn a_foreign_config_is_refused_by_the_first_tensor_that_differs() {
     let text = std::fs::read_to_string(&path).unwrap().replace("\"hidden_size\": 32", "\"hidden_size\": 48");
     std::fs::write(&path, text).unwrap();
     let source = ModelSource::Folder(scratch.path().to_owned());
-    let error = load_model(&source, &LoadOptions::default()).err().expect("it must be refused").to_string();
+    let error = load_model(&source, &on_cpu()).err().expect("it must be refused").to_string();
     assert!(error.contains("[48]") && error.contains("[32]"), "{error}");
 }
 
@@ -217,7 +216,7 @@ fn a_foreign_config_is_refused_by_the_first_tensor_that_differs() {
 fn a_bound_on_the_kv_memory_in_bytes_is_one_in_whole_pages() {
     let per_token = load("llama").engine.kv_bytes_per_token();
     let kv_bytes = Some((per_token * (PAGE_TOKENS + 1)) as u64);
-    let loaded = with_options("llama", &LoadOptions { kv_bytes, ..LoadOptions::default() });
+    let loaded = with_options("llama", &LoadOptions { kv_bytes, ..on_cpu() });
     assert_eq!(loaded.engine.kv_tokens(), (0, Some(2 * PAGE_TOKENS)));
 }
 
@@ -232,7 +231,7 @@ fn what_the_text_files_ask_for_in_vain_is_noticed() {
             added_tokens: Some(br#"{"[PAD]": 596, "<think>": 2}"#.as_slice().into()),
             ..TextFiles::default()
         };
-        TextModel::load("m", None, &source, &text, &LoadOptions::default(), LimitWishes::default())
+        TextModel::load("m", None, &source, &text, &on_cpu(), LimitWishes::default())
     };
     let notices = load(r#"{"repetition_penalty": 1.1}"#, tpv_thinker::CONFIG).unwrap().notices;
     assert!(

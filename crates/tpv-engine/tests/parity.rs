@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{ALL, Golden, argmax, largest_relative_error, load, with_options};
-use tpv_engine::device::DtypeChoice;
+use common::{ALL, Golden, argmax, device, largest_relative_error, load_on, on_cpu, with_options};
+use tpv_engine::device::{DeviceChoice, DtypeChoice};
 use tpv_engine::engine::{Engine, SequenceId, StepInput, StepOutput};
 use tpv_engine::load::LoadOptions;
 
@@ -48,7 +48,7 @@ fn check_traces(name: &str, engine: &mut dyn Engine, golden: &Golden, steered: b
 fn states_logits_and_greedy_tokens_are_those_of_transformers() {
     for name in ALL {
         let golden = Golden::read(name);
-        let mut engine = load(name).engine;
+        let mut engine = load_on(device(), name).engine;
         check_traces(name, engine.as_mut(), &golden, false);
         check_traces(name, engine.as_mut(), &golden, true);
     }
@@ -58,29 +58,49 @@ fn states_logits_and_greedy_tokens_are_those_of_transformers() {
 fn the_projection_is_the_head() {
     for name in ALL {
         let golden = Golden::read(name);
-        let engine = load(name).engine;
+        let engine = load_on(device(), name).engine;
         let error = largest_relative_error(&engine.project(&golden.theta).unwrap(), &golden.projected);
         assert!(error < TOLERANCE, "{name}: {error}");
         assert!(engine.project(&golden.theta[1..]).is_err());
     }
 }
 
+/// How far the states after the prompts are from the golden ones: the length of the difference in units of theirs.
+fn distance_of_states(name: &str, options: &LoadOptions) -> f32 {
+    let golden = Golden::read(name);
+    let mut engine = with_options(name, options).engine;
+    let mut output = StepOutput::default();
+    let sequences: Vec<SequenceId> = golden.prompts.iter().map(|_| engine.open().unwrap()).collect();
+    let inputs = sequences.iter().zip(&golden.prompts);
+    let inputs: Vec<_> = inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
+    engine.step(&inputs, &mut output).unwrap();
+    let expected: Vec<f32> = golden.plain.iter().flat_map(|trace| trace.states[0].clone()).collect();
+    let square = |sum: f32, x: f32| sum + x * x;
+    let error = output.hidden_post_norm.iter().zip(&expected).map(|(a, b)| a - b).fold(0.0, square);
+    (error / expected.iter().copied().fold(0.0, square)).sqrt()
+}
+
 /// Rounding to 8 bits leaves a small trace in states; a wrong layout would leave nothing of them.
 #[test]
 fn quantised_weights_stay_close() {
     for name in ALL {
-        let golden = Golden::read(name);
-        let options = LoadOptions { dtype: Some(DtypeChoice::Q8_0), ..LoadOptions::default() };
-        let mut engine = with_options(name, &options).engine;
-        let mut output = StepOutput::default();
-        let sequences: Vec<SequenceId> = golden.prompts.iter().map(|_| engine.open().unwrap()).collect();
-        let inputs = sequences.iter().zip(&golden.prompts);
-        let inputs: Vec<_> = inputs.map(|(&sequence, tokens)| StepInput { sequence, tokens, outputs: 1 }).collect();
-        engine.step(&inputs, &mut output).unwrap();
-        let expected: Vec<f32> = golden.plain.iter().flat_map(|trace| trace.states[0].clone()).collect();
-        let square = |sum: f32, x: f32| sum + x * x;
-        let error = output.hidden_post_norm.iter().zip(&expected).map(|(a, b)| a - b).fold(0.0, square);
-        let relative = (error / expected.iter().copied().fold(0.0, square)).sqrt();
-        assert!(relative > 1e-4 && relative < 0.1, "{name}: {relative}");
+        let q8_0 = LoadOptions { dtype: Some(DtypeChoice::Q8_0), ..on_cpu() };
+        let distance = distance_of_states(name, &q8_0);
+        assert!(distance > 1e-4 && distance < 0.1, "{name}: {distance}");
+    }
+}
+
+/// Half floats, which CPUs do not compute with, round states in the same way.
+#[test]
+fn half_floats_stay_close() {
+    if device() == DeviceChoice::Cpu {
+        return eprintln!("skipped: half floats are for GPUs, and TPV_TEST_DEVICE names none");
+    }
+    for (name, (dtype, most)) in
+        ALL.iter().flat_map(|name| [(DtypeChoice::F16, 0.01), (DtypeChoice::Bf16, 0.05)].map(|half| (name, half)))
+    {
+        let half = LoadOptions { dtype: Some(dtype), device: device(), ..on_cpu() };
+        let distance = distance_of_states(name, &half);
+        assert!(distance > 1e-5 && distance < most, "{name} in {dtype:?}: {distance}");
     }
 }

@@ -46,9 +46,31 @@ pub fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// Loads a golden model in f32.
+/// Where the tests of the decoder compute: on the CPU, or where `TPV_TEST_DEVICE` says (`cuda`, `metal`).
+pub fn device() -> DeviceChoice {
+    match std::env::var("TPV_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => DeviceChoice::Cpu,
+        Ok("cuda") => DeviceChoice::Cuda(0),
+        Ok("metal") => DeviceChoice::Metal,
+        Ok(other) => panic!("TPV_TEST_DEVICE is {other}: cpu, cuda or metal"),
+    }
+}
+
+/// How to load on the CPU, also where the build could use a GPU.
+pub fn on_cpu() -> LoadOptions {
+    LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() }
+}
+
+/// Loads a golden model in f32 on the CPU.
 pub fn load(name: &str) -> Loaded {
-    with_options(name, &LoadOptions { dtype: Some(DtypeChoice::F32), device: DeviceChoice::Cpu, ..Default::default() })
+    load_on(DeviceChoice::Cpu, name)
+}
+
+/// Loads a golden model in f32 on a device, which must be there.
+pub fn load_on(device: DeviceChoice, name: &str) -> Loaded {
+    let loaded = with_options(name, &LoadOptions { dtype: Some(DtypeChoice::F32), device, ..Default::default() });
+    assert_eq!(device == DeviceChoice::Cpu, loaded.engine.spec().device == "cpu", "{:?}", loaded.notices);
+    loaded
 }
 
 pub fn with_options(name: &str, options: &LoadOptions) -> Loaded {

@@ -25,6 +25,12 @@ fn recorded(place: &Workplace, folder: &str, problem: usize) -> String {
     format!("{}{}", record.prompt, record.generations[0].text)
 }
 
+/// The texts of all generations of a problem.
+fn said(place: &Workplace, folder: &str, problem: usize) -> Vec<String> {
+    let record = TraceStore::open(&place.path(folder)).unwrap().record(problem).unwrap();
+    record.generations.into_iter().map(|generation| generation.text).collect()
+}
+
 #[test]
 fn alpha_zero_is_no_vector() {
     let place = Workplace::new();
@@ -72,6 +78,37 @@ fn guessing_changes_no_trace_in_q8_0_either() {
     let guessed = place.ok(&format!("{line} guessed --draft_tokens 5"));
     assert!(guessed.stdout.contains("tokens guessed ahead were right"), "{}", guessed.stdout);
     assert!(place.run_files("guessed") == place.run_files("plain"), "drafts change what is written");
+}
+
+/// What is said on a GPU, with samples that share a prompt, that enter and leave, that make room for others, and pushed ones.
+#[test]
+fn a_gpu_says_what_the_cpu_says() {
+    let Some(device) = std::env::var("TPV_TEST_DEVICE").ok().filter(|device| device != "cpu") else {
+        return eprintln!("skipped: TPV_TEST_DEVICE names no GPU");
+    };
+    let place = Workplace::new();
+    write_theta(&place);
+    let model = "--model thinker --dataset thinker --dtype f32 --temperature 0.6 --max_new_tokens 60 --max_batch 5";
+    for device in ["cpu", &device] {
+        let run = place.ok(&format!(
+            "generate {model} --device {device} --end_problem_index 4 --generations_per_problem 2 --kv_memory 1MB \
+             --output_dir {device}_traces"
+        ));
+        assert!(!run.stderr.contains("running on the CPU"), "{}", run.stderr);
+        place.ok(&format!(
+            "intervene {model} --device {device} --intervention_vector_path theta.npy --problem_start_idx 0 \
+             --problem_end_idx 2 --alpha 0,40 --task_name t --output_generations_dir {device}"
+        ));
+    }
+    for problem in 0..4 {
+        assert_eq!(said(&place, &format!("{device}_traces"), problem), said(&place, "cpu_traces", problem));
+    }
+    for (problem, alpha) in [(0, 0), (0, 40), (1, 0), (1, 40)] {
+        let response = |device: &str| {
+            place.text(&format!("{device}/thinker/t/intervention/problem_{problem}/response_alpha_{alpha}.0.txt"))
+        };
+        assert_eq!(response(&device), response("cpu"), "problem {problem}, alpha {alpha}");
+    }
 }
 
 fn engine() -> Box<dyn Engine> {
