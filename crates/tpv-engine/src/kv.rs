@@ -42,7 +42,8 @@ impl Sequence {
 pub(crate) struct PageLedger {
     most_pages: Option<usize>,
     references: Vec<u32>,
-    free: Vec<Page>,
+    /// The lowest is taken first, so that the pages of a sequence tend to follow each other.
+    free: BTreeSet<Page>,
     sequences: BTreeMap<SequenceId, Sequence>,
     next_id: u64,
 }
@@ -207,7 +208,7 @@ impl PageLedger {
     }
 
     fn take(&mut self) -> Page {
-        let page = self.free.pop().unwrap_or_else(|| {
+        let page = self.free.pop_first().unwrap_or_else(|| {
             self.references.push(0);
             self.references.len() - 1
         });
@@ -218,7 +219,7 @@ impl PageLedger {
     fn release(&mut self, page: Page) {
         self.references[page] -= 1;
         if self.references[page] == 0 {
-            self.free.push(page);
+            self.free.insert(page);
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! At small batches a step takes as long as its kernels take to start, so what can run as one kernel does: query, key and
 //! value are one product, as are gate and up, and one rotation turns and scales all heads (see [`Plan`]). Keys and values of
-//! a layer are one tensor [2 * kv_heads, rows, head_dim] of pages, keys first, written and gathered at once. Sequences that
-//! add one token attend together over gathered rows, padded to the longest; sequences that add more attend one by one.
+//! a layer are one tensor [2 * kv_heads, rows, head_dim] of pages, keys first, written and read at once. Sequences that
+//! add one token attend together over gathered rows, padded to the longest; sequences that add more attend one by one. A
+//! sequence that attends alone and whose pages follow each other is read where it lies.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::{rms_norm, softmax_last_dim, swiglu};
@@ -183,19 +184,26 @@ impl TensorPages {
     }
 }
 
-/// Rows of a step that attend together: `[sequences, tokens]` rows over `seen` gathered positions each.
+/// Where the keys and values of a group lie in the pool.
+#[derive(Debug)]
+enum Seen {
+    /// One sequence whose rows follow each other from here on: they are read where they are.
+    InPlace(usize),
+    /// Rows of all sequences, [sequences * seen], which are brought together.
+    Gathered(Tensor),
+}
+
+/// Rows of a step that attend together: `[sequences, tokens]` rows over `seen` positions each.
 #[derive(Debug)]
 struct Group {
     /// First row of the step.
     start: usize,
     sequences: usize,
     tokens: usize,
-    /// Positions gathered for each sequence.
     seen: usize,
-    /// Pool rows, [sequences * seen].
-    gather: Tensor,
-    /// For each distinct window 0 or -inf, `[1, sequences, tokens, seen]`.
-    masks: Vec<(Option<usize>, Tensor)>,
+    rows: Seen,
+    /// For each distinct window 0 or -inf, `[1, sequences, tokens, seen]`; `None` where every row sees every position.
+    masks: Vec<(Option<usize>, Option<Tensor>)>,
 }
 
 impl Group {
@@ -208,30 +216,56 @@ impl Group {
         device: &Device,
     ) -> Result<Self> {
         let longest = members.iter().map(|(_, length)| length + tokens).max().unwrap_or(0);
-        let seen = longest.next_multiple_of(PAGE_TOKENS);
-        // Behind its end a sequence reads its own last row again: what is masked there must be a number, and what others left
-        // in the pool need not be.
-        let rows = |&(pages, length): &(&[Page], usize)| {
-            let positions = (0..seen).map(|position| position.min(length + tokens - 1));
-            let row = |position| (pages[position / PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS) as u32;
-            positions.map(row).collect::<Vec<_>>()
+        let (rows, seen) = match members {
+            [(pages, _)] if pages.is_sorted_by(|a, b| a + 1 == *b) => (Seen::InPlace(pages[0] * PAGE_TOKENS), longest),
+            _ => {
+                let seen = longest.next_multiple_of(PAGE_TOKENS);
+                let rows: Vec<u32> = members.iter().flat_map(|member| pool_rows(*member, tokens, seen)).collect();
+                (Seen::Gathered(Tensor::new(rows, device)?), seen)
+            }
         };
-        let gather: Vec<u32> = members.iter().flat_map(rows).collect();
         let mut kinds = windows.to_vec();
         kinds.sort_unstable();
         kinds.dedup();
-        let mask = |window: Option<usize>| {
-            let lengths: Vec<usize> = members.iter().map(|(_, length)| *length).collect();
-            Tensor::from_vec(mask(&lengths, tokens, seen, window), (1, members.len(), tokens, seen), device)
+        let lengths: Vec<usize> = members.iter().map(|(_, length)| *length).collect();
+        let mask = |window: Option<usize>| -> Result<Option<Tensor>> {
+            let mask = mask(&lengths, tokens, seen, window);
+            let hides = mask.iter().any(|&hidden| hidden != 0.0);
+            Ok(if hides { Some(Tensor::from_vec(mask, (1, members.len(), tokens, seen), device)?) } else { None })
         };
         let masks = kinds.into_iter().map(|window| Ok((window, mask(window)?))).collect::<Result<_>>()?;
-        Ok(Self { start, sequences: members.len(), tokens, seen, gather: Tensor::new(gather, device)?, masks })
+        Ok(Self { start, sequences: members.len(), tokens, seen, rows, masks })
     }
 
-    fn mask(&self, window: Option<usize>) -> Result<&Tensor> {
-        let found = self.masks.iter().find(|(known, _)| *known == window);
-        found.map(|(_, mask)| mask).ok_or_else(|| EngineError::Request("a layer without a mask".to_owned()))
+    /// Whether the shapes that its kernels are told come again: those that are padded do, and those without a mask are not
+    /// told of positions.
+    fn has_shapes_that_come_again(&self) -> bool {
+        let padded = matches!(self.rows, Seen::Gathered(_)) || self.masks.iter().all(|(_, mask)| mask.is_none());
+        self.tokens == 1 && padded && self.seen <= KEPT_SHAPES_POSITIONS
     }
+
+    fn mask(&self, window: Option<usize>) -> Result<Option<&Tensor>> {
+        let found = self.masks.iter().find(|(known, _)| *known == window);
+        found.map(|(_, mask)| mask.as_ref()).ok_or_else(|| EngineError::Request("a layer without a mask".to_owned()))
+    }
+
+    /// Keys, then values, [2 * kv_heads, sequences, seen, head_dim].
+    fn read(&self, pool: &Tensor) -> Result<Tensor> {
+        match &self.rows {
+            Seen::InPlace(first) => Ok(pool.narrow(1, *first, self.seen)?.unsqueeze(1)?),
+            Seen::Gathered(rows) => {
+                let (heads, _, width) = pool.dims3()?;
+                Ok(pool.index_select(rows, 1)?.reshape((heads, self.sequences, self.seen, width))?)
+            }
+        }
+    }
+}
+
+/// The pool rows of a sequence's positions. Behind its end it reads its own last row again: what is masked there must be a
+/// number, and what others left in the pool need not be.
+fn pool_rows((pages, length): (&[Page], usize), tokens: usize, seen: usize) -> impl Iterator<Item = u32> {
+    let positions = (0..seen).map(move |position| position.min(length + tokens - 1));
+    positions.map(|position| (pages[position / PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS) as u32)
 }
 
 /// 0 where a row sees a position, else -inf, `[sequences, tokens, seen]`.
@@ -383,8 +417,7 @@ impl TensorDecoder {
     fn run(&self, plan: &Plan, output: &mut StepOutput) -> Result<()> {
         let mut x = self.embedding.index_select(&plan.tokens, 0)?;
         let scatter = self.scatter_index(plan)?;
-        let shapes_come_again =
-            plan.groups.iter().all(|group| group.tokens == 1 && group.seen <= KEPT_SHAPES_POSITIONS);
+        let shapes_come_again = plan.groups.iter().all(Group::has_shapes_that_come_again);
         let _kept = if shapes_come_again { keep_shapes(&self.device) } else { None };
         for (index, layer) in self.layers.iter().enumerate() {
             let attended = self.attend(layer, index, &x, plan, scatter.as_ref())?;
@@ -439,14 +472,16 @@ impl TensorDecoder {
     fn attend_group(&self, group: &Group, q: &Tensor, pool: &Tensor, window: Option<usize>) -> Result<Tensor> {
         let (kv_heads, share, width) = (self.config.kv_heads, self.config.group(), self.config.head_dim);
         let (sequences, tokens, seen) = (group.sequences, group.tokens, group.seen);
-        let gathered = pool.index_select(&group.gather, 1)?.reshape((2 * kv_heads, sequences, seen, width))?;
-        let (keys, values) = (gathered.narrow(0, 0, kv_heads)?, gathered.narrow(0, kv_heads, kv_heads)?);
+        let read = group.read(pool)?;
+        let (keys, values) = (read.narrow(0, 0, kv_heads)?, read.narrow(0, kv_heads, kv_heads)?);
         let q = q.narrow(0, group.start, sequences * tokens)?;
         let q = q.reshape((sequences * tokens, kv_heads, share, width))?.transpose(0, 1)?.contiguous()?;
         let q = q.reshape((kv_heads, sequences, tokens * share, width))?;
         let scores = q.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
-        let mask = group.mask(window)?.unsqueeze(3)?;
-        let scores = scores.reshape((kv_heads, sequences, tokens, share, seen))?.broadcast_add(&mask)?;
+        let mut scores = scores.reshape((kv_heads, sequences, tokens, share, seen))?;
+        if let Some(mask) = group.mask(window)? {
+            scores = scores.broadcast_add(&mask.unsqueeze(3)?)?;
+        }
         let weights = softmax_last_dim(&scores)?.to_dtype(self.dtype)?;
         let weights = weights.reshape((kv_heads, sequences, tokens * share, seen))?;
         let attended = weights.matmul(&values)?;
