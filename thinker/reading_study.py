@@ -16,14 +16,18 @@ import torch
 from torch import nn
 
 import evaluate
+from problems import sample_stream
+
+FAMILIES = ["Ledger", "Boxes"]
 
 
 def traces(model, folder, name, seed, sampling_seed, n=200, repeats=2):
     path = f"{folder}/{name}.npz"
     if not os.path.exists(path):
-        problems = evaluate.stream(name, n, seed)
-        outs = evaluate.generate(model, [p["problem"] for p in problems] * repeats, seed=sampling_seed, rec=True, chunk=100)
-        kept = [(k % n, o["H"][:o["nthink"]]) for k, o in enumerate(outs) if o["nthink"] and o["eos"]]
+        problems = [p["problem"] for p in sample_stream(name, n, seed, FAMILIES)]
+        outs = evaluate.generate(model, problems * repeats, seed=sampling_seed, record=True, chunk=100)
+        finished = [(k % n, o) for k, o in enumerate(outs) if o["thinking_tokens"] and o["ended"]]
+        kept = [(k, o["states"][:o["thinking_tokens"]]) for k, o in finished]
         np.savez(path, ids=[i for i, _ in kept], lengths=[len(h) for _, h in kept], states=np.concatenate([h for _, h in kept]))
     z = np.load(path)
     states = np.split(z["states"].astype(np.float64), np.cumsum(z["lengths"])[:-1])
@@ -172,7 +176,6 @@ def main():
     a = ap.parse_args()
     os.makedirs(a.work, exist_ok=True)
     torch.set_num_threads(1)
-    evaluate.FAMILIES = ["Ledger", "Boxes"]
     model = evaluate.load(a.model)
     val, w = traces(model, a.work, "val", 11, 101), fit_heads(traces(model, a.work, "train", 12, 102))
     read_heads(val, w)

@@ -18,6 +18,7 @@ use crate::fit::{FitError, Ridge};
 use crate::gram::{GramAccumulator, Parallelism};
 use crate::metrics::ReadingTrace;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// What a baseline may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,18 +53,39 @@ impl Baseline {
     /// Fits on the targets of training traces; their `predicted` is the reading and must be there for every token.
     pub fn fit(predictors: Predictors, traces: &[ReadingTrace]) -> Result<Self, FitError> {
         let last_position = traces.iter().flat_map(|trace| trace.positions().last()).max().ok_or(FitError::NoRows)?;
-        let mut baseline = Self { predictors, last_position, weights: Vec::new(), intercept: 0.0 };
-        let width = baseline.features(1, 0.0).len();
-        let mut sums = GramAccumulator::new(width, &["target"], Parallelism::Sequential)?;
-        for trace in traces {
+        let unfitted = Self { predictors, last_position, weights: Vec::new(), intercept: 0.0 };
+        unfitted.fitted(traces.iter().map(|trace| {
             let tokens = trace.positions().zip(&trace.predicted);
-            let rows: Vec<f32> = tokens.flat_map(|(position, &reading)| baseline.features(position, reading)).collect();
-            sums.add_rows(&rows, &[&trace.target])?;
+            let features = tokens.flat_map(|(position, &reading)| unfitted.features(position, reading));
+            (features.collect(), Cow::Borrowed(&trace.target[..]))
+        }))
+    }
+
+    /// Fits `RadialPosition` on thoughts of which the lengths are all that is known. Of more than some four million tokens
+    /// every second, every third and so on is taken, so that any lengths are done in seconds.
+    pub fn of_lengths(lengths: &[u32]) -> Result<Self, FitError> {
+        const MOST_TOKENS: u64 = 1 << 22;
+        let last_position = lengths.iter().copied().max().filter(|&length| length > 0).ok_or(FitError::NoRows)?;
+        let tokens: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+        let step = tokens.div_ceil(MOST_TOKENS) as usize;
+        let predictors = Predictors::RadialPosition;
+        let unfitted = Self { predictors, last_position, weights: Vec::new(), intercept: 0.0 };
+        unfitted.fitted(lengths.iter().map(|&length| {
+            let positions = (1..=length).step_by(step);
+            let target = positions.clone().map(|j| f64::from(j) / f64::from(length)).collect();
+            (positions.flat_map(|position| unfitted.features(position, 0.0)).collect(), target)
+        }))
+    }
+
+    /// The same with the weights of a regression of targets on features, both given trace by trace.
+    fn fitted<'a>(&self, traces: impl Iterator<Item = (Vec<f32>, Cow<'a, [f64]>)>) -> Result<Self, FitError> {
+        let mut sums = GramAccumulator::new(self.features(1, 0.0).len(), &["target"], Parallelism::Sequential)?;
+        for (features, target) in traces {
+            sums.add_rows(&features, &[&target])?;
         }
         let fit = Ridge { epsilon: EPSILON, intercept: true }.solve(sums.sums(), Parallelism::Sequential)?;
         let head = fit.heads.into_iter().next().expect("there is one target");
-        (baseline.weights, baseline.intercept) = (head.weights, head.intercept);
-        Ok(baseline)
+        Ok(Self { weights: head.weights, intercept: head.intercept, ..self.clone() })
     }
 
     /// What it may look at.

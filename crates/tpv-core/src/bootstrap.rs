@@ -12,7 +12,7 @@
 use crate::seed;
 use rand_pcg::rand_core::Rng;
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+use statrs::distribution::{Beta, ContinuousCDF, Normal, StudentsT};
 
 /// With fewer groups than this the ends lie at percentiles further out.
 const FEW_GROUPS: usize = 20;
@@ -240,14 +240,47 @@ pub fn compare_accuracy(outcomes: &[PairedOutcome], bootstrap: &Bootstrap) -> Op
     }
     let only_first = ahead.iter().filter(|&&ahead| ahead > 0).count() as u64;
     let only_second = ahead.iter().filter(|&&ahead| ahead < 0).count() as u64;
+    // Resamples of problems that are all alike are all alike, however few they are: chance hides as much as an exact bound says.
+    let most_hidden = share_bounds(0, groups.count as u64, 0.975).1;
+    let accuracy = |of: &dyn Fn(&PairedOutcome) -> bool| {
+        let interval = mean_of(&|outcome| as_number(of(outcome)))?;
+        Some(match interval.value {
+            1.0 => Interval { low: 1.0 - most_hidden, ..interval },
+            0.0 => Interval { high: most_hidden, ..interval },
+            _ => interval,
+        })
+    };
+    let difference = mean_of(&|outcome| as_number(outcome.second) - as_number(outcome.first))?;
+    let all_alike = only_first == 0 && only_second == 0;
     Some(AccuracyComparison {
-        first: mean_of(&|outcome| as_number(outcome.first))?,
-        second: mean_of(&|outcome| as_number(outcome.second))?,
-        difference: mean_of(&|outcome| as_number(outcome.second) - as_number(outcome.first))?,
+        first: accuracy(&|outcome| outcome.first)?,
+        second: accuracy(&|outcome| outcome.second)?,
+        difference: if all_alike {
+            Interval { low: -most_hidden, high: most_hidden, ..difference }
+        } else {
+            difference
+        },
         only_first,
         only_second,
         mcnemar_p: mcnemar_exact(only_first, only_second),
     })
+}
+
+/// One-sided exact bounds (Clopper and Pearson, 1934) on a share of which `count` of `all` were seen: the lower and the upper
+/// one, each right in at least `level` of all cases.
+///
+/// ```
+/// use tpv_core::bootstrap::share_bounds;
+/// let (low, high) = share_bounds(0, 60, 0.95);
+/// assert_eq!(low, 0.0);
+/// assert!((high - (1.0 - 0.05f64.powf(1.0 / 60.0))).abs() < 1e-9); // nearly the rule of three, 3 / 60
+/// ```
+pub fn share_bounds(count: u64, all: u64, level: f64) -> (f64, f64) {
+    let (k, rest) = (count as f64, all.saturating_sub(count) as f64);
+    let end = |a: f64, b: f64, at: f64| Beta::new(a, b).map_or(f64::NAN, |beta| beta.inverse_cdf(at));
+    let low = if count == 0 { 0.0 } else { end(k, rest + 1.0, 1.0 - level) };
+    let high = if count >= all { 1.0 } else { end(k + 1.0, rest, level) };
+    (low, high)
 }
 
 /// The two-sided exact p-value of McNemar's test: of the `only_first + only_second` questions on which two methods differ,
@@ -370,5 +403,20 @@ mod tests {
         let undecided = [outcome(0, true, false), outcome(0, false, true)];
         assert_eq!(compare_accuracy(&undecided, &Bootstrap::default()).unwrap().mcnemar_p, 1.0);
         assert_eq!(compare_accuracy(&[], &Bootstrap::default()), None);
+    }
+
+    #[test]
+    fn what_is_all_alike_is_not_certain() {
+        let outcome = |problem, first, second| PairedOutcome { problem, first, second };
+        let all_right: Vec<_> = (0..60).map(|problem| outcome(problem, true, true)).collect();
+        let comparison = compare_accuracy(&all_right, &Bootstrap::default()).unwrap();
+        // One-sided at 2.5 %: 1 - 0.025^(1 / 60).
+        let hidden = 1.0 - 0.025f64.powf(1.0 / 60.0);
+        assert!((comparison.second.low - (1.0 - hidden)).abs() < 1e-9 && comparison.second.high == 1.0);
+        assert!(
+            (comparison.difference.low + hidden).abs() < 1e-9 && (comparison.difference.high - hidden).abs() < 1e-9
+        );
+        let (low, high) = share_bounds(3, 3, 0.95);
+        assert!((low - 0.05f64.powf(1.0 / 3.0)).abs() < 1e-9 && high == 1.0);
     }
 }

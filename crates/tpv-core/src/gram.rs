@@ -24,7 +24,6 @@ use crate::registers::empty_upper_halves;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
-use std::num::NonZeroUsize;
 
 /// Name of the target `p_j = j / N`.
 pub const PROGRESS: &str = "progress";
@@ -46,8 +45,6 @@ pub fn log_remaining_labels(thinking_tokens: usize) -> Vec<f64> {
 pub enum Parallelism {
     /// The calling thread alone.
     Sequential,
-    /// At most so many.
-    Threads(NonZeroUsize),
     /// All threads of the pool.
     #[default]
     All,
@@ -57,7 +54,6 @@ impl Parallelism {
     pub(crate) fn par(self) -> Par {
         match self {
             Self::Sequential => Par::Seq,
-            Self::Threads(count) => Par::rayon(count.get()),
             Self::All => Par::rayon(0),
         }
     }

@@ -76,15 +76,6 @@ pub struct Reading {
     pub verdict: Verdict,
 }
 
-impl Reading {
-    /// The reading once `</think>` has come, as token number `position`: complete, nothing left.
-    pub fn finished(position: u32) -> Self {
-        let nothing = Estimate { value: 0.0, low: 0.0, high: 0.0 };
-        let (progress, remaining_tokens) = (Some(1.0), Some(nothing));
-        Self { position, progress_raw: None, progress, remaining_tokens, verdict: Verdict::Done }
-    }
-}
-
 /// What a reader is shown at each thinking step, before the next token is chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct StateView<'a> {

@@ -132,11 +132,6 @@ impl Sampler {
         Ok(Self { params, generator: seed::generator(seed), scores, block_maxima, candidates })
     }
 
-    /// The parameters it was made with.
-    pub fn params(&self) -> SamplingParams {
-        self.params
-    }
-
     /// Chooses a token from `logits [V]`, optionally pushed along `shift = (alpha, W theta [V])` and with single `bias`es
     /// `(token, value)` added. A logit of minus infinity stays out whatever the shift says; an infinite bias replaces the score.
     pub fn sample(
@@ -400,7 +395,10 @@ fn pick_certain(scores: Scores<'_>, random: u64) -> u32 {
 
 /// Natural logs below the best token at which a weight is certainly below half a unit: 2^-45 = e^-31.2.
 const DEEPEST: f32 = 32.0;
-/// The weight of the best token; sums over 2^19 tokens still fit 64 bits.
+/// Tokens that a vocabulary may have, so that the sum of their weights fits 64 bits.
+pub const MOST_TOKENS: usize = 1 << 19;
+
+/// The weight of the best token.
 const WEIGHT_UNITS: f32 = (1u64 << 44) as f32;
 
 /// A token that may be chosen.

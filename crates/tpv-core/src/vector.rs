@@ -20,7 +20,7 @@ pub struct LinearHead {
 }
 
 impl LinearHead {
-    /// `weights . h + intercept`, accumulated in f32 over eight lanes.
+    /// `weights . h + intercept` for a state `[d]`, accumulated in f32 over eight lanes; see [`dots`] for its panic.
     pub fn apply(&self, hidden: &[f32]) -> f32 {
         dot(&self.weights, hidden) + self.intercept
     }
@@ -37,11 +37,11 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The dot products of several vectors with one state, all `[d]`, in one pass over the state. Each has eight partial sums,
 /// so that it vectorises, and is bit for bit what [`dot`] gives for its vector alone.
+///
+/// # Panics
+/// Where a vector is not as long as the state: it would be read as another one.
 pub fn dots<const N: usize>(vectors: [&[f32]; N], state: &[f32]) -> [f32; N] {
-    debug_assert!(
-        vectors.iter().all(|vector| vector.len() == state.len()),
-        "dot product of slices of different length"
-    );
+    assert!(vectors.iter().all(|vector| vector.len() == state.len()), "dot product of slices of different length");
     let vectors = vectors.map(|vector| vector.as_chunks::<LANES>());
     let (blocks, rest) = state.as_chunks::<LANES>();
     let mut lanes = [[0f32; LANES]; N];
@@ -61,7 +61,7 @@ pub fn dots<const N: usize>(vectors: [&[f32]; N], state: &[f32]) -> [f32; N] {
 /// Which model a run, data set or vector belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ModelIdentity {
-    /// The name that the user gave: a hub id, a folder's base name, or `thinker`.
+    /// The name as the user gave it: a hub id, a path, or `thinker`.
     pub name: String,
     /// The hub's commit, if known.
     pub revision: Option<String>,
@@ -71,8 +71,8 @@ pub struct ModelIdentity {
     pub vocab_size: usize,
     /// SHA-256 of `tokenizer.json`, hexadecimal.
     pub tokenizer_sha256: String,
-    /// SHA-256 over what of the config changes the computation, the norms at both ends, some rows of the embedding and the first
-    /// row of every other matrix, hexadecimal; names the model independently of the folder it lies in.
+    /// SHA-256 over what of the config changes the computation, all norms and biases, some rows of the embedding and the first
+    /// and the last row of every other matrix, hexadecimal; names the model independently of the folder it lies in.
     pub fingerprint: String,
 }
 

@@ -114,3 +114,20 @@ fn a_constant_length_counts_down() {
     assert_eq!((constant.progress(25), constant.remaining(25)), (1.0, 0.0));
     assert_eq!(ConstantLength::fit(&[]), None);
 }
+
+#[test]
+fn the_position_baseline_needs_no_more_than_lengths() {
+    let lengths = [40u32, 90, 7, 300];
+    let trace = |(problem, &length): (usize, &u32)| ReadingTrace {
+        problem: problem as u64,
+        first_position: 1,
+        predicted: vec![0.0; length as usize],
+        target: (1..=length).map(|j| f64::from(j) / f64::from(length)).collect(),
+    };
+    let traces: Vec<ReadingTrace> = lengths.iter().enumerate().map(trace).collect();
+    let of_traces = Baseline::fit(Predictors::RadialPosition, &traces).unwrap();
+    assert_eq!(Baseline::of_lengths(&lengths).unwrap(), of_traces);
+    let huge = Baseline::of_lengths(&[u32::MAX, 1_000_000]).unwrap();
+    assert!(huge.predict(u32::MAX, 0.0) > huge.predict(1000, 0.0), "as little memory as for any others");
+    assert!(Baseline::of_lengths(&[]).is_err() && Baseline::of_lengths(&[0]).is_err());
+}

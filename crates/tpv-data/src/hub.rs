@@ -59,6 +59,8 @@ pub trait DownloadProgress {
     fn advance(&mut self, bytes: u64);
     /// The file is complete.
     fn finish(&mut self);
+    /// Files that a model may do without could not be asked for, in a sentence.
+    fn missed(&mut self, what: &str);
 }
 
 /// Picks from the names of a repository's files those that are needed, or says what is missing among them.
@@ -72,6 +74,7 @@ impl DownloadProgress for Silent {
     fn start(&mut self, _: &str, _: u64, _: u64) {}
     fn advance(&mut self, _: u64) {}
     fn finish(&mut self) {}
+    fn missed(&mut self, _: &str) {}
 }
 
 /// The hub as the environment describes it.
@@ -133,7 +136,7 @@ impl Hub {
     }
 
     /// Fetches those of some files that a snapshot lacks and its commit has; what the commit lacks is remembered, so that it
-    /// is asked for once. Caches that other programs filled can be without them.
+    /// is asked for once. Caches that other programs filled can be without them; offline, what there is has to do.
     pub fn complete(
         &self,
         repo: &Repo,
@@ -144,11 +147,8 @@ impl Hub {
         let cache = RepoCache::new(&self.environment.cache, repo);
         let is_unknown = |name: &&str| !snapshot.folder.join(name).is_file() && !cache.lacks(&snapshot.commit, name);
         let unknown: Vec<&str> = names.iter().copied().filter(is_unknown).collect();
-        if unknown.is_empty() {
+        if unknown.is_empty() || self.environment.offline {
             return Ok(());
-        }
-        if self.environment.offline {
-            return Err(self.not_cached(repo));
         }
         let at = Repo { revision: snapshot.commit.clone(), ..repo.clone() };
         let info = self.client.repo_info(&at)?;

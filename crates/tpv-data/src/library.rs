@@ -78,6 +78,14 @@ impl VectorLibrary {
         Ok((entries, left_out))
     }
 
+    /// Whether there is a file for a model, readable or not.
+    pub fn has_any(&self, model: &ModelIdentity) -> Result<bool> {
+        if !is_plain_name(&model.fingerprint) {
+            return Ok(false);
+        }
+        Ok(sorted_entries(&self.model_folder(model)?)?.iter().any(|path| is_vector_file(path)))
+    }
+
     /// The vector of a model: the one of that name, else `default`, else the only one.
     pub fn find(&self, model: &ModelIdentity, name: Option<&str>) -> Result<LibraryEntry> {
         let folder = self.model_folder(model)?;
@@ -226,10 +234,7 @@ mod tests {
         let theta = vec![1.0, 2.0];
         let progress = LinearHead { weights: theta.clone(), intercept: 0.0 };
         let info = VectorInfo { model: model(of), ..VectorInfo::default() };
-        VectorFile {
-            vector: ProgressVector { theta, progress, info, ..ProgressVector::default() },
-            ..VectorFile::default()
-        }
+        VectorFile { vector: ProgressVector { theta, progress, info, ..ProgressVector::default() } }
     }
 
     #[test]

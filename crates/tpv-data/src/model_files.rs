@@ -23,8 +23,6 @@ const OPTIONAL: [&str; 5] = [
 /// A model's files on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
-    /// The name to give the model: the hub's id, or the base name of the folder or file.
-    pub name: String,
     /// The hub's commit, where it is known.
     pub revision: Option<String>,
     /// The files.
@@ -114,8 +112,25 @@ pub fn resolve_text(name_or_path: &str, hub: &Hub, progress: &mut dyn DownloadPr
     let complete = |snapshot: &Snapshot| snapshot.folder.join(TOKENIZER).is_file();
     let repo = Repo::model(&id, None);
     let snapshot = hub.snapshot(&repo, &complete, &choose_text_files, progress)?;
-    let _ = hub.complete(&repo, &snapshot, &OPTIONAL, progress);
+    ask_for_optional(&repo, &snapshot, hub, progress);
     Ok(snapshot.folder)
+}
+
+/// Fetches what a cache that another program filled may be without. Where that fails, what there is has to do, and is told.
+fn ask_for_optional(repo: &Repo, snapshot: &Snapshot, hub: &Hub, progress: &mut dyn DownloadProgress) {
+    if let Err(error) = hub.complete(repo, snapshot, &OPTIONAL, progress) {
+        let (there, lacking): (Vec<_>, Vec<_>) = OPTIONAL.iter().partition(|name| snapshot.folder.join(name).is_file());
+        let have = if there.is_empty() { "none of its optional files".to_owned() } else { names(&there) };
+        progress.missed(&format!(
+            "{}: using {have}; whether it has {} could not be asked ({error}), and without them prompts and ends may differ",
+            repo.id,
+            names(&lacking)
+        ));
+    }
+}
+
+fn names(files: &[&&str]) -> String {
+    files.iter().map(|file| **file).collect::<Vec<_>>().join(", ")
 }
 
 struct HubName {
@@ -152,33 +167,27 @@ fn local_folder(folder: &Path) -> Result<ModelFiles> {
         }
     }
     ModelFiles::weight_files(folder)?;
-    Ok(ModelFiles { name: base_name(folder), revision: None, form: ModelForm::Folder(folder.into()) })
+    Ok(ModelFiles { revision: None, form: ModelForm::Folder(folder.into()) })
 }
 
 fn local_file(path: &Path) -> Result<ModelFiles> {
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
-        return Ok(ModelFiles { name: base_name(path), revision: None, form: ModelForm::Gguf(path.into()) });
+        return Ok(ModelFiles { revision: None, form: ModelForm::Gguf(path.into()) });
     }
     let what = format!("{}: the file is not a .gguf file", path.display());
     Err(DataError::argument(what, "give a .gguf file, or the folder of a checkpoint"))
-}
-
-fn base_name(path: &Path) -> String {
-    let full = path.canonicalize().unwrap_or_else(|_| path.into());
-    full.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into())
 }
 
 fn from_hub(id: &str, revision: Option<&str>, hub: &Hub, progress: &mut dyn DownloadProgress) -> Result<ModelFiles> {
     let repo = Repo::model(id, revision);
     let has_index = |snapshot: &Snapshot| complete_but_shards(&snapshot.folder);
     let snapshot = hub.snapshot(&repo, &has_index, &choose_files, progress)?;
-    // Without the hub what there is has to do.
-    let _ = hub.complete(&repo, &snapshot, &OPTIONAL, progress);
+    ask_for_optional(&repo, &snapshot, hub, progress);
     let snapshot = match missing_shards(&snapshot.folder)? {
         shards if shards.is_empty() => snapshot,
         shards => fetch_shards(id, &snapshot, shards, hub, progress)?,
     };
-    Ok(ModelFiles { name: id.into(), revision: Some(snapshot.commit), form: ModelForm::Folder(snapshot.folder) })
+    Ok(ModelFiles { revision: Some(snapshot.commit), form: ModelForm::Folder(snapshot.folder) })
 }
 
 fn gguf_from_hub(
@@ -195,7 +204,7 @@ fn gguf_from_hub(
     let complete = |snapshot: &Snapshot| snapshot.folder.join(file).is_file();
     let snapshot = hub.snapshot(&Repo::model(id, revision), &complete, &choose, progress)?;
     let form = ModelForm::Gguf(snapshot.folder.join(file));
-    Ok(ModelFiles { name: format!("{id}/{file}"), revision: Some(snapshot.commit), form })
+    Ok(ModelFiles { revision: Some(snapshot.commit), form })
 }
 
 fn complete_but_shards(folder: &Path) -> bool {
@@ -296,7 +305,7 @@ mod tests {
         for shard in ["1.safetensors", "2.safetensors"] {
             fs::write(path.join(shard), "").unwrap();
         }
-        assert_eq!(resolve(name).unwrap().name, "tiny");
+        assert_eq!(resolve(name).unwrap().path(), path);
         assert_eq!(ModelFiles::weight_files(&path).unwrap()[0], path.join("1.safetensors"));
     }
 

@@ -55,9 +55,12 @@ struct GenerationMetadata {
 
 impl ReferenceFolder {
     /// Whether a folder looks like one of the Python scripts.
-    pub fn is_one(folder: &Path) -> bool {
-        let problems = numbered_entries(folder, "problem_", "").unwrap_or_default();
-        problems.iter().any(|(_, path)| path.is_dir())
+    pub fn is_one(folder: &Path) -> Result<bool> {
+        if !folder.is_dir() {
+            return Ok(false);
+        }
+        let problems = numbered_entries(folder, "problem_", "")?;
+        Ok(problems.iter().any(|(_, path)| path.is_dir()))
     }
 
     /// Opens a folder; `markers.end` is the text that ends the thinking.
@@ -282,7 +285,7 @@ mod tests {
     }
 
     fn open(root: &Path) -> ReferenceFolder {
-        assert!(ReferenceFolder::is_one(root));
+        assert!(ReferenceFolder::is_one(root).unwrap());
         ReferenceFolder::open(root, &ThinkingMarkers::default()).unwrap()
     }
 

@@ -141,9 +141,13 @@ impl RunConfig {
         write_json_once(&folder.join(RUN_FILE), self)
     }
 
-    /// A short hash of everything that determines what the run generates.
+    /// A short hash of everything that determines what the run generates: a model that says what its weights are is the same
+    /// under any path. Stored beside what was made of a run, so it must stay what it is when fields are added.
     pub fn digest(&self) -> String {
-        let free = Self { tpv_version: String::new(), clock_unix_secs: None, ..self.clone() };
+        let mut free = Self { tpv_version: String::new(), clock_unix_secs: None, ..self.clone() };
+        if !free.model.fingerprint.is_empty() {
+            free.model.name.clear();
+        }
         short_sha256(serde_json::to_string(&free).expect("a run is plain data and becomes JSON"))
     }
 
@@ -220,6 +224,23 @@ mod tests {
         let mut old = serde_json::to_value(RunConfig::default()).unwrap();
         old.as_object_mut().unwrap().remove("states_kept");
         assert_eq!(serde_json::from_value::<RunConfig>(old).unwrap(), RunConfig::default());
+    }
+
+    #[test]
+    fn a_digest_stays_what_it_is_and_knows_a_model_by_its_weights() {
+        let named = |name: &str| RunConfig {
+            model: ModelIdentity {
+                name: name.into(),
+                fingerprint: "f".into(),
+                hidden_size: 3,
+                ..ModelIdentity::default()
+            },
+            ..RunConfig::default()
+        };
+        let run = named("a");
+        assert_eq!(run.digest(), "b00fcf06e4ecda09");
+        assert_eq!(run.digest(), RunConfig { tpv_version: "99".into(), ..named("/elsewhere/a") }.digest());
+        assert_ne!(run.digest(), RunConfig { seed: 1, ..run.clone() }.digest());
     }
 
     #[test]

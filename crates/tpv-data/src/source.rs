@@ -80,12 +80,15 @@ impl TraceHeader {
     pub fn unusable(&self) -> Option<&'static str> {
         match self {
             header if header.thinking_tokens == 0 => Some("no thinking"),
-            header if !header.thinking_ended => Some("unfinished: no end of thinking within the token limit"),
+            header if !header.thinking_ended => Some(UNFINISHED),
             header if header.thinking_rows == 0 => Some(NO_STATES),
             _ => None,
         }
     }
 }
+
+/// Why a thought that was cut at the token limit is of no use.
+pub const UNFINISHED: &str = "unfinished: no end of thinking within the token limit";
 
 /// Some rows of final hidden states of one thought, in order.
 #[derive(Debug, Clone, Copy)]

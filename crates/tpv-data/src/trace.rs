@@ -138,7 +138,7 @@ impl TraceStore {
                 let what = format!("the folder has traces but no {RUN_FILE} that says how they were made");
                 return Err(DataError::mismatch(folder, what, "put it back, or choose another folder"));
             }
-            if ReferenceFolder::is_one(folder) && !has_run() {
+            if ReferenceFolder::is_one(folder)? && !has_run() {
                 let what = "the folder has traces of the Python scripts".to_owned();
                 return Err(DataError::mismatch(folder, what, "choose another folder; `tpv prepare` reads this one"));
             }

@@ -17,7 +17,7 @@ pub fn open_traces(folder: &Path, markers: &ThinkingMarkers) -> Result<Box<dyn T
     if folder.join(RUN_FILE).is_file() {
         return Ok(Box::new(TraceStore::open(folder)?));
     }
-    if ReferenceFolder::is_one(folder) {
+    if ReferenceFolder::is_one(folder)? {
         return Ok(Box::new(ReferenceFolder::open(folder, markers)?));
     }
     Err(DataError::missing(

@@ -1,8 +1,8 @@
 //! The vector file: `tpv.safetensors`, and `.npy` vectors such as the reference's `tpv_linear_weights.npy`.
 //!
-//! `tpv.safetensors` holds `theta` `[d]` and `progress_weights` `[d]`, and where known `log_remaining_weights` `[d]`,
-//! `pattern` `[d]`, `shift` `[V]` = W theta and `probe` `[V]`, all f32. The metadata entry `tpv_vector` is a JSON document
-//! with format, version, intercepts, calibration, effort levels and where the vector comes from.
+//! `tpv.safetensors` holds `theta` `[d]` and `progress_weights` `[d]`, and where known `log_remaining_weights` `[d]` and
+//! `pattern` `[d]`, all f32. The metadata entry `tpv_vector` is a JSON document with format, version, intercepts,
+//! calibration, effort levels and where the vector comes from.
 
 use crate::error::{DataError, Result};
 use crate::identity::display_name;
@@ -23,15 +23,11 @@ pub const WEIGHTS_FILE: &str = "tpv_linear_weights.npy";
 
 const METADATA_KEY: &str = "tpv_vector";
 
-/// A vector with what was computed from it and the model's head.
+/// A vector as a file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct VectorFile {
-    /// The vector.
+    /// What it holds.
     pub vector: ProgressVector,
-    /// `W theta`, `[V]`: what one unit of alpha adds to the logits.
-    pub shift: Option<Vec<f32>>,
-    /// `W (W^T W)^-1 theta`, `[V]`: reads the progress from raw logits.
-    pub probe: Option<Vec<f32>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,8 +58,14 @@ impl VectorFile {
         read_tensors(&TensorFile::embedded(path, bytes)?)
     }
 
-    /// Writes a `tpv.safetensors`, all or nothing.
+    /// Writes a `tpv.safetensors`, all or nothing. All arrays must be as wide as `theta`, and so must the model be
+    /// (`info.model.hidden_size`); the rest of `info` is free.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let width = self.vector.info.model.hidden_size;
+        if let Some(array) = self.arrays().iter().find(|array| array.shape != [width]) {
+            let what = format!("{} has the shape {:?}, and the model the width {width}", array.name, array.shape);
+            return Err(DataError::mismatch(path, what, "set info.model.hidden_size, and give arrays of that width"));
+        }
         write_tensors(path, METADATA_KEY, &self.about(), &self.arrays())
     }
 
@@ -120,8 +122,6 @@ impl VectorFile {
             ("progress_weights", Some(&vector.progress.weights)),
             ("log_remaining_weights", vector.log_remaining.as_ref().map(|head| &head.weights)),
             ("pattern", vector.pattern.as_ref()),
-            ("shift", self.shift.as_ref()),
-            ("probe", self.probe.as_ref()),
         ];
         arrays.into_iter().filter_map(|(name, values)| Some(NamedArray::vector(name, Values::F32(values?)))).collect()
     }
@@ -163,7 +163,7 @@ fn load_npy(path: &Path) -> Result<VectorFile> {
         info: VectorInfo { model, ..VectorInfo::default() },
         ..ProgressVector::default()
     };
-    Ok(VectorFile { vector, shift: None, probe: None })
+    Ok(VectorFile { vector })
 }
 
 fn read_tensors(file: &TensorFile) -> Result<VectorFile> {
@@ -177,7 +177,6 @@ fn read_tensors(file: &TensorFile) -> Result<VectorFile> {
     }
     let theta = file.vector_f32("theta", Some(about.info.model.hidden_size))?;
     let width = Some(theta.len());
-    let vocabulary = Some(about.info.model.vocab_size).filter(|&size| size > 0);
     let log_remaining = optional(file, "log_remaining_weights", width)?
         .map(|weights| LinearHead { weights, intercept: about.log_remaining_intercept.unwrap_or(0.0) });
     let vector = ProgressVector {
@@ -192,9 +191,7 @@ fn read_tensors(file: &TensorFile) -> Result<VectorFile> {
         info: about.info,
         theta,
     };
-    let shift = optional(file, "shift", vocabulary)?;
-    let probe = optional(file, "probe", vocabulary)?;
-    Ok(VectorFile { vector, shift, probe })
+    Ok(VectorFile { vector })
 }
 
 fn optional(file: &TensorFile, name: &str, len: Option<usize>) -> Result<Option<Vec<f32>>> {
@@ -229,8 +226,6 @@ mod tests {
                 efforts: [("low".to_string(), 15.0)].into(),
                 info: VectorInfo { model: model("tiny", 3), epsilon: 1e-10, rows: 7, ..VectorInfo::default() },
             },
-            shift: Some(vec![1.0, 2.0, 3.0, 4.0]),
-            probe: Some(vec![0.5; 4]),
         }
     }
 
@@ -243,8 +238,6 @@ mod tests {
         let mut plain = sample();
         plain.vector.log_remaining = None;
         plain.vector.pattern = None;
-        plain.shift = None;
-        plain.probe = None;
         plain.save(&path).unwrap();
         assert_eq!(VectorFile::load(&path).unwrap(), plain);
     }
@@ -321,17 +314,10 @@ mod tests {
         with_nan.vector.theta[1] = f32::NAN;
         let mut narrow_head = sample();
         narrow_head.vector.progress.weights.pop();
-        let mut short_shift = sample();
-        short_shift.shift = Some(vec![1.0]);
-        for (file, expected) in [
-            (with_nan, "theta[1] is NaN"),
-            (narrow_head, "progress_weights has 2 values, expected 3"),
-            (short_shift, "shift has 1 values, expected 4"),
-        ] {
-            file.save(&path).unwrap();
-            let text = VectorFile::load(&path).unwrap_err().to_string();
-            assert!(text.contains(expected), "{text}");
-        }
+        let text = narrow_head.save(&path).unwrap_err().to_string();
+        assert!(text.contains("progress_weights has the shape [2]") && !path.exists(), "{text}");
+        with_nan.save(&path).unwrap();
+        assert!(VectorFile::load(&path).unwrap_err().to_string().contains("theta[1] is NaN"));
         write_tensors(&path, "format", &"pt", &[]).unwrap();
         assert!(VectorFile::load(&path).unwrap_err().to_string().contains("not a vector"));
     }

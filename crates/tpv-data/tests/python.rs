@@ -42,7 +42,7 @@ fn python_loads_the_vector() {
         },
         ..ProgressVector::default()
     };
-    VectorFile { vector, shift: Some(vec![1.0, 2.0]), probe: None }.save_folder(folder.path()).unwrap();
+    VectorFile { vector }.save_folder(folder.path()).unwrap();
     let script = format!(
         "import json, numpy as np\n\
          from safetensors import safe_open\n\
@@ -55,7 +55,7 @@ fn python_loads_the_vector() {
          print(sorted(t), about['format'], about['progress_intercept'])"
     );
     if let Some(printed) = python(folder.path(), &script) {
-        assert_eq!(printed, "['progress_weights', 'shift', 'theta'] tpv-vector 0.25");
+        assert_eq!(printed, "['progress_weights', 'theta'] tpv-vector 0.25");
     }
 }
 

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{EngineError, Result};
+use tpv_core::sampling::MOST_TOKENS;
 
 /// No shape has a count beyond this; a larger one is damage, and must not become an allocation.
 pub(crate) const LARGEST_COUNT: usize = 1 << 24;
@@ -172,6 +173,9 @@ impl DecoderConfig {
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(unsupported(key, "0"));
+        }
+        if self.vocab_size > MOST_TOKENS {
+            return Err(unsupported("vocab_size", &format!("{} (more than {MOST_TOKENS})", self.vocab_size)));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(unsupported("num_key_value_heads", &format!("{} for {} heads", self.kv_heads, self.heads)));

@@ -14,7 +14,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The template around a problem when no other is asked for.
+/// The template around a problem when no other is asked for: the prompt of the paper's scripts.
 pub const DEFAULT_PROMPT_TEMPLATE: &str =
     "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}.\n<think>\n";
 

@@ -31,7 +31,7 @@ pub use generate::{GenerateArgs, KeepStates, StatesPrecision};
 pub use intervene::{InterveneArgs, PhaseArg};
 pub use learn::LearnArgs;
 pub use prepare::{PrepareArgs, SplitMethod};
-pub use problems::{BRIEF_TEMPLATE, DEFAULT_TEMPLATE, DatasetArgs, StyleArgs};
+pub use problems::{BRIEF_TEMPLATE, DatasetArgs, StyleArgs};
 pub use race::RaceArgs;
 pub use report::ReportArgs;
 pub use run::AskArgs;
@@ -57,6 +57,16 @@ fn positive(text: &str) -> Result<usize, String> {
     match count(text)? {
         0 => Err("at least 1".into()),
         count => Ok(count),
+    }
+}
+
+/// A limit of tokens: more than any model has positions is a slip of the keyboard.
+fn token_limit(text: &str) -> Result<usize, String> {
+    const MOST: usize = 100_000_000;
+    match text.parse().map_err(|error| format!("{error}"))? {
+        0 => Err("at least 1".into()),
+        tokens if tokens > MOST => Err(format!("more than {MOST}")),
+        tokens => Ok(tokens),
     }
 }
 
@@ -92,10 +102,14 @@ fn spaced(text: &str) -> Result<f32, String> {
     text.trim().parse().map_err(|error| format!("{error}"))
 }
 
+/// The slowest pace in tokens per second, so that keys and clients that leave are always heard.
+const LEAST_PACE: f64 = 0.5;
+
 /// Tokens a second; 0 is full speed.
 fn pace(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("not a finite number of at least 0".into()) }
+    let is_pace = value == 0.0 || (value.is_finite() && value >= LEAST_PACE);
+    if is_pace { Ok(value) } else { Err(format!("not a finite number of at least {LEAST_PACE}, or 0")) }
 }
 
 /// The model of the paper's scripts.

@@ -219,6 +219,10 @@ impl DownloadProgress for DownloadBars<'_> {
     fn finish(&mut self) {
         self.bar.finish_and_clear();
     }
+
+    fn missed(&mut self, what: &str) {
+        self.console.notice(what);
+    }
 }
 
 /// How problems become prompts.

@@ -8,7 +8,7 @@ use tpv_core::reading::evaluation::seconds::{SecondsDecile, SecondsFigures};
 use tpv_core::reading::evaluation::{CalibratedFigures, Gain, IntervalFigures, ReadingReport, Source};
 
 /// With fewer problems than this, intervals by problem were measured to hold the truth in clearly less than 95 of 100 cases.
-const FEW_PROBLEMS: usize = 20;
+const FEW_PROBLEMS: usize = 60;
 
 /// What to know of intervals by problem where there are few.
 pub fn warn_of_few_problems(problems: usize, console: &Console) {

@@ -21,8 +21,8 @@ use tpv_data::sums::{
 };
 use tpv_data::trace::TraceStore;
 
-/// Saving takes at most this share of the time.
-const SHARE_OF_SAVING: u32 = 20;
+/// Between two savings lies at least this many times what one takes.
+const TIMES_A_SAVING: u32 = 20;
 
 /// The sums of a run that is under way.
 pub struct StreamingFit {
@@ -104,7 +104,7 @@ impl StreamingFit {
             console.check_interrupted()?;
             self.add(store, problem)?;
             self.waiting.pop_front();
-            if self.saved.elapsed() >= self.saving * SHARE_OF_SAVING {
+            if self.saved.elapsed() >= self.saving * TIMES_A_SAVING {
                 self.save(store)?;
             }
         }

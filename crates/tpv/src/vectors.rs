@@ -30,6 +30,12 @@ pub fn reader(vector: Option<&OpenVector>, budget_tokens: Option<u32>) -> Box<dy
     }
 }
 
+/// The entry of a vector's figures with the share of thoughts that were cut at the token limit, and so are in nothing of it.
+pub const UNFINISHED_FIGURE: &str = "unfinished_share";
+
+/// From this share on what a calibration claims is not to be trusted.
+pub const MANY_UNFINISHED: f64 = 0.05;
+
 /// Finds the model's vector and prepares it. Without one the user is told how to get one.
 pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Result<Option<OpenVector>> {
     let Some((origin, file)) = find(args.tpv.as_deref(), &model.identity)? else {
@@ -40,7 +46,17 @@ pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Resu
     };
     let prepared = PreparedVector::new(&file.vector, model)?;
     if !prepared.reading.is_calibrated() {
-        console.notice(format!("{origin} has no calibration, so the time left is unknown; `tpv train` adds one"));
+        console.notice(format!(
+            "{origin} has no calibration, so the time left is unknown; `tpv train` adds one where thoughts of ten problems ended"
+        ));
+    }
+    let unfinished = file.vector.info.figures.get(UNFINISHED_FIGURE).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+    if prepared.reading.is_calibrated() && unfinished > MANY_UNFINISHED {
+        console.notice(format!(
+            "{origin} was calibrated on thoughts that ended within its token limit, and {:.0} % did not: of long thoughts its time \
+             left is too short",
+            unfinished * 100.0
+        ));
     }
     Ok(Some(OpenVector { origin, prepared }))
 }
@@ -97,8 +113,7 @@ fn is_path(text: &str) -> bool {
 }
 
 fn of_model(library: &VectorLibrary, model: &ModelIdentity) -> Result<Option<(String, VectorFile)>> {
-    let (entries, _) = library.list()?;
-    if entries.iter().any(|entry| entry.info.model.fingerprint == model.fingerprint) {
+    if library.has_any(model)? {
         let entry = library.find(model, None)?;
         return Ok(Some((entry.path.display().to_string(), VectorFile::load(&entry.path)?)));
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! list     = relation (("," | ";" | "∨") relation)*
-//! relation = measured (("=" | "≈" | "<" | "≤" | ">" | "≥" | "≠" | "∈") measured)*
+//! relation = measured (("=" | "≈" | "<" | "≤" | ">" | "≥" | "≠" | "∈" | "→") measured)*
 //! measured = "$"? union multiplier* unit? remark?
 //! union    = sum (("∪" | "∩" | "∖") sum)*
 //! sum      = sign? ratio (sign ratio)*

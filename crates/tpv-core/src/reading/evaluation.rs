@@ -23,7 +23,7 @@ use super::calibration::Calibration;
 use super::heads::{HeadTrace, HeadValues, TooManyValues};
 use super::reader::{PAPER_EMA_WEIGHT, ReadingFilter};
 use super::{Reading, Verdict};
-use crate::baseline::{Baseline, ConstantLength, Predictors};
+use crate::baseline::{Baseline, ConstantLength};
 use crate::bootstrap::{Bootstrap, Interval};
 use crate::fit::FitError;
 use crate::metrics::{Figures, MetricsError, ReadingTrace, measure, paired_difference};
@@ -305,14 +305,7 @@ impl Baselines {
         let mut lengths: Vec<u32> = known_lengths.iter().copied().filter(|&length| length > 0).collect();
         lengths.sort_unstable();
         let constant = ConstantLength::fit(&lengths).ok_or(EvaluationError::NoLengths)?;
-        let trace = |(problem, &length): (usize, &u32)| ReadingTrace {
-            problem: problem as u64,
-            first_position: 1,
-            predicted: vec![0.0; length as usize],
-            target: (1..=length).map(|j| f64::from(j) / f64::from(length)).collect(),
-        };
-        let traces: Vec<ReadingTrace> = lengths.iter().enumerate().map(trace).collect();
-        let mean = Baseline::fit(Predictors::RadialPosition, &traces)?;
+        let mean = Baseline::of_lengths(&lengths)?;
         Ok(Self { constant, lengths, mean })
     }
 

@@ -5,7 +5,7 @@ import { $, announce, make, seconds, store, warn } from "./dom.js";
 import { exportLane } from "./export.js";
 import { drawTrace, expectedTokens } from "./trace.js";
 
-const WORDS = { unknown: "reading …", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", ended: "ended early", cut: "cut", plain: "no thinking", failed: "failed", stopped: "stopped" };
+const WORDS = { unknown: "progress unknown", thinking: "thinking", nearly_done: "nearly done", stuck: "stuck?", over_budget: "over budget", done: "thought out", ended: "ended early", cut: "cut", plain: "no thinking", failed: "failed", stopped: "stopped" };
 
 /* What stands in place of the time left where no thought came to its end. */
 const ENDS = { failed: () => "", stopped: () => "", plain: () => "", cut: (tokens) => `cut at ${tokens} thinking tokens` };

@@ -34,7 +34,7 @@ function marks(steps, most, width) {
   const head = line.length ? [path("head", `M${line.at(-1)}h0`)] : [];
   return [
     ...[0, .5, 1].flatMap((value) => [grid(y(value)), label(LEFT - 8, y(value) + 4, `${value * 100}%`, "end")]),
-    grid(z(0)), label(LEFT - 8, z(0) + 4, "0", "end"), label(LEFT - 8, ALPHA_TOP + 4, `α ${Math.round(high)}`, "end"),
+    grid(z(0)), label(LEFT - 8, z(0) + 4, "0", "end"), label(LEFT - 8, ALPHA_TOP + 4, `α ${Math.round(high)}`, "end"), ...(low < 0 ? [label(LEFT - 8, ALPHA_BASE + 4, `α ${Math.round(low)}`, "end")] : []),
     label(LEFT, HEIGHT - 4, "token 1"), label(right, HEIGHT - 4, `${Math.round(most)}`, "end"),
     path("dots", dots.join("")), path("line", line.length ? `M${line.join("L")}` : ""), path("steps", stairs.join("")), ...head,
   ];

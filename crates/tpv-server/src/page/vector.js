@@ -10,7 +10,7 @@ export function showVector(vector) {
   $("error").textContent = "";
   for (const id of ["alpha", "race"]) $(id).disabled = !vector;
   if (!vector) {
-    warn("vector", "This model has no vector, so neither progress nor the throttle work. Make one with: tpv learn");
+    warn("vector", "This model has no vector, so neither progress nor the throttle work. Make one with `tpv learn` and the name of the model.");
     return;
   }
   warn("vector", vector.warnings.length ? `This vector may not belong to this model: ${vector.warnings.join(" ")}` : "");

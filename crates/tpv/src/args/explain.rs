@@ -20,7 +20,7 @@ pub struct ExplainArgs {
     #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
     pub problems: usize,
     /// Samples of each problem for that.
-    #[arg(long, value_parser = super::count, default_value_t = 2)]
+    #[arg(long, value_parser = super::positive, default_value_t = 2)]
     pub generations_per_problem: usize,
     /// Random directions of theta's norm to compare with.
     #[arg(long, default_value_t = 5)]
@@ -29,7 +29,7 @@ pub struct ExplainArgs {
     #[arg(long, value_parser = super::finite, default_value_t = 15.0, allow_negative_numbers = true)]
     pub alpha: f32,
     /// Token limit of each sample for that.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 2048)]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 2048)]
     pub max_new_tokens: usize,
     /// Where explain.json and the samples go.
     #[arg(long, default_value = "tpv_explain")]

@@ -14,7 +14,7 @@ pub struct GenerateArgs {
     #[arg(long, alias = "model_name_or_path", default_value = DEFAULT_MODEL)]
     pub model: String,
     /// Token limit of each generation, thinking and answer together.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 1024)]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 1024)]
     pub max_new_tokens: usize,
     /// The first problem's index.
     #[arg(long, alias = "problem_start_idx", default_value_t = 0)]
@@ -23,7 +23,7 @@ pub struct GenerateArgs {
     #[arg(long, alias = "problem_end_idx")]
     pub end_problem_index: Option<usize>,
     /// Samples of each problem.
-    #[arg(long, value_parser = super::count, default_value_t = 5)]
+    #[arg(long, value_parser = super::positive, default_value_t = 5)]
     pub generations_per_problem: usize,
     /// Where the traces go; a run that is there already goes on.
     #[arg(long, default_value = "llama_model_results_batched")]

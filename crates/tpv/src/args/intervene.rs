@@ -43,10 +43,10 @@ pub struct InterveneArgs {
     #[arg(long)]
     pub policy: Vec<Throttle>,
     /// Token limit of each generation, thinking and answer together.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 2048)]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 2048)]
     pub max_new_tokens: usize,
     /// Samples of each problem and alpha (with --temperature above 0).
-    #[arg(long, value_parser = super::count, default_value_t = 1)]
+    #[arg(long, value_parser = super::positive, default_value_t = 1)]
     pub generations_per_problem: usize,
     /// Push while thinking only, or on every token as the Python scripts do.
     #[arg(long, value_enum, default_value = "thinking")]

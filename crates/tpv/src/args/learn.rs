@@ -17,14 +17,14 @@ pub struct LearnArgs {
     #[arg(long, value_parser = super::positive, default_value_t = 100)]
     pub problems: usize,
     /// Samples of each problem.
-    #[arg(long, value_parser = super::count, default_value_t = 2)]
+    #[arg(long, value_parser = super::positive, default_value_t = 2)]
     pub generations_per_problem: usize,
     /// Further problems, after those, for a validation run of 11 alphas that finds the effort levels low, medium and high;
     /// 0 leaves the levels out. Fewer than 30 show nothing; low needs 30, medium 60, high 150.
     #[arg(long, value_parser = super::effort_problems, default_value_t = 0)]
     pub effort_problems: usize,
     /// Token limit of each sample.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 4096)]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 4096)]
     pub max_new_tokens: usize,
     /// The vector's name in the library; one of that name is replaced.
     #[arg(long, default_value = "default")]

@@ -1,10 +1,7 @@
 //! Which problems, and how a question becomes a prompt.
 
 use clap::Args;
-
-/// The prompt of the paper's scripts.
-pub const DEFAULT_TEMPLATE: &str =
-    "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}.\n<think>\n";
+use tpv_engine::template::DEFAULT_PROMPT_TEMPLATE;
 
 /// The prompt that asks to be brief.
 pub const BRIEF_TEMPLATE: &str =
@@ -33,7 +30,7 @@ pub struct DatasetArgs {
 #[command(rename_all = "snake_case")]
 pub struct StyleArgs {
     /// The prompt, with {problem} for the problem and {{ }} for braces.
-    #[arg(long, default_value = DEFAULT_TEMPLATE, hide_default_value = true)]
+    #[arg(long, default_value = DEFAULT_PROMPT_TEMPLATE, hide_default_value = true)]
     pub prompt_template: String,
     /// Make the prompt with the checkpoint's own chat template instead.
     #[arg(long, conflicts_with = "prompt_template")]

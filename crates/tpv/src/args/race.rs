@@ -19,7 +19,7 @@ pub struct RaceArgs {
     #[arg(long, value_parser = super::finite, allow_negative_numbers = true, default_value_t = 15.0)]
     pub alpha: f32,
     /// Token limit, thinking and answer together.
-    #[arg(long, value_parser = super::positive, default_value_t = 4096)]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 4096)]
     pub max_new_tokens: usize,
     /// At most this many tokens a second, to watch small models; 0 is full speed.
     #[arg(long, value_parser = super::pace)]

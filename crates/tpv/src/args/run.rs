@@ -23,7 +23,7 @@ pub struct AskArgs {
     #[arg(long, conflicts_with = "alpha")]
     pub policy: Option<PolicySpec>,
     /// Token limit, thinking and answer together.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 4096)]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 4096)]
     pub max_new_tokens: usize,
     /// At most this many tokens a second, to watch small models; 0 is full speed. By default the bundled toy model is
     /// slowed down at a terminal.

@@ -48,7 +48,7 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 1 << 20, help_heading = "Limits")]
     pub max_body_bytes: usize,
     /// Tokens that one sample may generate, thinking and answer together.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 32_768, help_heading = "Limits")]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 32_768, help_heading = "Limits")]
     pub max_new_tokens: usize,
     /// Seconds that a request may take.
     #[arg(long, default_value_t = 3600, help_heading = "Limits")]
@@ -57,7 +57,7 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 10, help_heading = "Limits")]
     pub grace_secs: u64,
     /// At most this many tokens a second for each answer, to watch small models; 0 is full speed.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_parser = super::pace, default_value_t = 0.0)]
     pub pace: f64,
     /// The field that carries the thinking.
     #[arg(long, value_enum, default_value = "both")]

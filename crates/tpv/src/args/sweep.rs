@@ -40,10 +40,10 @@ pub struct SweepArgs {
     #[arg(skip)]
     pub left_out: BTreeSet<usize>,
     /// Samples of each problem and policy.
-    #[arg(long, value_parser = super::count, default_value_t = 2)]
+    #[arg(long, value_parser = super::positive, default_value_t = 2)]
     pub generations_per_problem: usize,
     /// Token limit of each sample, thinking and answer together: what "uncapped" means.
-    #[arg(long, allow_negative_numbers = true, default_value_t = 2048)]
+    #[arg(long, value_parser = super::token_limit, allow_negative_numbers = true, default_value_t = 2048)]
     pub max_new_tokens: usize,
     /// Choose effort levels among the constant alphas that are run, and write them into the vector; use validation problems.
     #[arg(long)]

@@ -30,7 +30,7 @@ pub struct TrainArgs {
     #[arg(long)]
     pub effort_dataset: Option<String>,
     /// How many of them at most, from the first; the level high is only shown by 150 or more.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = super::effort_problems, default_value_t = 200)]
     pub effort_problems: usize,
     /// The model of that run, if it is not where the traces' model was.
     #[arg(long, alias = "model_name_or_path")]

@@ -28,7 +28,7 @@ pub struct VectorNameArgs {
     /// Its name.
     #[arg(default_value = "default")]
     pub name: String,
-    /// Its model, where several have a vector of that name.
+    /// Its model, where several have a vector of that name: the name, or the first letters of the fingerprint.
     #[arg(long)]
     pub model: Option<String>,
 }

@@ -6,7 +6,7 @@ use crate::model::{open_dataset, open_model};
 use crate::sweep::result::{SweepResult, by_arm};
 use crate::sweep::runner::Sweep;
 use crate::sweep::tables::percent;
-use crate::table::table;
+use crate::table::{figure, table};
 use crate::throttles::Throttles;
 use crate::vectors::check_path;
 use anyhow::{Result, bail};
@@ -38,7 +38,11 @@ pub struct PartFigures {
     pub part: String,
     /// Mean thinking tokens.
     pub mean_tokens: f64,
-    /// Share of theta's shortening, with its bootstrap interval by problem; 1 for theta itself.
+    /// Thinking tokens less than the model as it is, with the bootstrap interval by problem (and by draw).
+    #[serde(default)]
+    pub shortening: Option<Interval>,
+    /// Share of theta's shortening, with its bootstrap interval by problem; 1 for theta itself. None where theta's own is not
+    /// shown to be one.
     pub share_of_shortening: Option<Interval>,
     /// Right answers.
     pub correct: usize,
@@ -85,7 +89,7 @@ pub fn run(args: &ExplainArgs, console: &Console) -> Result<Explanation> {
     let throttles = Throttles::open(&args.vector, &model, console)?;
     let mut explanation = explain(&throttles, &model, args);
     if args.problems > 0 {
-        let sweep_args = sweep_args(args);
+        let sweep_args = sweep_args(args, throttles.file.vector.pattern.is_some());
         let mut sweep = Sweep::new(&sweep_args, &model, console)?;
         sweep.measure(&mut model, console)?;
         let arms: Vec<String> = sweep.arms.iter().map(ToString::to_string).collect();
@@ -123,9 +127,10 @@ fn explain(throttles: &Throttles, model: &TextModel, args: &ExplainArgs) -> Expl
     }
 }
 
-/// The sweep over the parts of the push.
-fn sweep_args(args: &ExplainArgs) -> SweepArgs {
-    let named = ["", "@end-only", "@without-end", "@pattern"].map(str::to_owned).into_iter();
+/// The sweep over the parts of the push; along the pattern too where the vector holds it, which a `.npy` never does.
+fn sweep_args(args: &ExplainArgs, has_pattern: bool) -> SweepArgs {
+    let named = ["", "@end-only", "@without-end"].into_iter().chain(has_pattern.then_some("@pattern"));
+    let named = named.map(str::to_owned);
     let random = (1..=args.random_directions).map(|seed| format!("@random:{seed}"));
     SweepArgs {
         model: args.model.clone(),
@@ -153,20 +158,25 @@ fn parts(arms: &[String], results: &[SweepResult]) -> Vec<PartFigures> {
     let sorted = by_arm(results);
     let [base, theta, ..] = arms else { return Vec::new() };
     let Some((base, theta)) = sorted.get(base).zip(sorted.get(theta)) else { return Vec::new() };
+    let less = |base: &SweepResult, it: &SweepResult| f64::from(base.thinking_tokens) - f64::from(it.thinking_tokens);
+    let of_theta: Vec<_> = base.iter().zip(theta).map(|(base, it)| (it.problem as u64, less(base, it))).collect();
+    let is_shown = Bootstrap::default().mean(&of_theta).is_some_and(|it| !it.contains(0.0));
     let part = |name: &str, of_arms: &[&Vec<&SweepResult>]| {
         let rows = of_arms.iter().enumerate().flat_map(|(draw, of_arm)| {
             of_arm.iter().zip(base.iter().zip(theta)).map(move |(it, others)| (draw, it, others))
         });
-        let saved = rows.map(|(draw, it, (base, theta))| {
-            let less = |other: &SweepResult| f64::from(base.thinking_tokens) - f64::from(other.thinking_tokens);
-            (it.problem as u64, draw as u64, less(it), less(theta))
-        });
+        let saved =
+            rows.map(|(draw, it, (base, theta))| (it.problem as u64, draw as u64, less(base, it), less(base, theta)));
+        let saved: Vec<_> = saved.collect();
+        let alone: Vec<_> = saved.iter().map(|&(problem, draw, saved, _)| (problem, draw, saved, 1.0)).collect();
+        let share = || Bootstrap::default().ratio_over_draws(&saved);
         let all = || of_arms.iter().flat_map(|of_arm| of_arm.iter());
         let samples = all().count();
         PartFigures {
             part: name.into(),
             mean_tokens: all().map(|it| f64::from(it.thinking_tokens)).sum::<f64>() / samples.max(1) as f64,
-            share_of_shortening: Bootstrap::default().ratio_over_draws(&saved.collect::<Vec<_>>()),
+            shortening: Bootstrap::default().ratio_over_draws(&alone),
+            share_of_shortening: is_shown.then(share).flatten(),
             correct: all().filter(|it| it.correct == Some(true)).count(),
             samples,
         }
@@ -206,11 +216,17 @@ fn report(explanation: &Explanation, console: &Console) {
             vec![
                 part.part.clone(),
                 format!("{:.1}", part.mean_tokens),
+                figure(part.shortening, 1),
                 percent(part.share_of_shortening),
                 format!("{} of {}", part.correct, part.samples),
             ]
         });
-        console.print(table(&["part of the push", "mean tokens", "% of theta's shortening", "correct"], rows));
+        console.print(table(&["part of the push", "mean tokens", "shortening", "% of theta's", "correct"], rows));
+        if explanation.parts.iter().all(|part| part.share_of_shortening.is_none()) {
+            console.notice(
+                "theta is not shown to shorten thoughts here, so nothing is a share of that; more --problems show more",
+            );
+        }
     }
 }
 

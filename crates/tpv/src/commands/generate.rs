@@ -102,9 +102,6 @@ pub fn run(args: &GenerateArgs, console: &Console) -> Result<GenerateSummary> {
 
 /// Refuses flags that no problem and no model could make sense of.
 pub fn check(args: &GenerateArgs) -> Result<()> {
-    if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
-        bail!("--generations_per_problem and --max_new_tokens must be at least 1");
-    }
     if args.keep_states == KeepStates::None && !args.fit {
         bail!("--keep_states none leaves nothing to fit a vector on; add --fit to sum the states up before they go");
     }

@@ -8,7 +8,7 @@ use crate::args::{InterveneArgs, PhaseArg};
 use crate::console::Console;
 use crate::fitting_prompts::fitting_problems;
 use crate::json_lines::read_json_lines;
-use crate::model::{nameless, open_dataset, open_model, pin_clock, prompt_identity, prompt_style};
+use crate::model::{SAME_GENERATIONS, nameless, open_dataset, open_model, pin_clock, prompt_identity, prompt_style};
 use crate::recorder::{Recorder, Recording};
 use crate::table::table;
 use crate::throttles::{Parts, Throttles, remark_on_scale};
@@ -92,13 +92,10 @@ pub struct InterveneSummary {
 /// Runs the command.
 pub fn run(args: &InterveneArgs, console: &Console) -> Result<InterveneSummary> {
     let arms = arms(&args.alpha, &args.policy)?;
-    if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
-        bail!("--generations_per_problem and --max_new_tokens must be at least 1");
-    }
     let sampling = SamplingParams { temperature: args.temperature, top_p: args.top_p, top_k: args.top_k };
     sampling.validate()?;
     if args.temperature == 0.0 && args.generations_per_problem > 1 {
-        console.notice("at temperature 0 all generations of a problem are the same; give a --temperature");
+        console.notice(SAME_GENERATIONS);
     }
     check_path(&args.intervention_vector_path)?;
     if Path::new(&args.task_name).components().any(|part| !matches!(part, Component::Normal(_))) {

@@ -25,9 +25,9 @@ use tpv_core::reading::Verdict;
 use tpv_core::sampling::sample_seed;
 use tpv_engine::decode::{PromptRequest, SampleRequest};
 
-/// What is raced over when nothing is asked: problem 308 of the bundled list.
-const PROBLEM: &str = "David has 19 marbles. Day 1: gets 5. Day 2: sells 7. Day 3: gets 7. Day 4: loses 2. Day 5: buys 9. \
-     Day 6: finds 7. Day 7: sells 2. How many marbles does David have now?";
+/// What is raced over when nothing is asked: problem 307 of the bundled list, picked because the usual push shows there; on
+/// some of its neighbours it does nothing.
+const PROBLEM: &str = "Box 1: 3 pens. Box 2: 8 pens. Box 3: 6 pens. Box 4: 7 pens. How many pens are there in all?";
 const REDRAW: Duration = Duration::from_millis(60);
 const PLAIN_LINE: Duration = Duration::from_secs(5);
 
@@ -145,6 +145,10 @@ pub fn run(args: &RaceArgs, console: &Console) -> Result<()> {
     let problem = args.prompt.as_deref().unwrap_or(PROBLEM);
     if problem.trim().is_empty() {
         bail!("the problem is empty; leave it out to race on one of the toy's, or give one");
+    }
+    if args.prompt.is_none() {
+        console
+            .say("(a problem on which the push shows; on others it does nothing or harm, see `tpv demo` for the mean)");
     }
     console.say(problem);
     let prompt = model.prompts.prompt(&style, problem)?;

@@ -2,6 +2,7 @@
 
 use crate::args::ReportArgs;
 use crate::commands::explain::{EXPLAIN_FILE, Explanation};
+use crate::commands::train::METRICS_FILE;
 use crate::commands::train_sums::HeldOutFigures;
 use crate::console::Console;
 use crate::json_lines::read_json_lines;
@@ -30,7 +31,6 @@ use tpv_data::vector::VectorFile;
 /// What `train` leaves for the report: one held-out thought a line.
 pub const READINGS_FILE: &str = "test_readings.jsonl";
 /// The figures of `train`.
-const METRICS_FILE: &str = "metrics.json";
 /// The page.
 pub const PAGE_FILE: &str = "report.html";
 /// The folder of its pictures and their numbers.

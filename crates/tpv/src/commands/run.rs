@@ -3,6 +3,7 @@
 use crate::args::AskArgs;
 use crate::console::{Console, Stopped};
 use crate::live::session::{answer, choose_pace};
+use crate::live::terminal::waiting_lines;
 use crate::live::view::{JsonView, PlainView, Start, TerminalView, Throttle, View};
 use crate::model::{open_model, paced, prompt_style};
 use crate::throttles::remark_on_scale;
@@ -22,9 +23,6 @@ const KEYS: &str = "keys: up/down change alpha, e ends the thinking, q stops";
 pub fn run(args: &AskArgs, console: &Console) -> Result<()> {
     console.end_with_reader();
     args.sampling.params().validate()?;
-    if args.max_new_tokens == 0 {
-        bail!("--max_new_tokens must be at least 1");
-    }
     let prompt = first_prompt(args.prompt.as_deref())?;
     let style = prompt_style(&args.style)?;
     let pace = choose_pace(args.pace, &args.model, console);
@@ -73,6 +71,22 @@ fn first_prompt(given: Option<&str>) -> Result<Option<String>> {
     Ok(Some(prompt.to_owned()))
 }
 
+/// What a person asks at the terminal; none where that is nothing. Lines that come at once, as they do when somebody pastes
+/// them, are one question, which an empty line ends.
+fn question(console: &Console) -> Result<Option<String>> {
+    let Some(mut question) = console.ask("> ")?.filter(|line| !line.trim().is_empty()) else { return Ok(None) };
+    let more = waiting_lines()?;
+    if more.is_empty() {
+        return Ok(Some(question));
+    }
+    question = format!("{question}\n{more}");
+    console.say("(a question of several lines: an empty line ends it)");
+    while let Some(line) = console.ask("")?.filter(|line| !line.trim().is_empty()) {
+        question = format!("{}\n{line}", question.trim_end_matches('\n'));
+    }
+    Ok(Some(question))
+}
+
 struct Session<'a> {
     args: &'a AskArgs,
     style: PromptStyle,
@@ -92,7 +106,7 @@ impl Session<'_> {
         let vector = self.vector.as_ref().map_or("no vector", |vector| &vector.origin);
         console
             .say(format!("model {}, {vector}; an empty line or Ctrl-D ends the session\n{KEYS}", model.identity.name));
-        while let Some(prompt) = console.ask("> ")?.filter(|line| !line.trim().is_empty()) {
+        while let Some(prompt) = question(console)? {
             // A stopped answer does not end the session.
             match self.answer(prompt.trim(), model, console) {
                 Err(error) if error.is::<Stopped>() => {}

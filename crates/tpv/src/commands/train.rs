@@ -14,6 +14,7 @@ use crate::report::readings::ReadingLine;
 use crate::states::head_traces;
 use crate::sweep::effort::{EffortRun, FittedOn};
 use crate::table::{figure, table};
+use crate::vectors::{MANY_UNFINISHED, UNFINISHED_FIGURE};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
@@ -31,10 +32,16 @@ use tpv_core::vector::{ProgressVector, STATE_TAP, VectorInfo};
 use tpv_data::atomic::{check_folder, write_bytes, write_json};
 use tpv_data::dataset::DatasetManifest;
 use tpv_data::joined::{NamedDataset, TESTED_ELSEWHERE, open_datasets};
-use tpv_data::source::{TraceId, TraceSource};
+use tpv_data::source::{TraceId, TraceSource, UNFINISHED, count_reasons};
 use tpv_data::vector::VectorFile;
 
-/// What `metrics.json` holds.
+/// The predictor that is shown to people.
+pub const READING_HEAD: &str = "theta + intercept";
+
+/// The file of a training's figures.
+pub const METRICS_FILE: &str = "metrics.json";
+
+/// What [`METRICS_FILE`] holds.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainMetrics {
     /// Name of the format.
@@ -57,12 +64,26 @@ pub struct TrainMetrics {
     pub refit: FitReport,
     /// Traces and states of the final fit.
     pub refit_traces: usize,
+    /// Traces that are in nothing of this, by reason.
+    pub left_out: BTreeMap<String, usize>,
     /// Problems that the calibration of the saved vector learned from; none where they were too few.
     pub calibration_problems: Option<usize>,
     /// The readings on the test problems: heads and calibration are of the training problems alone.
     pub reading: Option<ReadingReport>,
     /// |theta|^2 of the final fit.
     pub theta_norm_squared: f64,
+}
+
+impl TrainMetrics {
+    fn unfinished(&self) -> usize {
+        self.left_out.get(UNFINISHED).copied().unwrap_or(0)
+    }
+
+    /// Share of the thoughts that were cut at the token limit.
+    fn unfinished_share(&self) -> f64 {
+        let unfinished = self.unfinished();
+        unfinished as f64 / (self.refit_traces + unfinished).max(1) as f64
+    }
 }
 
 /// One predictor's figures on the held-out problems.
@@ -240,12 +261,12 @@ pub fn run(args: &TrainArgs, console: &Console) -> Result<TrainMetrics> {
         // One after the other: each uses all threads, and together they would hold the columns of both.
         let calibration = cross.as_ref().map(|_| calibrate(&traces.cross_fitted())).transpose()?;
         let reading = measure_readings(&traces, args)?;
-        let metrics = measure_all(args, &heads, &refit, &traces, calibration.as_ref(), reading)?;
+        let metrics = measure_all(args, &manifest, &heads, &refit, &traces, calibration.as_ref(), reading)?;
         Ok((calibration, metrics))
     })?;
     let vector = vector(args, &manifest, &all, &refit, calibration.as_ref(), &metrics)?;
-    VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
-    write_json(&args.output_dir.join("metrics.json"), &metrics)?;
+    VectorFile { vector }.save_folder(&args.output_dir)?;
+    write_json(&args.output_dir.join(METRICS_FILE), &metrics)?;
     write_readings(&traces.test, args, &args.output_dir)?;
     write_report(&args.output_dir, console)?;
     reading_table::warn_of_few_problems(problems(&manifest.test), console);
@@ -309,6 +330,7 @@ fn measure_readings(traces: &Traces, args: &TrainArgs) -> Result<Option<ReadingR
 
 fn measure_all(
     args: &TrainArgs,
+    manifest: &DatasetManifest,
     heads: &Heads,
     refit: &Heads,
     traces: &Traces,
@@ -341,7 +363,7 @@ fn measure_all(
             ("mean", &mean),
             ("position only", &position),
             (if args.intercept { "theta (--intercept)" } else { "theta" }, &test),
-            ("theta + intercept", &with_intercept),
+            (READING_HEAD, &with_intercept),
             ("position + theta", &joint),
         ]
         .into_par_iter()
@@ -353,6 +375,7 @@ fn measure_all(
         train_mse: heads.theta().train.mse,
         refit: refit.theta.report.clone(),
         refit_traces: train.len() + test.len(),
+        left_out: count_reasons(&manifest.left_out),
         calibration_problems: calibration.map(|calibration| calibration.problems),
         reading,
         theta_norm_squared: theta.weights.iter().map(|weight| weight * weight).sum(),
@@ -380,11 +403,41 @@ fn vector(
             rows: sums.rows() as usize,
             epsilon: args.epsilon,
             tpv_version: env!("CARGO_PKG_VERSION").into(),
-            figures: BTreeMap::from([("test".to_owned(), serde_json::to_value(&metrics.test)?)]),
+            figures: BTreeMap::from([
+                ("test".to_owned(), serde_json::to_value(&metrics.test)?),
+                (UNFINISHED_FIGURE.to_owned(), metrics.unfinished_share().into()),
+            ]),
             lengths: Vec::new(),
         },
         ..refit.vector()
     })
+}
+
+/// A calibration of fewer problems was measured to hold what it claims in anything from three fifths to all cases.
+const FEW_CALIBRATION_PROBLEMS: usize = 30;
+
+/// What makes the vector or its figures worth less than they look.
+fn remark_on_what_it_is_worth(metrics: &TrainMetrics, problems: usize, console: &Console) {
+    let (unfinished, share) = (metrics.unfinished(), metrics.unfinished_share());
+    if share > MANY_UNFINISHED {
+        console.notice(format!(
+            "{unfinished} thoughts ({:.0} %) were cut at the token limit and are in nothing of this: figures and intervals are of \
+             thoughts that end before it, and of others the time left is far too short; generate with a larger --max_new_tokens",
+            share * 100.0
+        ));
+    }
+    let r2 = |name: &str| metrics.test.iter().find(|it| it.predictor == name)?.figures.r2;
+    if r2(READING_HEAD).is_some_and(|r2| r2.value <= 0.0) {
+        console.notice(
+            "on held-out problems this vector reads progress no better than the mean does: it is of no use yet",
+        );
+    }
+    if metrics.reading.is_some() && problems < FEW_CALIBRATION_PROBLEMS {
+        console.notice(format!(
+            "calibrated on {problems} problems: with so few, intervals that claim 90 % held 61 to 99 % of the bundled model's \
+             thoughts (docs/READING.md)"
+        ));
+    }
 }
 
 fn report(metrics: &TrainMetrics, problems: usize, args: &TrainArgs, console: &Console) {
@@ -400,6 +453,7 @@ fn report(metrics: &TrainMetrics, problems: usize, args: &TrainArgs, console: &C
     console.print(table(&["held-out problems", "MSE", "MAE", "R2", "Spearman"], rows));
     let first = metrics.test.first().map(|it| &it.figures);
     reading_table::tell_of_fewer_resamples(first, bootstrap(args).resamples, console);
+    remark_on_what_it_is_worth(metrics, problems, console);
     let difference = figure(metrics.theta_less_position.mse, 3);
     match &metrics.reading {
         Some(report) => console.print(reading_table::summary(report)),

@@ -7,6 +7,7 @@
 use super::train::{Heads, refuse_nothing, what_theta_is};
 use crate::args::TrainArgs;
 use crate::commands::report::remove_report;
+use crate::commands::train::METRICS_FILE;
 use crate::console::Console;
 use crate::sweep::effort::{EffortRun, FittedOn};
 use crate::table::{number, table};
@@ -29,7 +30,7 @@ use tpv_data::sums::{MergedSums, PARTS, SummedThought, SumsRecord, load_record, 
 use tpv_data::trace::TraceStore;
 use tpv_data::vector::VectorFile;
 
-/// What `metrics.json` holds after a training on sums.
+/// What [`METRICS_FILE`] holds after a training on sums.
 #[derive(Debug, Clone, Serialize)]
 pub struct SumsMetrics {
     /// Name of the format.
@@ -161,8 +162,8 @@ pub fn run(args: &TrainArgs, files: &[PathBuf], console: &Console) -> Result<Sum
     refuse_nothing(heads.theta(), args)?;
     let metrics = measure(args, &merged, &total, &heads)?;
     let vector = vector(args, &merged, &total, &heads, &metrics)?;
-    VectorFile { vector, ..VectorFile::default() }.save_folder(&args.output_dir)?;
-    write_json(&args.output_dir.join("metrics.json"), &metrics)?;
+    VectorFile { vector }.save_folder(&args.output_dir)?;
+    write_json(&args.output_dir.join(METRICS_FILE), &metrics)?;
     remove_report(&args.output_dir)?;
     report(&metrics, args, console);
     if let Some(efforts) = efforts {

@@ -1,13 +1,16 @@
 //! `tpv vectors`: the library of vectors, in the user's data folder.
 
 use crate::args::{VectorImportArgs, VectorNameArgs, VectorsCommand};
+use crate::commands::train::READING_HEAD;
 use crate::console::Console;
 use crate::model::{DownloadBars, open_model};
-use crate::table::table;
+use crate::table::{figure, table};
+use crate::vectors::UNFINISHED_FIGURE;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use tpv_core::vector::VectorInfo;
+use tpv_core::metrics::Figures;
+use tpv_core::vector::{ModelIdentity, VectorInfo};
 use tpv_data::hub::environment::HubEnvironment;
 use tpv_data::hub::{Hub, Repo, Snapshot};
 use tpv_data::identity::short;
@@ -70,15 +73,26 @@ fn emit(entry: &LibraryEntry, console: &Console) -> Result<bool> {
 /// The one vector that is meant.
 fn find(library: &VectorLibrary, args: &VectorNameArgs) -> Result<LibraryEntry> {
     let (entries, _) = library.list()?;
-    let of_model = |entry: &LibraryEntry| args.model.as_ref().is_none_or(|model| entry.info.model.name == *model);
+    let of_model = |entry: &LibraryEntry| {
+        let ModelIdentity { name, fingerprint, .. } = &entry.info.model;
+        args.model.as_ref().is_none_or(|model| name == model || fingerprint.starts_with(model.as_str()))
+    };
     let mut found: Vec<LibraryEntry> =
         entries.into_iter().filter(|entry| entry.name == args.name && of_model(entry)).collect();
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => bail!("the library has no vector named {}; `tpv vectors list` shows what there is", args.name),
         _ => {
-            let models: Vec<&str> = found.iter().map(|entry| entry.info.model.name.as_str()).collect();
-            bail!("several models have a vector named {}; add --model with one of {}", args.name, models.join(", "))
+            let model = |entry: &LibraryEntry| {
+                let ModelIdentity { name, fingerprint, .. } = &entry.info.model;
+                format!("{name} ({})", short(fingerprint))
+            };
+            let models: Vec<String> = found.iter().map(model).collect();
+            bail!(
+                "several models have a vector named {}; add --model with the name or the fingerprint of one: {}",
+                args.name,
+                models.join(", ")
+            )
         }
     }
 }
@@ -96,16 +110,26 @@ fn show(entry: &LibraryEntry, console: &Console) -> Result<()> {
     };
     console.print(format!(
         "{}\nmodel: {}{} (fingerprint {})\nstate: {}, width {}\ntrained on: {trained_on}\n\
-         |theta|^2: {norm_squared:.4}\ncalibrated: {}",
+         |theta|^2: {norm_squared:.4}\ncalibrated: {}\non held-out problems: {}",
         entry.path.display(),
         info.model.name,
         info.model.revision.as_ref().map(|revision| format!(" at {revision}")).unwrap_or_default(),
         info.model.fingerprint,
         if info.state_tap.is_empty() { "unknown" } else { &info.state_tap },
         info.model.hidden_size,
-        if calibrated { "yes" } else { "no" }
+        if calibrated { "yes" } else { "no" },
+        held_out(info).unwrap_or_else(|| "not measured".into())
     ));
     Ok(())
+}
+
+/// What `tpv train` found of the reading head.
+fn held_out(info: &VectorInfo) -> Option<String> {
+    let of_head = info.figures.get("test")?.as_array()?.iter().find(|it| it["predictor"] == READING_HEAD)?;
+    let figures: Figures = serde_json::from_value(of_head["figures"].clone()).ok()?;
+    let unfinished = info.figures.get(UNFINISHED_FIGURE).and_then(serde_json::Value::as_f64);
+    let cut = unfinished.map(|share| format!("; {:.0} % of all thoughts were cut and count nowhere", share * 100.0));
+    Some(format!("R2 {}, MAE {}{}", figure(figures.r2, 3), figure(figures.mae, 3), cut.unwrap_or_default()))
 }
 
 fn import(library: &VectorLibrary, args: &VectorImportArgs, console: &Console) -> Result<()> {

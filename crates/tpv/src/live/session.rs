@@ -13,9 +13,6 @@ use tpv_engine::decode::{DecodeSink, Decoder, PromptRequest, SampleId};
 /// How long the view waits for news before it looks for keys.
 const PATIENCE: Duration = Duration::from_millis(40);
 
-/// The slowest pace in tokens per second, so that keys are always heard.
-pub const LEAST_PACE: f64 = 0.5;
-
 /// Tokens per second at which the bundled toy model can be watched; it makes thousands.
 const THINKER_PACE: f64 = 60.0;
 
@@ -47,7 +44,7 @@ pub fn answer(
         ));
         request.samples.iter_mut().for_each(|sample| sample.max_new_tokens = sample.max_new_tokens.min(room));
     }
-    let step = pace.map(|pace| Duration::from_secs_f64(pace.max(LEAST_PACE).recip()));
+    let step = pace.map(|pace| Duration::from_secs_f64(pace.recip()));
     let advice = advice_on_failure(&decoder.spec().dtype);
     let (updates_in, updates) = channel();
     let (wishes, wishes_out) = channel();

@@ -2,19 +2,22 @@
 //!
 //! Among the constant alphas along theta that were run (0 always is), a level is the one with the shortest thoughts that
 //! is *shown* to cost no more than the level allows: the lower end of the 95 % interval by problem of its accuracy less that of
-//! alpha 0 must not be below the allowed loss. Where no answer is lost the bootstrap has no width, so `3 / problems`, the greatest
-//! loss that chance hides once in twenty such runs (the rule of three), counts as possible too. So a small run gives cautious
-//! levels, and 0 where it shows nothing: below 30 problems always, and `high` below 150. Nor is anything shown where alpha 0
-//! gets fewer answers right than the level allows to lose.
+//! alpha 0 must not be below the allowed loss. A bootstrap of few lost answers is too narrow, so the share of problems that win
+//! answers less the exact upper bound (95 %) of the share that loses them must not be below it either; where nothing is lost or
+//! won, that is nearly the rule of three, `3 / problems`. Alphas are tried from weak to strong, and the first that is not shown
+//! ends the trying, so that of many alphas none is taken by chance. So a small run gives cautious levels, and 0 where it shows
+//! nothing: below 29 problems always, and `high` below 149. Nor is anything shown where alpha 0 gets fewer answers right than
+//! the level allows to lose.
 
 use super::figures::{ArmFigures, SweepFigures};
 use super::runner::Sweep;
-use crate::args::{DEFAULT_TEMPLATE, DatasetArgs, RunArgs, SamplingArgs, StyleArgs, SweepArgs, TrainArgs};
+use crate::args::{DatasetArgs, RunArgs, SamplingArgs, StyleArgs, SweepArgs, TrainArgs};
 use crate::console::Console;
 use crate::model::{locate, open_dataset, open_model};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use tpv_core::bootstrap::share_bounds;
 use tpv_core::policy::SCALE_FIGURE;
 use tpv_core::vector::ModelIdentity;
 use tpv_data::joined::NamedDataset;
@@ -23,6 +26,7 @@ use tpv_data::run::RunConfig;
 use tpv_data::sums::SumsRecord;
 use tpv_data::vector::VECTOR_FILE;
 use tpv_engine::model::TextModel;
+use tpv_engine::template::DEFAULT_PROMPT_TEMPLATE;
 
 /// The levels with the loss of accuracy that each allows.
 pub const LEVELS: [(&str, f64); 3] = [("high", 0.02), ("medium", 0.05), ("low", 0.10)];
@@ -35,14 +39,22 @@ pub const ARMS: usize = CANDIDATES.len() + 1;
 
 /// Chooses the levels from uncapped figures by alpha over so many problems; none without alpha 0.
 pub fn choose(candidates: &[(f32, &ArmFigures)], problems: usize) -> Option<BTreeMap<String, f32>> {
-    let hidden = -3.0 / problems as f64;
     let (_, base) = candidates.iter().find(|(alpha, _)| *alpha == 0.0)?;
     let right = base.accuracy.map_or(0.0, |it| it.value);
+    let mut from_weak_to_strong = candidates.to_vec();
+    from_weak_to_strong.sort_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
     let level = |loss: f64| {
-        let is_harmless = |it: &ArmFigures| it.less_base.is_some_and(|less| less.low.min(hidden) >= -loss - 1e-9);
+        let is_harmless = |it: &ArmFigures| {
+            let figures = it.less_base.zip(it.problems_lost_and_won);
+            figures.is_some_and(|(less, (lost, won))| {
+                let of_all = problems as u64;
+                let exact = won as f64 / of_all as f64 - share_bounds(lost, of_all, 0.95).1;
+                less.low.min(exact) >= -loss - 1e-9
+            })
+        };
         let shown =
             |(alpha, it): &&(f32, &ArmFigures)| *alpha == 0.0 || (right >= loss && right > 0.0 && is_harmless(it));
-        let good = candidates.iter().filter(shown);
+        let good = from_weak_to_strong.iter().take_while(shown);
         good.min_by(|a, b| a.1.mean_tokens.total_cmp(&b.1.mean_tokens)).map_or(0.0, |(alpha, _)| *alpha)
     };
     Some(LEVELS.iter().map(|&(name, loss)| (name.to_owned(), level(loss))).collect())
@@ -195,7 +207,7 @@ impl<'a> EffortRun<'a> {
             problem_field: None,
             answer_field: None,
             style: StyleArgs {
-                prompt_template: template.unwrap_or_else(|| DEFAULT_TEMPLATE.into()),
+                prompt_template: template.unwrap_or_else(|| DEFAULT_PROMPT_TEMPLATE.into()),
                 chat_template: fitted.run.as_ref().is_some_and(|run| run.chat_template),
             },
         };
@@ -307,6 +319,7 @@ mod tests {
             mean_tokens,
             accuracy: Some(Interval { value: 0.5, low: 0.4, high: 0.6 }),
             less_base: Some(Interval { value: low + 0.02, low, high: low + 0.04 }),
+            problems_lost_and_won: Some((0, 0)),
             ..ArmFigures::default()
         };
         let rows = [row(0.0, 200.0), row(-0.01, 180.0), row(-0.04, 150.0), row(-0.09, 120.0), row(-0.4, 90.0)];
@@ -320,9 +333,20 @@ mod tests {
         let perfect = [row(0.0, 200.0), row(0.0, 100.0)];
         let candidates = [(0.0, &perfect[0]), (15.0, &perfect[1])];
         let levels = |problems| choose(&candidates, problems).unwrap().into_values().collect::<Vec<f32>>();
-        assert_eq!(levels(29), [0.0, 0.0, 0.0], "nothing is shown by few problems");
+        assert_eq!(levels(28), [0.0, 0.0, 0.0], "nothing is shown by few problems");
         assert_eq!(levels(60), [0.0, 15.0, 15.0], "in the order high, low, medium");
         assert_eq!(levels(150), [15.0, 15.0, 15.0]);
+        let one_lost = ArmFigures { problems_lost_and_won: Some((1, 0)), ..row(-0.05, 100.0) };
+        let candidates = [(0.0, &perfect[0]), (15.0, &one_lost)];
+        let levels = |problems| choose(&candidates, problems).unwrap().into_values().collect::<Vec<f32>>();
+        assert_eq!(levels(60), [0.0, 15.0, 0.0], "one lost of 60 may be one of 13");
+        let worse_first = [row(0.0, 200.0), row(-0.4, 180.0), row(0.0, 100.0)];
+        let candidates: Vec<_> = [0.0, 5.0, 15.0].into_iter().zip(&worse_first).collect();
+        let levels = choose(&candidates, 200).unwrap();
+        assert!(
+            levels.values().all(|&alpha| alpha == 0.0),
+            "what a weaker push costs a stronger one does not give back"
+        );
         let right = |value: f64| Some(Interval { value, low: value, high: value });
         let weak = ArmFigures { accuracy: right(0.04), ..row(0.0, 200.0) };
         let levels = choose(&[(0.0, &weak), (15.0, &perfect[1])], 200).unwrap().into_values().collect::<Vec<f32>>();

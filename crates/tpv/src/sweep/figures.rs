@@ -38,6 +38,9 @@ pub struct ArmFigures {
     pub less_base: Option<Interval>,
     /// McNemar's exact test against it, over problems.
     pub mcnemar_p: Option<f64>,
+    /// Problems that it answered correctly less often than the model as it is, and more often.
+    #[serde(default)]
+    pub problems_lost_and_won: Option<(u64, u64)>,
 }
 
 /// Area under a family's accuracy over caps.
@@ -114,6 +117,7 @@ fn arm_figures(arm: &Arm, cap: Option<u32>, of_arm: &[&SweepResult], base: &[&Sw
         accuracy: comparison.map(|it| it.second),
         less_base: comparison.map(|it| it.difference),
         mcnemar_p: comparison.map(|it| it.mcnemar_p),
+        problems_lost_and_won: comparison.map(|it| (it.only_first, it.only_second)),
     }
 }
 

@@ -35,14 +35,19 @@ pub const FIGURES_FILE: &str = "figures.json";
 /// Problems whose first sample keeps its readings, for the report.
 const DRAWN_PROBLEMS: usize = 12;
 
-fn budgets(asked: &[u32]) -> Result<Vec<u32>> {
+/// The caps in order, and apart from them those above the token limit of the samples: what happens there is not known.
+fn budgets(asked: &[u32], max_new_tokens: usize) -> Result<(Vec<u32>, Vec<u32>)> {
     let mut budgets = asked.to_vec();
     budgets.sort_unstable();
     budgets.dedup();
     if budgets.first().is_none_or(|&least| least == 0) {
         bail!("--budgets must be numbers of thinking tokens of at least 1, such as 64,128,256");
     }
-    Ok(budgets)
+    let unknown = budgets.split_off(budgets.partition_point(|&budget| budget as usize <= max_new_tokens));
+    if budgets.is_empty() {
+        budgets.push(u32::try_from(max_new_tokens)?);
+    }
+    Ok((budgets, unknown))
 }
 
 /// All arms, the model as it is first, each once.
@@ -130,13 +135,18 @@ pub struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     /// Checks everything that can be checked before any sample is made.
     pub fn new(args: &'a SweepArgs, model: &TextModel, console: &Console) -> Result<Self> {
-        if args.generations_per_problem == 0 || args.max_new_tokens == 0 {
-            bail!("--generations_per_problem and --max_new_tokens must be at least 1");
-        }
         if args.sampling.params().temperature == 0.0 && args.generations_per_problem > 1 {
             console.notice(SAME_GENERATIONS);
         }
-        let budgets = budgets(&args.budgets)?;
+        let (budgets, unknown) = budgets(&args.budgets, args.max_new_tokens)?;
+        if !unknown.is_empty() {
+            let unknown: Vec<String> = unknown.iter().map(u32::to_string).collect();
+            console.notice(format!(
+                "budgets above --max_new_tokens {} are left out, for samples are cut there: {}",
+                args.max_new_tokens,
+                unknown.join(", ")
+            ));
+        }
         let arms = arms(args, &budgets)?;
         let set = open_dataset(&args.dataset, console)?;
         let problems = chosen(args, &set)?;
@@ -155,7 +165,7 @@ impl<'a> Sweep<'a> {
         }
         let brief = PromptStyle::Template(PromptTemplate::new(&args.brief_template)?);
         let styles = [prompt_style(&args.dataset.style)?, brief];
-        let used = if args.brief { &styles[..] } else { &styles[..1] };
+        let used = if arms.iter().any(|arm| arm.brief) { &styles[..] } else { &styles[..1] };
         let problems = fitting_problems(&problems, used, model, console)?;
         warn_of_few_problems(problems.len(), console);
         let mut throttles = Throttles::open(&args.tpv, model, console)?;
@@ -381,7 +391,9 @@ mod tests {
 
     #[test]
     fn budgets_are_sorted_and_positive() {
-        assert_eq!(budgets(&[256, 64, 64]).unwrap(), [64, 256]);
-        assert!(budgets(&[0, 5]).is_err() && budgets(&[]).is_err());
+        assert_eq!(budgets(&[256, 64, 64], 256).unwrap(), (vec![64, 256], vec![]));
+        assert_eq!(budgets(&[256, 64, 512], 255).unwrap(), (vec![64], vec![256, 512]), "what lies above is not known");
+        assert_eq!(budgets(&[256], 200).unwrap(), (vec![200], vec![256]));
+        assert!(budgets(&[0, 5], 9).is_err() && budgets(&[], 9).is_err());
     }
 }

@@ -36,7 +36,7 @@ fn sources(name: &str) -> Vec<(PathBuf, String)> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let shipped = text.split("#[cfg(test)]\nmod ").next().unwrap().to_owned();
+                let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
                 sources.push((path, shipped));
             }
         }

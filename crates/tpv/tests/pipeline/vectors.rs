@@ -99,6 +99,44 @@ fn effort_levels_are_written_into_a_vector_of_the_library() {
 }
 
 #[test]
+fn a_damaged_vector_of_the_library_is_named_and_no_other_takes_its_place() {
+    let place = Workplace::new();
+    place.write("given/tpv.safetensors", tpv_thinker::VECTOR);
+    let imported = run(command(&place), &["vectors", "import", "given"]);
+    assert_eq!(imported.code, Some(0), "{}", imported.stderr);
+    let (entries, _) = VectorLibrary::new(place.path("home/vectors")).list().unwrap();
+    std::fs::write(&entries[0].path, &tpv_thinker::VECTOR[..1000]).unwrap();
+    let asked = run(command(&place), &["run", "--max_new_tokens", "2", PROBLEM]);
+    assert!(asked.code == Some(1) && asked.stderr.contains("default.safetensors"), "{}", asked.stderr);
+}
+
+#[test]
+fn two_models_of_one_name_are_told_apart_by_their_fingerprints() {
+    let place = Workplace::new();
+    let library = VectorLibrary::new(place.path("home/vectors"));
+    let mut file = VectorFile::embedded(std::path::Path::new("bundled"), tpv_thinker::VECTOR).unwrap();
+    for fingerprint in ["aa11", "bb22"] {
+        file.vector.info.model.fingerprint = fingerprint.into();
+        library.put("default", &file, false).unwrap();
+    }
+    let unclear = run(command(&place), &["vectors", "show"]);
+    assert!(
+        unclear.code == Some(1) && unclear.stderr.contains("(aa11)") && unclear.stderr.contains("(bb22)"),
+        "{}",
+        unclear.stderr
+    );
+    let shown = run(command(&place), &["vectors", "show", "--model", "bb"]);
+    assert!(
+        shown.stdout.contains("bb22") && shown.stdout.contains("on held-out problems: R2"),
+        "{}{}",
+        shown.stdout,
+        shown.stderr
+    );
+    let removed = run(command(&place), &["vectors", "remove", "--model", "bb22"]);
+    assert_eq!((removed.code, library.list().unwrap().0.len()), (Some(0), 1), "{}", removed.stderr);
+}
+
+#[test]
 fn a_model_without_a_vector_runs_and_says_how_to_get_one() {
     let place = Workplace::new();
     stranger(&place);

@@ -173,6 +173,37 @@ fn a_session_asks_until_it_is_left() {
 }
 
 #[test]
+fn lines_that_are_pasted_together_are_one_question() {
+    let mut terminal = Terminal::start(USUAL, TPV, &["run", "--pace", "0", "--do_sample", "False"], &[]);
+    terminal.wait_for_text("> ");
+    let (first, second) = PROBLEM.split_once(". ").unwrap();
+    terminal.press(&format!("{first}.\n{second}\n"));
+    terminal.wait_for_text("an empty line ends it");
+    terminal.press("\n");
+    terminal.wait_for_text("\\boxed{");
+    terminal.wait_for("second question", |it| it.screen().lines().filter(|row| row.starts_with('>')).count() == 2);
+    terminal.press(CTRL_D);
+    assert_eq!(terminal.exit_code(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_z_suspends_and_fg_goes_on() {
+    let Ok(true) = std::fs::exists("/bin/bash") else { return eprintln!("skipped: no bash, whose jobs are suspended") };
+    let mut terminal = Terminal::start((30, 90), "/bin/bash", &["--norc", "--noprofile", "-i"], &[("PS1", "$ ")]);
+    terminal.wait_for_text("$ ");
+    terminal.press(&format!("{TPV} run --pace 20 --do_sample False '{PROBLEM}'\n"));
+    terminal.wait_for("live line", |it| it.line().is_some());
+    terminal.press("\x1a");
+    terminal.wait_for_text("Stopped");
+    terminal.press("fg\n");
+    terminal.wait_for_text("\\boxed{31}");
+    terminal.wait_for("the shell's prompt", |it| it.screen().trim_end().ends_with('$'));
+    terminal.press("exit\n");
+    assert_eq!(terminal.exit_code(), 0);
+}
+
+#[test]
 fn a_race_has_two_bars_side_by_side() {
     let args = ["race", "--alpha", "25", "--pace", "15", "--do_sample", "False", PROBLEM];
     // A drawing may come between the twentieth tokens of the two.

@@ -88,7 +88,7 @@ pub struct DecodeResult {
 
 /// Runs the command.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
-    if args.batch.is_empty() || args.batch.contains(&0) || args.steps < 3 || args.prompt_tokens == 0 {
+    if args.batch.is_empty() || args.steps < 3 || args.prompt_tokens == 0 {
         bail!("--batch and --prompt_tokens must be at least 1 and --steps at least 3");
     }
     let options = load_options(&args.run)?;
@@ -115,7 +115,7 @@ fn bench(
     let (load_secs, peak) = (start.elapsed().as_secs_f64(), peak_resident_bytes());
     loaded.notices.iter().for_each(|notice| console.notice(notice));
     let spec = loaded.engine.spec().clone();
-    let load_peak = before.zip(peak).map(|(before, peak)| (peak - before) as f64).filter(|_| is_first);
+    let load_peak = before.zip(peak).map(|(before, peak)| peak.saturating_sub(before) as f64).filter(|_| is_first);
     let memory_rate = (spec.device == "cpu").then(|| read_bandwidth(thread_count(options.threads))).transpose()?;
     let prompt_tokens = args.prompt_tokens.min(spec.max_positions / 2);
     if prompt_tokens < args.prompt_tokens {
