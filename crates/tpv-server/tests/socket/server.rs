@@ -106,6 +106,15 @@ impl Running {
         self.post("/v1/chat/completions", &question(extra))
     }
 
+    /// Waits until a metric has a value, as some have once the step that ended an answer is over.
+    pub fn wait_for_metric(&self, name: &str, value: f64) {
+        let started = std::time::Instant::now();
+        while self.metric(name) != value {
+            assert!(started.elapsed().as_secs() < 10, "{name} stays {}", self.metric(name));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{name}"));

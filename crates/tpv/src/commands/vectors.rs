@@ -123,9 +123,14 @@ fn show(entry: &LibraryEntry, console: &Console) -> Result<()> {
     Ok(())
 }
 
+/// What vectors of before call [`READING_HEAD`].
+const FORMER_READING_HEAD: &str = "reading head (theta with intercept)";
+
 /// What `tpv train` found of the reading head.
 fn held_out(info: &VectorInfo) -> Option<String> {
-    let of_head = info.figures.get("test")?.as_array()?.iter().find(|it| it["predictor"] == READING_HEAD)?;
+    let measured = info.figures.get("test")?.as_array()?;
+    let of_head =
+        measured.iter().find(|it| it["predictor"] == READING_HEAD || it["predictor"] == FORMER_READING_HEAD)?;
     let figures: Figures = serde_json::from_value(of_head["figures"].clone()).ok()?;
     let unfinished = info.figures.get(UNFINISHED_FIGURE).and_then(serde_json::Value::as_f64);
     let cut = unfinished.map(|share| format!("; {:.0} % of all thoughts were cut and count nowhere", share * 100.0));

@@ -103,6 +103,8 @@ fn arm_figures(arm: &Arm, cap: Option<u32>, of_arm: &[&SweepResult], base: &[&Sw
     let mut tokens: Vec<f64> = of_arm.iter().map(|it| f64::from(it.tokens_within(cap))).collect();
     tokens.sort_by(f64::total_cmp);
     let comparison = compare(base, of_arm, cap);
+    let is_base = std::ptr::eq(base.as_ptr(), of_arm.as_ptr());
+    let nothing = Interval { value: 0.0, low: 0.0, high: 0.0 };
     ArmFigures {
         arm: arm.to_string(),
         family: arm.family_name(),
@@ -115,7 +117,7 @@ fn arm_figures(arm: &Arm, cap: Option<u32>, of_arm: &[&SweepResult], base: &[&Sw
         answered: count(&|it| it.answered_within(cap)),
         correct: count(&|it| it.correct_within(cap)),
         accuracy: comparison.map(|it| it.second),
-        less_base: comparison.map(|it| it.difference),
+        less_base: comparison.map(|it| if is_base { nothing } else { it.difference }),
         mcnemar_p: comparison.map(|it| it.mcnemar_p),
         problems_lost_and_won: comparison.map(|it| (it.only_first, it.only_second)),
     }
