@@ -5,7 +5,7 @@ use crate::console::Console;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use tpv_core::reading::{BlindReader, Reader};
-use tpv_core::vector::ModelIdentity;
+use tpv_core::vector::{ModelIdentity, ProgressVector};
 use tpv_data::library::VectorLibrary;
 use tpv_data::vector::{VectorFile, check_model};
 use tpv_engine::model::TextModel;
@@ -50,15 +50,20 @@ pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Resu
             "{origin} has no calibration, so the time left is unknown; `tpv train` adds one where thoughts of ten problems ended"
         ));
     }
-    let unfinished = file.vector.info.figures.get(UNFINISHED_FIGURE).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
-    if prepared.reading.is_calibrated() && unfinished > MANY_UNFINISHED {
-        console.notice(format!(
-            "{origin} was calibrated on thoughts that ended within its token limit, and {:.0} % did not: of long thoughts its time \
-             left is too short",
-            unfinished * 100.0
-        ));
-    }
+    remark_on_cut_thoughts(&file.vector).into_iter().for_each(|remark| console.notice(remark));
     Ok(Some(OpenVector { origin, prepared }))
+}
+
+/// What to know of a calibrated vector where many thoughts were cut when it was made.
+pub fn remark_on_cut_thoughts(vector: &ProgressVector) -> Option<String> {
+    let share = vector.info.figures.get(UNFINISHED_FIGURE)?.as_f64()?;
+    (vector.calibration.is_some() && share > MANY_UNFINISHED).then(|| {
+        format!(
+            "the vector was calibrated on thoughts that ended within the token limit, and {:.0} % did not: of long thoughts its \
+             time left is too short",
+            share * 100.0
+        )
+    })
 }
 
 /// The vector with its origin: a file or folder, a name in the library, or what the library or the program has.

@@ -3,7 +3,7 @@
 use crate::args::{ReasoningArg, RunArgs, ServeArgs};
 use crate::console::Console;
 use crate::model::{open_model, paced};
-use crate::vectors::find;
+use crate::vectors::{find, remark_on_cut_thoughts};
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -133,5 +133,6 @@ fn served_vector(args: &ServeArgs, model: &TextModel, console: &Console) -> Resu
         }
     };
     warnings.iter().for_each(|warning| console.notice(warning));
+    remark_on_cut_thoughts(&file.vector).into_iter().for_each(|remark| console.notice(remark));
     Ok(Some(ServedVector { vector: file.vector, warnings }))
 }

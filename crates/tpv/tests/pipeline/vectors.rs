@@ -111,6 +111,25 @@ fn a_damaged_vector_of_the_library_is_named_and_no_other_takes_its_place() {
 }
 
 #[test]
+fn whoever_makes_or_uses_a_vector_of_few_ended_thoughts_is_told() {
+    let place = Workplace::new();
+    let generate = "generate --model thinker --dataset thinker --end_problem_index 24 --generations_per_problem 2 --max_new_tokens 240";
+    place.ok(&format!("{generate} --output_dir traces"));
+    place.ok("prepare --input_dir traces --output_dir dataset");
+    let trained = place.ok("train --input_dir dataset --output_dir vector");
+    assert!(trained.stderr.contains("were cut at the token limit"), "{}", trained.stderr);
+    assert!(trained.stderr.contains("with so few, intervals that claim 90 %"), "{}", trained.stderr);
+    let metrics: serde_json::Value = serde_json::from_str(&place.text("vector/metrics.json")).unwrap();
+    let cut = &metrics["left_out"]["unfinished: no end of thinking within the token limit"];
+    assert!(cut.as_u64().is_some_and(|cut| cut > 1 && cut < 48), "{metrics}");
+    let asked = run(command(&place), &["run", "--tpv", "vector", "--max_new_tokens", "2", PROBLEM]);
+    assert!(asked.stderr.contains("of long thoughts its time left is too short"), "{}", asked.stderr);
+    run(command(&place), &["vectors", "import", "vector"]);
+    let shown = run(command(&place), &["vectors", "show"]);
+    assert!(shown.stdout.contains("of all thoughts were cut"), "{}", shown.stdout);
+}
+
+#[test]
 fn two_models_of_one_name_are_told_apart_by_their_fingerprints() {
     let place = Workplace::new();
     let library = VectorLibrary::new(place.path("home/vectors"));
