@@ -111,7 +111,7 @@ Value *next_values() { return &values[shuffles[running->thread]++ % 2][running->
 
 using namespace on_cpu;
 
-extern "C" int enter(const void *stream);
+extern "C" int enter_product(const void *stream);
 
 static std::mutex one_at_a_time;
 
@@ -174,7 +174,7 @@ extern "C" int cublasGemmStridedBatchedEx(const void *const *library, int turn_a
                                           void *c, int kind_c, int ldc, long long stride_c, int batch, int computed_in,
                                           int) {
   constexpr int EXECUTION_FAILED = 13;
-  if (enter(*library)) return EXECUTION_FAILED;
+  if (enter_product(*library)) return EXECUTION_FAILED;
   constexpr int COMPUTED_IN_HALF = 64;
   int scalars = computed_in == COMPUTED_IN_HALF ? CUDA_R_16F : CUDA_R_32F;
   float of_product = read(alpha, scalars, 0), of_old = read(beta, scalars, 0);
