@@ -2,9 +2,10 @@
 //!
 //! A file is written beside its target under a temporary name, synced, renamed over the target, and the folder is
 //! synced. Whoever is killed in between leaves the old target as it was and a hidden temporary file, which the next
-//! write of the same target removes; that of a writer at work is locked, so nobody removes it. There are three
+//! write of the same target removes; that of a writer at work is locked, so nobody removes it. There are four
 //! exceptions: [`append_line`], for logs in which a torn last line does no harm; downloads, which grow beside their target so
-//! that they can be resumed, and are renamed when complete; and the temporary files without a name of [`crate::states`].
+//! that they can be resumed, and are renamed when complete; the links of the hub's cache, which has the layout of the Python
+//! libraries ([`crate::hub::cache`]); and the temporary files without a name of [`crate::states`].
 
 use crate::error::{DataError, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -5,7 +5,7 @@ use crate::console::Console;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use tpv_core::reading::{BlindReader, Reader};
-use tpv_core::vector::{ModelIdentity, ProgressVector};
+use tpv_core::vector::{ModelIdentity, ProgressVector, VectorInfo};
 use tpv_data::library::VectorLibrary;
 use tpv_data::vector::{VectorFile, check_model};
 use tpv_engine::model::TextModel;
@@ -30,7 +30,8 @@ pub fn reader(vector: Option<&OpenVector>, budget_tokens: Option<u32>) -> Box<dy
     }
 }
 
-/// The entry of a vector's figures with the share of thoughts that were cut at the token limit, and so are in nothing of it.
+/// The entry of a vector's figures with the share of thoughts that were cut at the token limit, and so are in nothing of it;
+/// read with [`unfinished_share`].
 pub const UNFINISHED_FIGURE: &str = "unfinished_share";
 
 /// From this share on what a calibration claims is not to be trusted.
@@ -54,9 +55,14 @@ pub fn open_vector(args: &TpvArgs, model: &TextModel, console: &Console) -> Resu
     Ok(Some(OpenVector { origin, prepared }))
 }
 
+/// The share of thoughts that were cut, where the vector says.
+pub fn unfinished_share(info: &VectorInfo) -> Option<f64> {
+    info.figures.get(UNFINISHED_FIGURE)?.as_f64()
+}
+
 /// What to know of a calibrated vector where many thoughts were cut when it was made.
 pub fn remark_on_cut_thoughts(vector: &ProgressVector) -> Option<String> {
-    let share = vector.info.figures.get(UNFINISHED_FIGURE)?.as_f64()?;
+    let share = unfinished_share(&vector.info)?;
     (vector.calibration.is_some() && share > MANY_UNFINISHED).then(|| {
         format!(
             "the vector was calibrated on thoughts that ended within the token limit, and {:.0} % did not: of long thoughts its \

@@ -5,7 +5,7 @@ use crate::commands::train::READING_HEAD;
 use crate::console::Console;
 use crate::model::{DownloadBars, open_model};
 use crate::table::{figure, table};
-use crate::vectors::UNFINISHED_FIGURE;
+use crate::vectors::unfinished_share;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -132,8 +132,8 @@ fn held_out(info: &VectorInfo) -> Option<String> {
     let of_head =
         measured.iter().find(|it| it["predictor"] == READING_HEAD || it["predictor"] == FORMER_READING_HEAD)?;
     let figures: Figures = serde_json::from_value(of_head["figures"].clone()).ok()?;
-    let unfinished = info.figures.get(UNFINISHED_FIGURE).and_then(serde_json::Value::as_f64);
-    let cut = unfinished.map(|share| format!("; {:.0} % of all thoughts were cut and count nowhere", share * 100.0));
+    let cut = unfinished_share(info)
+        .map(|share| format!("; {:.0} % of all thoughts were cut and count nowhere", share * 100.0));
     Some(format!("R2 {}, MAE {}{}", figure(figures.r2, 3), figure(figures.mae, 3), cut.unwrap_or_default()))
 }
 

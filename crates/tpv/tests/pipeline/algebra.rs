@@ -80,7 +80,7 @@ fn guessing_changes_no_trace_in_q8_0_either() {
     assert!(place.run_files("guessed") == place.run_files("plain"), "drafts change what is written");
 }
 
-/// What is said on a GPU, with samples that share a prompt, that enter and leave, that make room for others, and pushed ones.
+/// What is said on a GPU, by samples that share a prompt, that wait for memory, that enter and leave, and by pushed ones.
 #[test]
 fn a_gpu_says_what_the_cpu_says() {
     let Some(device) = std::env::var("TPV_TEST_DEVICE").ok().filter(|device| device != "cpu") else {
